@@ -1,0 +1,125 @@
+"""Facts: what a model is asked, what it should answer, and what must not change with it.
+
+A template is text with exactly one `{}`, which stands for the subject. It is filled by replacement: nothing in
+text from outside is ever interpreted by `str.format`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import InputError, did_you_mean
+
+SLOT = "{}"
+
+
+def check_template(template: str) -> str:
+    """Return `template` if it holds exactly one `{}`; raise `InputError` otherwise."""
+    found = template.count(SLOT) if isinstance(template, str) else 0
+    if found != 1:
+        raise InputError(
+            f"template {template!r} has {found} slots, expected exactly one {SLOT}: "
+            f"put {SLOT} where the subject stands, once"
+        )
+    return template
+
+
+def fill(template: str, subject: str) -> str:
+    """The prompt that `template` makes for `subject`."""
+    return check_template(template).replace(SLOT, subject)
+
+
+def templated(text: str, subject: str) -> str:
+    """The template that `text` is for `subject`: text with a slot is one already, else its last mention becomes the slot."""
+    if SLOT in text:
+        return check_template(text)
+    head, found, tail = text.rpartition(subject)
+    if not subject or not found:
+        raise InputError(f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there, or use {SLOT}")
+    return head + SLOT + tail
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A prompt about another subject, with its own right answer: what an edit must leave alone."""
+
+    prompt: str
+    target: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact: `template` filled with `subject` should be continued by `target`.
+
+    **Arguments:**
+
+    - `template`: the main prompt, with exactly one `{}`.
+    - `subject`, `target`: plain text; the tokenizer decides about a leading space.
+    - `target_new`: a plausible false answer, for editing.
+    - `aliases`: other accepted answers.
+    - `paraphrases`: templates that refine the located neurons.
+    - `heldout`: templates that only prove them; never used to refine.
+    - `neighbours`: prompts about other subjects, each with its own target.
+    - `relation`, `relation_name`: a property id such as `P36`, and its name.
+    - `id`: unique in its file.
+
+    Raises `InputError` where a text is empty or a template does not have exactly one slot.
+    """
+
+    template: str
+    subject: str
+    target: str
+    target_new: str | None = None
+    aliases: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    heldout: tuple[str, ...] = ()
+    neighbours: tuple[Neighbour, ...] = ()
+    relation: str | None = None
+    relation_name: str | None = None
+    id: str | None = None
+
+    def __post_init__(self):
+        for name in ("subject", "target"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text that is not empty")
+        for template in (self.template, *self.paraphrases, *self.heldout):
+            check_template(template)
+
+    @property
+    def prompt(self) -> str:
+        """The main prompt, filled."""
+        return fill(self.template, self.subject)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Fact:
+        """Read one JSON object with the fields above; unknown or missing fields raise `InputError`."""
+        if not isinstance(record, Mapping):
+            raise InputError(f"a fact is a JSON object with template, subject and target; found {type(record).__name__}")
+        known = {f.name for f in fields(cls)}
+        for name in record:
+            if name not in known:
+                raise InputError(f"a fact has no field {name!r}{did_you_mean(name, known)}")
+        for name in ("template", "subject", "target"):
+            if name not in record:
+                raise InputError(f"the fact {record.get('id', dict(record))!r} has no {name!r}")
+        values = dict(record)
+        for name in ("aliases", "paraphrases", "heldout"):
+            values[name] = _texts(name, values.get(name, ()))
+        values["neighbours"] = tuple(_neighbour(n) for n in values.get("neighbours", ()))
+        return cls(**values)
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+        raise InputError(f"{name} of a fact is {value!r}, expected a list of texts")
+    return tuple(value)
+
+
+def _neighbour(record: Any) -> Neighbour:
+    try:
+        return Neighbour(**record)
+    except TypeError:
+        raise InputError(f"a neighbour is an object with prompt and target, found {record!r}") from None

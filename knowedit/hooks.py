@@ -1,0 +1,61 @@
+"""The one hook API: look at, replace or count what goes into and out of modules, for as long as a context lasts.
+
+    with hooked(on_input(module, fn)):
+        model(ids)
+
+Hooks are removed when the context ends, also by an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+Register = Callable[[], "object"]  # registers one hook and returns torch's removable handle
+
+
+def on_input(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Register:
+    """Call `fn` with the module's first input; a tensor that it returns takes its place."""
+
+    def pre_hook(_, args):
+        new = fn(args[0])
+        return None if new is None else (new, *args[1:])
+
+    return lambda: module.register_forward_pre_hook(pre_hook)
+
+
+def on_output(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Register:
+    """Call `fn` with the module's output (the first of several); a tensor that it returns takes its place."""
+
+    def hook(_, __, output):
+        new = fn(first(output))
+        if new is None:
+            return None
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return lambda: module.register_forward_hook(hook)
+
+
+def on_call(module: nn.Module, fn: Callable[[tuple, dict], None]) -> Register:
+    """Call `fn(args, kwargs)` before the module runs, without changing anything."""
+
+    def pre_hook(_, args, kwargs):
+        fn(args, kwargs)
+
+    return lambda: module.register_forward_pre_hook(pre_hook, with_kwargs=True)
+
+
+@contextmanager
+def hooked(*registers: Register):
+    """Register hooks for as long as the context lasts."""
+    with ExitStack() as stack:
+        for register in registers:
+            stack.callback(register().remove)
+        yield
+
+
+def first(output):
+    """The tensor of a module's output, which may be a tuple."""
+    return output[0] if isinstance(output, tuple) else output

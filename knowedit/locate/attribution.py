@@ -1,0 +1,310 @@
+"""Integrated gradients over the neurons of every layer.
+
+The score of neuron i in layer l for a target is (Dai et al. 2022, "Knowledge Neurons in Pretrained Transformers",
+equation 4, with any quadrature and baseline)
+
+    score_i = (a_i − b_i) · Σ_k w_k ∂F(b + α_k (a − b)) / ∂a_i
+
+along the straight path from a baseline b (zero by default) to the layer's neurons a, at the read position, all
+neurons of the layer together and the other layers free. F is the target's probability by default.
+
+Completeness (Sundararajan et al. 2017): the scores of a layer add up to F(a) − F(b). What the quadrature misses of
+that is its *gap*, which every result carries. `nodes="auto"` halves intervals until each layer's gap is small.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError, did_you_mean
+from ..models.adapter import Model
+from ..models.replay import record
+from ..prompts import Prompt, Query
+from .path import Node, Path
+from .quadrature import RULES, rule
+from .sweep import Readout
+
+ENGINES = ("sweep", "captum")
+AUTO_NODES = 6  # Gauss-Legendre points an interval starts with under nodes="auto"
+MAX_HALVINGS = 12
+
+
+@dataclass(frozen=True)
+class AttributionConfig:
+    """How to integrate.
+
+    - `of`: the F that is attributed: `probability`, `log_probability`, `logit`, or `logit_difference` to `foil`.
+    - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"` (Gauss-Legendre, refined
+      where the layer's gap exceeds `tolerance`, in units of F).
+    - `baseline`: `"zero"`, or a tensor (n_layers, n_neurons) such as `mean_activation` gives.
+    - `position`: `"read"`, `"lookup"`, or a token index of the prompt.
+    - `joint`: for targets of several tokens, scale all read positions together and attribute the product of the
+      conditional probabilities; otherwise each token is attributed at its own read position and scores are averaged.
+    - `row_limit`: row-layers alive at once; None chooses some from the size of the weights.
+    - `engine`: `sweep`, or `captum` as a slow reference.
+    """
+
+    of: str = "probability"
+    foil: str | None = None
+    quadrature: str = "gauss-legendre"
+    nodes: int | str = "auto"
+    tolerance: float = 1e-3
+    baseline: str | Tensor = "zero"
+    position: str | int = "read"
+    joint: bool = False
+    row_limit: int | None = None
+    engine: str = "sweep"
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("target function", self.of, Readout.KINDS),
+            ("quadrature", self.quadrature, RULES),
+            ("engine", self.engine, ENGINES),
+        ):
+            if value not in known:
+                raise InputError(f"no {name} is called {value!r}{did_you_mean(str(value), known)}; there are {', '.join(known)}")
+        if self.nodes == "auto":
+            if self.quadrature != "gauss-legendre":
+                raise InputError(f"nodes 'auto' refines gauss-legendre only; give a number of nodes for {self.quadrature}")
+        else:
+            rule(self.quadrature, self.nodes)
+        if not self.tolerance > 0:
+            raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
+        if self.row_limit is not None and self.row_limit < 1:
+            raise InputError(f"the row limit is {self.row_limit!r}, expected at least 1 row-layer")
+        if isinstance(self.baseline, str) and self.baseline != "zero":
+            raise InputError(f"baseline {self.baseline!r} is not 'zero' or a tensor; `mean_activation` makes one")
+        if self.of == "logit_difference" and self.foil is None:
+            raise InputError("a logit difference needs a foil: the answer that the target is compared with")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Scores of all neurons for one prompt and target.
+
+    - `scores`: (n_layers, n_neurons), averaged over the target's tokens; `by_token`: the same for each of them.
+    - `activations`: (n_layers, n_neurons), the clean neurons where they were scaled, averaged likewise.
+    - `value`: F of the unaltered prompt, averaged over tokens; `span`: (n_layers,) F(a) − F(baseline).
+    - `gap`: (n_layers,), |Σ scores − span|, the largest over tokens.
+    - `nodes`: (n_layers,) gradients spent; `rows`, `row_layers`: forward and backward work of all sweeps.
+    """
+
+    prompt: Prompt
+    target: str
+    target_ids: tuple[int, ...]
+    scores: Tensor
+    by_token: Tensor
+    activations: Tensor
+    value: float
+    span: Tensor
+    gap: Tensor
+    nodes: list[int]
+    rows: int
+    row_layers: int
+    seconds: float
+    config: AttributionConfig = field(repr=False, default=AttributionConfig())
+
+    def share(self, layer: int, index: int) -> float:
+        """The neuron's score over its layer's F(a) − F(baseline); shares of different layers never add."""
+        return (self.scores[layer, index] / self.span[layer]).item()
+
+
+def attribute(
+    model: Model,
+    prompt: str | Query,
+    target: str | None = None,
+    config: AttributionConfig | None = None,
+    *,
+    subject: str | None = None,
+    chat: bool = False,
+) -> Attribution:
+    """Integrated gradients of `target` for every neuron of `model` on one prompt.
+
+    ```python
+    model = knowedit.load("smollm2-135m")
+    found = knowedit.attribute(model, "The Eiffel Tower is located in the city of", "Paris")
+    found.scores.flatten().topk(5)
+    ```
+
+    Raises `InputError` for an unusable prompt, target or option.
+    """
+    config = config or AttributionConfig()
+    query = prompt if isinstance(prompt, Query) else model.query(prompt, target, subject, chat=chat)
+    started = time.perf_counter()
+    if config.joint and len(query.steps) > 1:
+        parts = [_joint(model, query, config)]
+    else:
+        parts = [_single(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
+    by_token = torch.stack([p.scores for p in parts])
+    return Attribution(
+        prompt=query.prompt,
+        target=model.tokenizer.decode(list(query.target_ids)).strip(),
+        target_ids=query.target_ids,
+        scores=by_token.mean(0),
+        by_token=by_token,
+        activations=torch.stack([p.activations for p in parts]).mean(0),
+        value=sum(p.value for p in parts) / len(parts),
+        span=torch.stack([p.span for p in parts]).mean(0),
+        gap=torch.stack([p.gap for p in parts]).amax(0),
+        nodes=[sum(n) for n in zip(*(p.nodes for p in parts), strict=True)],
+        rows=sum(p.rows for p in parts),
+        row_layers=sum(p.row_layers for p in parts),
+        seconds=time.perf_counter() - started,
+        config=config,
+    )
+
+
+@dataclass
+class _Part:
+    scores: Tensor
+    activations: Tensor
+    value: float
+    span: Tensor
+    gap: Tensor
+    nodes: list[int]
+    rows: int
+    row_layers: int
+
+
+def _single(model: Model, step: Prompt, token: int, config: AttributionConfig) -> _Part:
+    """One target token: its neurons scaled at one position, F read where it is predicted."""
+    position = step.position(config.position)
+    if not model.masked and position > step.read:
+        raise InputError(f"position {position} lies behind the read position {step.read}, where it can change nothing")
+    readout = Readout(config.of, token, _foil(model, step, config))
+    return _integrate(make_path(model, step.ids, [position], [step.read], [readout], config), config)
+
+
+def _joint(model: Model, query: Query, config: AttributionConfig) -> _Part:
+    """All target tokens at once: every read position scaled together, F the product of the conditionals."""
+    if model.masked:
+        raise InputError("joint=True needs a decoder: a masked model predicts the tokens of a target from different texts")
+    if config.of not in ("probability", "log_probability") or config.position != "read":
+        raise InputError("joint=True attributes a probability or log_probability at the read positions")
+    last = query.steps[-1]
+    reads = [step.read for step in query.steps]
+    readouts = [Readout(config.of, token) for token in query.target_ids]
+    return _integrate(make_path(model, last.ids, reads, reads, readouts, config), config)
+
+
+def make_path(model: Model, ids, positions, reads, readouts, config: AttributionConfig) -> Path:
+    """Record `ids` from the first position that is altered on, and lay the paths of all layers through it."""
+    recording = record(model, ids, start=min(positions))
+    offset = recording.start
+    baseline = config.baseline
+    if isinstance(baseline, str):
+        baseline = torch.zeros(model.n_layers, model.n_neurons)
+    elif tuple(baseline.shape) != (model.n_layers, model.n_neurons):
+        raise InputError(f"the baseline is {tuple(baseline.shape)}, expected {(model.n_layers, model.n_neurons)}")
+    return Path(
+        recording,
+        [p - offset for p in positions],
+        [r - offset for r in reads],
+        readouts,
+        baseline,
+        config.row_limit or _budget(model, recording),
+    )
+
+
+def _budget(model: Model, recording) -> int:
+    """Row-layers whose graphs take about a fifth of the weights' bytes, at least one row through all layers."""
+    weights = sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize
+    return max(model.n_layers, int(0.2 * weights / recording.bytes_per_row()))
+
+
+def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:
+    if config.of != "logit_difference":
+        return None
+    text = step.text.replace(model.tokenizer.mask_token, "[MASK]") if model.masked else step.text
+    return model.query(text, config.foil).target_ids[0]
+
+
+def _integrate(path: Path, config: AttributionConfig) -> _Part:
+    if config.engine == "captum":
+        from .captum_engine import integrate
+
+        scores, baseline_values, nodes = integrate(path, config)
+    else:
+        scores, baseline_values, nodes = _quadrature(path, config)
+    value = path.clean()
+    span = torch.tensor([value - b for b in baseline_values], dtype=torch.float64)
+    scores = scores.cpu()
+    return _Part(
+        scores=scores,
+        activations=(path.start + path.delta).mean(1).cpu(),
+        value=value,
+        span=span,
+        gap=(scores.double().sum(1) - span).abs(),
+        nodes=nodes,
+        rows=path.rows,
+        row_layers=path.row_layers,
+    )
+
+
+@dataclass
+class _Segment:
+    """An interval of one layer's path with the F at its ends and, once evaluated, its part of the scores."""
+
+    layer: int
+    lo: float
+    hi: float
+    f_lo: float | None
+    f_hi: float
+    scores: Tensor | None = None
+
+    @property
+    def gap(self) -> float:
+        return abs(self.scores.double().sum().item() - (self.f_hi - self.f_lo))
+
+    def halves(self) -> list[_Segment]:
+        middle = (self.lo + self.hi) / 2
+        return [replace(self, hi=middle, f_hi=None, scores=None), replace(self, lo=middle, f_lo=None, scores=None)]
+
+
+def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[float], list[int]]:
+    """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer."""
+    n_layers = path.model.n_layers
+    auto = config.nodes == "auto"
+    alphas, weights = rule(config.quadrature, AUTO_NODES if auto else config.nodes)
+    clean = path.clean()
+    wanted = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
+    done: list[list[_Segment]] = [[] for _ in range(n_layers)]
+    spent = [0] * n_layers
+    for _ in range(MAX_HALVINGS + 1):
+        _evaluate(path, wanted, alphas, weights)
+        for segment in wanted:
+            done[segment.layer].append(segment)
+            spent[segment.layer] += len(alphas)
+        wanted = []
+        for layer in range(n_layers) if auto else ():
+            if sum(s.gap for s in done[layer]) <= config.tolerance:
+                continue
+            # halve where the gap sits, leave what already has less than its share of the tolerance
+            split = [s for s in done[layer] if s.gap > config.tolerance / (2 * len(done[layer]))]
+            done[layer] = [s for s in done[layer] if s not in split]
+            wanted += [half for s in split for half in s.halves()]
+        if not wanted:
+            break
+    scores = torch.stack([sum(s.scores for s in segments) for segments in done])
+    return scores, [min(segments, key=lambda s: s.lo).f_lo for segments in done], spent
+
+
+def _evaluate(path: Path, segments: list[_Segment], alphas, weights) -> None:
+    """Fill in the scores of `segments`, and F at those of their ends that are not known yet."""
+    ends: dict[tuple[int, float], Node] = {}
+    nodes: list[Node] = []
+    for i, s in enumerate(segments):
+        width = s.hi - s.lo
+        nodes += [Node(s.layer, i, s.lo + width * float(a), width * float(w)) for a, w in zip(alphas, weights, strict=True)]
+        for at, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
+            if known is None:
+                ends.setdefault((s.layer, at), Node(s.layer, i, at))
+    values, sums = path.integrate(nodes + list(ends.values()))
+    for i, s in enumerate(segments):
+        s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
+        s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
+        s.scores = (sums[i] * path.delta[s.layer]).sum(0)

@@ -1,0 +1,131 @@
+"""Gradients along straight paths, for all layers in one growing sweep.
+
+A path in layer `l` goes from a baseline to the clean neurons of that layer at the patched positions, all neurons
+together, other layers free. `Path.integrate` evaluates any mix of layers and points of such paths: F at each point,
+and the weighted sum of dF/dneurons that a quadrature asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..models.adapter import Model, frozen
+from ..models.replay import Recording
+from .sweep import Readout, at_least_float, chunks, counts, read_out, sweep
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """One row: point `alpha` on the path of `layer`, its gradient to be added to sum `segment` with `weight`."""
+
+    layer: int
+    segment: int
+    alpha: float
+    weight: float = 0.0
+
+
+@dataclass
+class Path:
+    """The paths of all layers for one recorded prompt.
+
+    - `positions`: indices in the suffix whose neurons are scaled together.
+    - `reads`: indices in the suffix where F is read, one `Readout` each; several multiply (probability) or add up.
+    - `baseline`: where the paths start, (n_layers, n_neurons).
+    - `budget`: row-layers that may be alive at once; bounds memory.
+    """
+
+    recording: Recording
+    positions: Sequence[int]
+    reads: Sequence[int]
+    readouts: Sequence[Readout]
+    baseline: Tensor
+    budget: int
+    start: Tensor = field(init=False)
+    delta: Tensor = field(init=False)
+    rows: int = field(init=False, default=0)
+    row_layers: int = field(init=False, default=0)
+
+    def __post_init__(self):
+        neurons = [at_least_float(n[list(self.positions)]).to(self.model.device) for n in self.recording.neurons]
+        end = torch.stack(neurons)  # (layers, positions, n_neurons)
+        self.start = self.baseline.to(end)[:, None].expand_as(end)
+        self.delta = end - self.start
+
+    @property
+    def model(self) -> Model:
+        return self.recording.model
+
+    def clean(self) -> float:
+        """F of the unaltered prompt."""
+        with torch.no_grad():
+            return self._read(self.recording.output).value.item()
+
+    def integrate(self, nodes: Sequence[Node]) -> tuple[dict[Node, float], dict[int, Tensor]]:
+        """F at every node, and by segment the weighted sum of dF/dneurons (positions, n_neurons).
+
+        Nodes may come in any order; results do not depend on the budget but for rounding.
+        """
+        nodes = sorted(nodes)
+        values, sums = {}, {}
+        with frozen(self.model):
+            for part in chunks([n.layer for n in nodes], self.model.n_layers, self.budget):
+                self._integrate(nodes[part], values, sums)
+        return values, sums
+
+    def _integrate(self, nodes: list[Node], values: dict[Node, float], sums: dict[int, Tensor]) -> None:
+        joining = counts([n.layer for n in nodes], self.model.n_layers)
+        by_layer = {l: [n for n in nodes if n.layer == l] for l in range(len(joining)) if joining[l]}
+        points = {}
+
+        def patch(layer: int, neurons: Tensor) -> Tensor:
+            if layer not in by_layer:
+                return neurons
+            alphas = self.start.new_tensor([n.alpha for n in by_layer[layer]])[:, None, None]
+            point = points[layer] = (self.start[layer] + alphas * self.delta[layer]).requires_grad_()
+            placed = point.to(neurons)
+            old, new = neurons.split([len(neurons) - len(placed), len(placed)])
+            if len(self.positions) != self.recording.length:
+                placed = new.detach().index_copy(1, torch.tensor(self.positions, device=new.device), placed)
+            return torch.cat([old, placed])
+
+        with torch.enable_grad():
+            hidden = sweep(self.recording, joining, patch)
+            read = self._read(hidden, gradient=True)
+            gradients = torch.autograd.grad(read.normed, list(points.values()), read.gradient)
+        self.rows += len(nodes)
+        self.row_layers += sum(self.model.n_layers - n.layer for n in nodes)
+        values.update(zip(nodes, read.value.tolist(), strict=True))
+        for layer, gradient in zip(points, gradients, strict=True):
+            for segment in {n.segment for n in by_layer[layer]}:
+                weights = [n.weight if n.segment == segment else 0.0 for n in by_layer[layer]]
+                total = torch.einsum("r,rpn->pn", gradient.new_tensor(weights), gradient)
+                sums[segment] = sums[segment] + total if segment in sums else total
+
+    def _read(self, hidden: Tensor, gradient: bool = False) -> _Read:
+        """F of the rows of `hidden` (rows, suffix, d_model), with its gradient at what the unembedding reads."""
+        normed = self.model.normed(hidden[:, list(self.reads)])
+        parts = [read_out(self.model, normed[:, j], r, gradient) for j, r in enumerate(self.readouts)]
+        values = torch.stack([value for value, _ in parts], dim=1)
+        if self.readouts[0].kind != "probability":
+            return _Read(normed, values.sum(1), _stacked(parts, torch.ones_like(values)))
+        ones = values.new_ones(len(values), 1)
+        before = torch.cat([ones, values[:, :-1]], 1).cumprod(1)
+        after = torch.cat([values[:, 1:], ones], 1).flip(1).cumprod(1).flip(1)
+        return _Read(normed, values.prod(1), _stacked(parts, before * after))
+
+
+@dataclass
+class _Read:
+    normed: Tensor  # (rows, reads, d_model)
+    value: Tensor  # (rows,)
+    gradient: Tensor | None  # as normed
+
+
+def _stacked(parts: list[tuple[Tensor, Tensor | None]], factors: Tensor) -> Tensor | None:
+    if parts[0][1] is None:
+        return None
+    return torch.stack([g * factors[:, j, None].to(g) for j, (_, g) in enumerate(parts)], dim=1)

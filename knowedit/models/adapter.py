@@ -1,0 +1,195 @@
+"""The canonical view of a model.
+
+    Model
+    ├── hf, tokenizer          the transformers objects, untouched
+    ├── n_layers, d_model, n_neurons
+    ├── blocks[l]              a transformer block
+    │   ├── attention(l)       its attention module
+    │   └── down(l)            its down-projection: neurons (n_neurons) → residual stream (d_model)
+    │       └── down_weight(l) always (out, in), whatever the module stores
+    └── normed(h) → logits(x)  final norm, then unembedding with the family's scaling of logits
+
+Neuron `(layer, index)` is coordinate `index` of the **input** of `down(layer)`, for plain and gated MLPs alike.
+Only this file knows how a module stores its weight, and it decides by module type, never by shape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.activations import ACT2FN
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import InputError, LayoutError, ModelError
+from ..prompts import Prompt, Query, encode, query
+from .layouts import REMEDY, Layout, find_layout
+
+
+class Model:
+    """A transformers model seen in one way (drawn at the top of this file). Make one with `knowedit.wrap` or `knowedit.load`."""
+
+    def __init__(self, hf: nn.Module, tokenizer, layout: Layout, name: str):
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.layout = layout
+        self.name = name
+        self.masked = _is_masked(hf)
+        self.blocks = _submodule(hf, layout.blocks, "blocks")
+        self._down = [_submodule(block, layout.down, "down") for block in self.blocks]
+        self._attention = [_submodule(block, layout.attention, "attention") for block in self.blocks]
+        self._final = [step for path in layout.final if (step := _step(hf, path)) is not None]
+        self.unembedding = hf.get_output_embeddings()
+        if self.unembedding is None:
+            raise LayoutError(f"{type(hf).__name__} has no output embeddings; load it with its language-model head")
+        self.d_model, self.n_neurons = self.down_shape(0)
+        self._logit_scale, self._softcap = _logit_transform(hf.config)
+        self.row_dims: list[dict] | None = None  # set by the probe: which block arguments grow with the batch
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.n_layers} layers × {self.n_neurons} neurons, {self.dtype})"
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unembedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go; the parts of an offloaded model lie elsewhere."""
+        device = self.hf.get_input_embeddings().weight.device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    def down(self, layer: int) -> nn.Module:
+        return self._down[self.check_layer(layer)]
+
+    def attention(self, layer: int) -> nn.Module:
+        return self._attention[self.check_layer(layer)]
+
+    def down_path(self, layer: int) -> str:
+        """The module path of a down-projection inside `.hf`."""
+        return f"{self.layout.blocks}.{self.check_layer(layer)}.{self.layout.down}"
+
+    def down_weight(self, layer: int) -> Tensor:
+        """A view of the down-projection's weight, (d_model, n_neurons)."""
+        module = self.down(layer)
+        return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+    def down_bias(self, layer: int) -> Tensor | None:
+        return getattr(self.down(layer), "bias", None)
+
+    def down_shape(self, layer: int) -> tuple[int, int]:
+        """(d_model, n_neurons), from the module's own account of itself: packed weights have other shapes."""
+        module = self.down(layer)
+        if isinstance(module, Conv1D):
+            return module.nf, module.nx
+        if not hasattr(module, "in_features"):
+            raise LayoutError(f"{self.down_path(layer)} is a {type(module).__name__}, expected a projection; {REMEDY}")
+        return module.out_features, module.in_features
+
+    def normed(self, hidden: Tensor) -> Tensor:
+        """What the unembedding reads: the last block's output (…, d_model) after the final norm."""
+        for step in self._final:
+            hidden = step(hidden)
+        return hidden
+
+    def logits(self, normed: Tensor) -> Tensor:
+        """Logits (…, vocabulary) of normed states, scaled and capped as the family does."""
+        logits = self.unembedding(normed) * self._logit_scale if self._logit_scale != 1 else self.unembedding(normed)
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+    def logits_slope(self, logits: Tensor) -> Tensor | float:
+        """d logits / d (unembedding's output), elementwise, at given logits."""
+        if self._softcap is None:
+            return self._logit_scale
+        return self._logit_scale * (1 - (logits / self._softcap) ** 2)
+
+    def encode(self, text: str, subject: str | None = None, *, chat: bool = False) -> Prompt:
+        """`prompts.encode` with this model's tokenizer."""
+        return encode(self.tokenizer, text, subject, masked=self.masked, chat=chat)
+
+    def query(self, text: str, target: str, subject: str | None = None, *, chat: bool = False) -> Query:
+        """`prompts.query` with this model's tokenizer."""
+        return query(self.tokenizer, text, target, subject, masked=self.masked, chat=chat)
+
+    def check_layer(self, layer: int) -> int:
+        if not isinstance(layer, int) or not 0 <= layer < len(self.blocks):
+            raise InputError(f"layer {layer!r} is out of range; {self.name} has layers 0 to {len(self.blocks) - 1}")
+        return layer
+
+    def check_neuron(self, layer: int, index: int) -> tuple[int, int]:
+        self.check_layer(layer)
+        if not isinstance(index, int) or not 0 <= index < self.n_neurons:
+            raise InputError(f"neuron index {index!r} is out of range; {self.name} has 0 to {self.n_neurons - 1} a layer")
+        return layer, index
+
+    def weights_hash(self) -> str:
+        """SHA-256 over the names, shapes and bytes of all parameters and buffers that are saved with the model."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.hf.state_dict().items()):
+            if tensor.device.type == "meta":
+                raise ModelError(f"{key} of {self.name} is offloaded; its weights cannot be hashed")
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _is_masked(hf: nn.Module) -> bool:
+    masked = type(hf) in set(MODEL_FOR_MASKED_LM_MAPPING.values())
+    causal = type(hf) in set(MODEL_FOR_CAUSAL_LM_MAPPING.values())
+    if not masked and not causal and not type(hf).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
+        raise ModelError(
+            f"{type(hf).__name__} is neither a causal nor a masked language model; load it with its language-model head"
+        )
+    return masked or type(hf).__name__.endswith("ForMaskedLM")
+
+
+def _submodule(root: nn.Module, path: str, role: str) -> nn.Module:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        raise LayoutError(f"{type(root).__name__} has no {path!r}, where the layout puts {role}; {REMEDY}") from None
+
+
+def _step(hf: nn.Module, path: str):
+    """A step of the head: a module, an activation function, or None for an optional module that is not there."""
+    optional = path.endswith("?")
+    try:
+        module = hf
+        for name in path.rstrip("?").split("."):
+            module = getattr(module, name)
+    except AttributeError:
+        if optional:
+            return None
+        if path in ACT2FN:
+            return ACT2FN[path]
+        raise LayoutError(f"{type(hf).__name__} has no {path!r}, a step of the layout's head; {REMEDY}") from None
+    return module
+
+
+def _logit_transform(config) -> tuple[float, float | None]:
+    scale = 1.0
+    if isinstance(getattr(config, "logit_scale", None), int | float):
+        scale *= config.logit_scale
+    if getattr(config, "logits_scaling", None):
+        scale /= config.logits_scaling
+    return scale, getattr(config, "final_logit_softcapping", None)
+
+
+@contextmanager
+def frozen(model: Model):
+    """No gradients with respect to weights while the context lasts: graphs then keep no inputs for them."""
+    wanted = [p for p in model.hf.parameters() if p.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)

@@ -1,0 +1,132 @@
+"""Where each architecture keeps its blocks, its down-projections and its head: one table, overridable.
+
+A layout is data. `Model` probes it when a model is wrapped, so a wrong one fails there and not in a result.
+Models that the table does not know are looked at by structure: the longest `ModuleList` holds the blocks, and
+the down-projection is found by name and shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..errors import LayoutError, ModelError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Module paths of one architecture.
+
+    - `blocks`: the `ModuleList` of transformer blocks.
+    - `attention`, `down`: inside a block; `down` is the projection from the neurons back to the residual stream.
+    - `final`: what stands between the last block and the unembedding, in order. A step is a module path, an
+      activation function's name, or a path with a `?` that some models of the family leave out.
+
+    The unembedding itself is what transformers calls the model's output embeddings.
+    """
+
+    blocks: str
+    attention: str
+    down: str
+    final: tuple[str, ...]
+
+
+_LLAMA = Layout("model.layers", "self_attn", "mlp.down_proj", ("model.norm",))
+_GPT2 = Layout("transformer.h", "attn", "mlp.c_proj", ("transformer.ln_f",))
+_BLOOM = Layout("transformer.h", "self_attention", "mlp.dense_4h_to_h", ("transformer.ln_f",))
+
+LAYOUTS: dict[str, Layout] = {
+    "bert": Layout("bert.encoder.layer", "attention", "output.dense", ("cls.predictions.transform",)),
+    "bloom": _BLOOM,
+    "cohere": _LLAMA,
+    "distilbert": Layout(
+        "distilbert.transformer.layer",
+        "attention",
+        "ffn.lin2",
+        ("vocab_transform", "activation", "vocab_layer_norm"),
+    ),
+    "falcon": _BLOOM,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "gpt2": _GPT2,
+    "gpt_neo": _GPT2,
+    "gpt_neox": Layout("gpt_neox.layers", "attention", "mlp.dense_4h_to_h", ("gpt_neox.final_layer_norm",)),
+    "gptj": Layout("transformer.h", "attn", "mlp.fc_out", ("transformer.ln_f",)),
+    "granite": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "modernbert": Layout("model.layers", "attn", "mlp.Wo", ("model.final_norm", "head")),
+    "mpt": Layout("transformer.blocks", "attn", "ffn.down_proj", ("transformer.norm_f",)),
+    "olmo2": _LLAMA,
+    "opt": Layout(
+        "model.decoder.layers",
+        "self_attn",
+        "fc2",
+        ("model.decoder.final_layer_norm?", "model.decoder.project_out?"),
+    ),
+    "phi": Layout("model.layers", "self_attn", "mlp.fc2", ("model.final_layernorm",)),
+    "phi3": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "roberta": Layout(
+        "roberta.encoder.layer",
+        "attention",
+        "output.dense",
+        ("lm_head.dense", "gelu", "lm_head.layer_norm"),
+    ),
+    "smollm3": _LLAMA,
+    "stablelm": _LLAMA,
+    "starcoder2": Layout("model.layers", "self_attn", "mlp.c_proj", ("model.norm",)),
+}
+
+REMEDY = "pass layout=knowedit.Layout(blocks=…, attention=…, down=…, final=(…,)) with this model's module paths"
+
+_DOWN_NAMES = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2", "output.dense", "proj_out")
+
+
+def find_layout(hf: nn.Module) -> Layout:
+    """The layout of a loaded transformers model: from the table, else by structure."""
+    refuse(hf)
+    model_type = getattr(hf.config, "model_type", None)
+    return LAYOUTS[model_type] if model_type in LAYOUTS else by_structure(hf)
+
+
+def refuse(hf: nn.Module) -> None:
+    """Raise `ModelError` for models whose neurons are not one coordinate each of one down-projection a block."""
+    config = hf.config
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{config.model_type} is an encoder-decoder model; knowedit takes decoders and masked language models"
+        )
+    experts = [name for name, _ in hf.named_modules() if name.rsplit(".", 1)[-1] == "experts"]
+    if experts:
+        raise ModelError(
+            f"{config.model_type} is a mixture-of-experts model ({experts[0]}), whose neurons depend on the router; "
+            "knowedit takes models with one MLP a block"
+        )
+
+
+def by_structure(hf: nn.Module) -> Layout:
+    """Guess a layout from module names and shapes; the probe decides whether the guess was right."""
+    lists = [(name, m) for name, m in hf.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if not lists:
+        raise LayoutError(f"{type(hf).__name__} has no list of blocks; {REMEDY}")
+    blocks_path, blocks = max(lists, key=lambda item: len(item[1]))
+    block = blocks[0]
+    attention = next((n for n, _ in block.named_children() if "att" in n.lower()), "")
+    down = [
+        name
+        for name, module in block.named_modules()
+        if hasattr(module, "weight") and "att" not in name.lower() and name.lower().endswith(_DOWN_NAMES)
+    ]
+    if len(down) != 1:
+        raise LayoutError(
+            f"{type(hf).__name__}: expected one down-projection in {blocks_path}[0], found {down or 'none'}; {REMEDY}"
+        )
+    parent = blocks_path.rpartition(".")[0]
+    after = [n for n, _ in hf.get_submodule(parent).named_children()]
+    after = after[after.index(blocks_path.rpartition(".")[2]) + 1 :]
+    norms = [f"{parent}.{n}".lstrip(".") for n in after if "norm" in n.lower() or n.lower().startswith("ln")]
+    return Layout(blocks_path, attention, down[0], tuple(norms))

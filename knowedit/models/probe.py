@@ -1,0 +1,96 @@
+"""Does a model lie as its layout says? Asked once, with a few tokens, when the model is wrapped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import LayoutError, ModelError
+from ..hooks import hooked, on_input
+from .adapter import Model
+from .layouts import REMEDY
+from .replay import capture, leaves, record
+
+_TOKENS = 4
+_HIDDEN = ((0,), ("hidden_states",))  # replaced in every call
+
+
+@torch.no_grad()
+def probe(model: Model) -> None:
+    """Check blocks, down-projections and head against the model's own output; learn which arguments grow with a batch.
+
+    Raises `LayoutError` with the remedy where they disagree, `ModelError` for weights that are not finite.
+    """
+    _check_finite(model)
+    vocabulary = model.unembedding.weight.shape[0]
+    ids = [(7 * i + 5) % vocabulary for i in range(_TOKENS)]
+    tokens = torch.tensor([ids], device=model.device)
+    wanted = _own_logits(model, tokens)
+    if not torch.isfinite(wanted).all():
+        raise ModelError(f"{model.name} answers with NaN or infinite logits; its weights are damaged")
+    one, two = capture(model, tokens), capture(model, tokens.repeat(2, 1))
+    _check_sites(model, one)
+    model.row_dims = [_row_dims(a, b) for a, b in zip(one[0], two[0], strict=True)]
+    _check_equal(model, model.logits(model.normed(one[3])), wanted, "the head after the last block")
+    _check_replay(model, ids, wanted)
+    _check_down_matters(model, tokens, wanted)
+
+
+def _check_finite(model: Model) -> None:
+    for name, weight in model.hf.named_parameters():
+        if weight.device.type != "meta" and weight.is_floating_point() and not torch.isfinite(weight.sum(dtype=torch.float32)):
+            raise ModelError(f"the weight {name} of {model.name} holds NaN or infinite values; load a sound copy")
+
+
+def _own_logits(model: Model, tokens: Tensor) -> Tensor:
+    return model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+
+
+def _check_sites(model: Model, run) -> None:
+    calls, _, neurons, _ = run
+    if len(calls) != model.n_layers or len(neurons) != model.n_layers:
+        raise LayoutError(
+            f"{model.name}: one pass called {len(calls)} blocks and {len(neurons)} down-projections, "
+            f"expected {model.n_layers} of each; {REMEDY}"
+        )
+    for layer, values in enumerate(neurons):
+        if model.down_shape(layer) != (model.d_model, model.n_neurons) or values.shape[-1] != model.n_neurons:
+            raise LayoutError(
+                f"{model.down_path(layer)} maps {values.shape[-1]} → {model.down_shape(layer)[0]}, "
+                f"layer 0 has {model.n_neurons} → {model.d_model}; knowedit needs the same in every layer"
+            )
+
+
+def _row_dims(one: tuple, two: tuple) -> dict[tuple, int]:
+    """For each tensor argument of a block's call, the dimension that doubles when the batch does."""
+    dims = {}
+    for (path, a), (_, b) in zip(leaves(list(one)), leaves(list(two)), strict=True):
+        path = path[1:]
+        if isinstance(a, Tensor) and a.shape != b.shape and path not in _HIDDEN:
+            dims[path] = next(d for d in range(a.dim()) if a.shape[d] != b.shape[d])
+    return dims
+
+
+def _check_replay(model: Model, ids: list[int], wanted: Tensor) -> None:
+    recording = record(model, ids, start=len(ids) - 1)
+    hidden = recording.inputs[0].repeat(2, 1, 1)
+    for layer in range(model.n_layers):
+        hidden = recording.block(layer, hidden)
+    rows = model.logits(model.normed(hidden))[:, -1]
+    _check_equal(model, rows, wanted[:, -1].expand_as(rows), "blocks called again on a cached prefix")
+
+
+def _check_down_matters(model: Model, tokens: Tensor, wanted: Tensor) -> None:
+    with hooked(on_input(model.down(0), torch.zeros_like)):
+        if torch.equal(_own_logits(model, tokens), wanted):
+            raise LayoutError(f"{model.down_path(0)} does not influence the output; {REMEDY}")
+
+
+def _check_equal(model: Model, found: Tensor, wanted: Tensor, what: str) -> None:
+    scale = wanted.float().abs().max().item() or 1.0
+    gap = (found.float() - wanted.float()).abs().max().item() / scale
+    allowed = 1e-3 if wanted.dtype in (torch.float32, torch.float64) else 5e-2
+    if not gap <= allowed:
+        raise LayoutError(
+            f"{model.name}: {what} gives other logits than the model itself (off by {gap:.1e} of the largest); {REMEDY}"
+        )
