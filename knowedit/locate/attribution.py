@@ -26,7 +26,7 @@ from ..models.replay import record
 from ..prompts import Prompt, Query
 from .path import Node, Path
 from .quadrature import RULES, rule
-from .sweep import Readout
+from .readout import KINDS, Readout
 
 ENGINES = ("sweep", "captum")
 AUTO_NODES = 6  # Gauss-Legendre points an interval starts with under nodes="auto"
@@ -61,7 +61,7 @@ class AttributionConfig:
 
     def __post_init__(self):
         for name, value, known in (
-            ("target function", self.of, Readout.KINDS),
+            ("target function", self.of, KINDS),
             ("quadrature", self.quadrature, RULES),
             ("engine", self.engine, ENGINES),
         ):
@@ -211,9 +211,9 @@ def make_path(model: Model, ids, positions, reads, readouts, config: Attribution
 
 
 def _budget(model: Model, recording) -> int:
-    """Row-layers whose graphs take about a fifth of the weights' bytes, at least one row through all layers."""
+    """Row-layers whose graphs take at most about half of the weights' bytes, at least one row through all layers."""
     weights = sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize
-    return max(model.n_layers, int(0.2 * weights / recording.bytes_per_row()))
+    return max(model.n_layers, int(0.5 * weights / recording.bytes_per_row()))
 
 
 def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:
@@ -230,7 +230,7 @@ def _integrate(path: Path, config: AttributionConfig) -> _Part:
         scores, baseline_values, nodes = integrate(path, config)
     else:
         scores, baseline_values, nodes = _quadrature(path, config)
-    value = path.clean()
+    value = path.clean
     span = torch.tensor([value - b for b in baseline_values], dtype=torch.float64)
     scores = scores.cpu()
     return _Part(
@@ -270,7 +270,7 @@ def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[flo
     n_layers = path.model.n_layers
     auto = config.nodes == "auto"
     alphas, weights = rule(config.quadrature, AUTO_NODES if auto else config.nodes)
-    clean = path.clean()
+    clean = path.clean
     wanted = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
     done: list[list[_Segment]] = [[] for _ in range(n_layers)]
     spent = [0] * n_layers

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..models.adapter import Model, frozen
 from ..models.replay import Recording
-from .sweep import Readout, at_least_float, chunks, counts, read_out, sweep
+from .readout import Readout, at_least_float, read_out
+from .sweep import chunks, counts, sweep
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +61,7 @@ class Path:
     def model(self) -> Model:
         return self.recording.model
 
+    @cached_property
     def clean(self) -> float:
         """F of the unaltered prompt."""
         with torch.no_grad():

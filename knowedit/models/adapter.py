@@ -19,6 +19,7 @@ import hashlib
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.activations import ACT2FN
@@ -55,6 +56,10 @@ class Model:
     @property
     def n_layers(self) -> int:
         return len(self.blocks)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.unembedding.weight.shape[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -101,14 +106,22 @@ class Model:
 
     def logits(self, normed: Tensor) -> Tensor:
         """Logits (…, vocabulary) of normed states, scaled and capped as the family does."""
-        logits = self.unembedding(normed) * self._logit_scale if self._logit_scale != 1 else self.unembedding(normed)
-        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+        return self._shaped(self.unembedding(normed))
+
+    def logits_of(self, normed: Tensor, tokens: slice | list[int]) -> tuple[Tensor, Tensor]:
+        """Logits of some tokens and the rows of the unembedding that make them, (…, tokens) and (tokens, d_model)."""
+        with align_module_device(self.unembedding):  # an offloaded head has its weight only in here
+            weight, bias = self.unembedding.weight[tokens], self.unembedding.bias
+            return self._shaped(nn.functional.linear(normed, weight, None if bias is None else bias[tokens])), weight
 
     def logits_slope(self, logits: Tensor) -> Tensor | float:
         """d logits / d (unembedding's output), elementwise, at given logits."""
-        if self._softcap is None:
-            return self._logit_scale
-        return self._logit_scale * (1 - (logits / self._softcap) ** 2)
+        return self._logit_scale * (1.0 if self._softcap is None else 1 - (logits / self._softcap) ** 2)
+
+    def _shaped(self, logits: Tensor) -> Tensor:
+        if self._logit_scale != 1:
+            logits = logits * self._logit_scale
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def encode(self, text: str, subject: str | None = None, *, chat: bool = False) -> Prompt:
         """`prompts.encode` with this model's tokenizer."""

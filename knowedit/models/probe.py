@@ -22,8 +22,7 @@ def probe(model: Model) -> None:
     Raises `LayoutError` with the remedy where they disagree, `ModelError` for weights that are not finite.
     """
     _check_finite(model)
-    vocabulary = model.unembedding.weight.shape[0]
-    ids = [(7 * i + 5) % vocabulary for i in range(_TOKENS)]
+    ids = [(7 * i + 5) % model.vocabulary for i in range(_TOKENS)]
     tokens = torch.tensor([ids], device=model.device)
     wanted = _own_logits(model, tokens)
     if not torch.isfinite(wanted).all():

@@ -67,8 +67,8 @@ class Recording:
     def bytes_per_row(self) -> int:
         """About how much one row keeps alive in one layer while its gradient is wanted: a budget, not an account."""
         kv = sum(t.shape[1] * t.shape[-1] for t in self.prefix[0]) if self.prefix[0] is not None else 0
-        tokens = 6 * self.model.n_neurons + 24 * self.model.d_model + 2 * kv
-        return self.model.dtype.itemsize * self.length * tokens + self.model.dtype.itemsize * 2 * kv * self.start
+        numbers = self.length * (5 * self.model.n_neurons + 8 * self.model.d_model) + kv * len(self.ids)
+        return self.model.dtype.itemsize * numbers
 
 
 @torch.no_grad()

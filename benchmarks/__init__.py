@@ -1,0 +1,1 @@
+"""Speed and quality runs, beside the field's own algorithms, with the results that they gave."""
