@@ -9,13 +9,13 @@ along the straight path from a baseline b (zero by default) to the layer's neuro
 neurons of the layer together and the other layers free. F is the target's probability by default.
 
 Completeness (Sundararajan et al. 2017): the scores of a layer add up to F(a) − F(b). What the quadrature misses of
-that is its *gap*, which every result carries. `nodes="auto"` halves intervals until each layer's gap is small.
+that is its *gap*, which every result carries. `nodes="auto"` splits intervals until each layer's gap is small.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from .readout import KINDS, Readout
 
 ENGINES = ("sweep", "captum")
 AUTO_NODES = 6  # Gauss-Legendre points an interval starts with under nodes="auto"
-MAX_HALVINGS = 12
+MAX_ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -253,16 +253,22 @@ class _Segment:
     lo: float
     hi: float
     f_lo: float | None
-    f_hi: float
+    f_hi: float | None
     scores: Tensor | None = None
 
     @property
     def gap(self) -> float:
         return abs(self.scores.double().sum().item() - (self.f_hi - self.f_lo))
 
-    def halves(self) -> list[_Segment]:
-        middle = (self.lo + self.hi) / 2
-        return [replace(self, hi=middle, f_hi=None, scores=None), replace(self, lo=middle, f_lo=None, scores=None)]
+    def split(self, tolerance: float) -> list[_Segment]:
+        """2, 4 or 8 equal parts, the more the larger the gap: fewer rounds of larger batches, less thrown away."""
+        parts = 2 if self.gap < 2 * tolerance else 4 if self.gap < 16 * tolerance else 8
+        ends = [self.lo + (self.hi - self.lo) * i / parts for i in range(parts + 1)]
+        inner = [None] * (parts - 1)
+        values = [self.f_lo, *inner, self.f_hi]
+        return [
+            _Segment(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)
+        ]
 
 
 def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[float], list[int]]:
@@ -274,7 +280,7 @@ def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[flo
     wanted = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
     done: list[list[_Segment]] = [[] for _ in range(n_layers)]
     spent = [0] * n_layers
-    for _ in range(MAX_HALVINGS + 1):
+    for _ in range(MAX_ROUNDS):
         _evaluate(path, wanted, alphas, weights)
         for segment in wanted:
             done[segment.layer].append(segment)
@@ -283,10 +289,10 @@ def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[flo
         for layer in range(n_layers) if auto else ():
             if sum(s.gap for s in done[layer]) <= config.tolerance:
                 continue
-            # halve where the gap sits, leave what already has less than its share of the tolerance
-            split = [s for s in done[layer] if s.gap > config.tolerance / (2 * len(done[layer]))]
-            done[layer] = [s for s in done[layer] if s not in split]
-            wanted += [half for s in split for half in s.halves()]
+            # refine where the gap sits, leave what already has less than its share of the tolerance
+            share = config.tolerance / (2 * len(done[layer]))
+            wanted += [part for s in done[layer] if s.gap > share for part in s.split(config.tolerance)]
+            done[layer] = [s for s in done[layer] if s.gap <= share]
         if not wanted:
             break
     scores = torch.stack([sum(s.scores for s in segments) for segments in done])
