@@ -6,7 +6,7 @@ text from outside is ever interpreted by `str.format`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,8 +35,8 @@ def templated(text: str, subject: str) -> str:
     """The template that `text` is for `subject`: text with a slot is one already, else its last mention becomes the slot."""
     if SLOT in text:
         return check_template(text)
-    head, found, tail = text.rpartition(subject)
-    if not subject or not found:
+    head, found, tail = text.rpartition(subject) if subject else (text, "", "")
+    if not found:
         raise InputError(f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there, or use {SLOT}")
     return head + SLOT + tail
 
@@ -85,6 +85,9 @@ class Fact:
         for name in ("subject", "target"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text that is not empty")
+        for name in ("target_new", "relation", "relation_name", "id"):
+            if not isinstance(getattr(self, name), str | None):
+                raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text")
         for template in (self.template, *self.paraphrases, *self.heldout):
             check_template(template)
 
@@ -108,18 +111,31 @@ class Fact:
         values = dict(record)
         for name in ("aliases", "paraphrases", "heldout"):
             values[name] = _texts(name, values.get(name, ()))
-        values["neighbours"] = tuple(_neighbour(n) for n in values.get("neighbours", ()))
+        values["neighbours"] = tuple(_neighbour(n) for n in _list("neighbours", values.get("neighbours", ())))
         return cls(**values)
 
 
+def _list(name: str, value: Any) -> Sequence:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{name} of a fact is {value!r}, expected a list")
+    return value
+
+
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+    if not all(isinstance(v, str) for v in _list(name, value)):
         raise InputError(f"{name} of a fact is {value!r}, expected a list of texts")
     return tuple(value)
 
 
 def _neighbour(record: Any) -> Neighbour:
     try:
-        return Neighbour(**record)
+        neighbour = Neighbour(**record)
     except TypeError:
         raise InputError(f"a neighbour is an object with prompt and target, found {record!r}") from None
+    for name in ("prompt", "target"):
+        value = getattr(neighbour, name)
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"the {name} of a neighbour is {value!r}, expected text that is not empty")
+    if not isinstance(neighbour.subject, str | None):
+        raise InputError(f"the subject of a neighbour is {neighbour.subject!r}, expected text")
+    return neighbour

@@ -25,7 +25,7 @@ def read_facts(path: str | Path) -> tuple[Fact, ...]:
     `DataError` for text that is not JSON, naming the line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # editors on Windows put a byte order mark first
     except OSError as error:
         raise InputError(f"cannot read the facts file {str(path)!r}: {error.strerror}; give a JSONL file") from None
     except UnicodeDecodeError:
@@ -57,6 +57,8 @@ def _parse(text: str, source: str):
             fact = Fact.from_dict(record)
         except json.JSONDecodeError as error:
             raise DataError(f"{source}, line {number}: not JSON ({error.msg}); expected one object a line") from None
+        except RecursionError:
+            raise DataError(f"{source}, line {number}: not JSON (nested too deeply); expected one object a line") from None
         except InputError as error:
             raise InputError(f"{source}, line {number}: {error}") from None
         if fact.id in seen:
