@@ -1,0 +1,111 @@
+"""The slow reference: captum's integrated gradients over whole forward passes.
+
+    score_l = captum.attr.IntegratedGradients(F_l).attribute(a, baselines=b)
+
+F_l(x) runs the *whole* model from its token ids with x (rows, positions, n_neurons) in place of the input of layer
+l's down-projection at the path's positions, and reads F from the logits that the model itself returns. It shares no
+cache, sweep, head or quadrature with the engine that it checks; only the path's ends are the same.
+(captum's `LayerIntegratedGradients` moves the embeddings instead, which is another score.)
+
+captum keeps points and weights of its rules in torch's default dtype, so a comparison beyond float32 needs
+`torch.set_default_dtype(torch.float64)`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..hooks import hooked, on_input
+from ..models.adapter import Model, frozen
+from .path import Path
+from .readout import Readout, at_least_float
+
+METHODS = {
+    "gauss-legendre": "gausslegendre",
+    "midpoint": "riemann_middle",
+    "left": "riemann_left",
+    "dai": "riemann_left",
+    "right": "riemann_right",
+}
+ROWS = 16  # whole prompts in one forward pass
+
+
+def integrate(path: Path, config) -> tuple[Tensor, list[float], list[int]]:
+    """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer, as `attribution._quadrature` gives them.
+
+    Raises `InputError` for rules that captum does not have and where captum is not installed.
+    """
+    check(config)
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        raise InputError("engine 'captum' needs the package captum, which is not installed; install it or use 'sweep'") from None
+    n_layers = path.model.n_layers
+    scores, baseline_values = [], []
+    with frozen(path.model):
+        for layer in range(n_layers):
+
+            def value(points: Tensor, layer=layer) -> Tensor:
+                return _value(path, layer, points)
+
+            start = path.start[layer][None]
+            score = IntegratedGradients(value).attribute(
+                start + path.delta[layer],
+                baselines=start,
+                n_steps=config.nodes,
+                method=METHODS[config.quadrature],
+                internal_batch_size=ROWS,
+            )
+            scores.append(score[0].detach().sum(0))
+            with torch.no_grad():
+                baseline_values.append(value(start).item())
+    return torch.stack(scores), baseline_values, [config.nodes] * n_layers
+
+
+def check(config) -> None:
+    """Raise `InputError` for a rule or number of nodes that captum cannot do."""
+    if config.quadrature not in METHODS:
+        raise InputError(f"engine 'captum' has no rule {config.quadrature!r}; it has {', '.join(METHODS)}")
+    least = 1 if config.quadrature == "gauss-legendre" else 2
+    if config.nodes == "auto" or config.nodes < least:
+        raise InputError(
+            f"engine 'captum' was given {config.nodes!r} nodes, expected a number of at least {least} "
+            f"for {config.quadrature}, such as nodes=20"
+        )
+
+
+def _value(path: Path, layer: int, points: Tensor) -> Tensor:
+    """F (rows,) of the whole model with `points` (rows, positions, n_neurons) for the neurons of `layer`."""
+    model, recording = path.model, path.recording
+    tokens = torch.tensor([recording.ids], device=model.device).repeat(len(points), 1)
+    positions = [recording.start + p for p in path.positions]
+
+    def patch(neurons: Tensor) -> Tensor:
+        rows = neurons.reshape(len(points), tokens.shape[1], -1).clone()
+        rows[:, positions] = points.to(rows)
+        return rows.reshape(neurons.shape)
+
+    with hooked(on_input(model.down(layer), patch)):
+        logits = _logits(model, tokens)
+    parts = [_read(logits[:, recording.start + r], how) for r, how in zip(path.reads, path.readouts, strict=True)]
+    stacked = torch.stack(parts, dim=1)
+    return stacked.prod(1) if path.readouts[0].kind == "probability" else stacked.sum(1)
+
+
+def _logits(model: Model, tokens: Tensor) -> Tensor:
+    mask = torch.ones_like(tokens)
+    return model.hf(input_ids=tokens, attention_mask=mask, **({} if model.masked else {"use_cache": False})).logits
+
+
+def _read(logits: Tensor, readout: Readout) -> Tensor:
+    """F of each row of `logits` (rows, vocabulary)."""
+    logits = at_least_float(logits)
+    if readout.kind == "probability":
+        return logits.softmax(-1)[:, readout.target]
+    if readout.kind == "log_probability":
+        return logits.log_softmax(-1)[:, readout.target]
+    if readout.kind == "logit":
+        return logits[:, readout.target]
+    return logits[:, readout.target] - logits[:, readout.foil]
