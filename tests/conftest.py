@@ -1,0 +1,30 @@
+"""Tests run offline, from the checkout, and share the builders in tiny.py."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
+
+HERE = Path(__file__).resolve().parent
+for folder in (HERE, HERE.parent):  # for `import tiny` and `import benchmarks`, whatever pytest's import mode
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Each test starts from the same random state, alone or in a run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def doubled():
+    """Everything in float64, also where transformers casts up to float32 inside."""
+    from tiny import double
+
+    with double():
+        yield

@@ -1,0 +1,81 @@
+"""Hooks see, replace, and are gone when their context ends."""
+
+import pytest
+import torch
+from torch import nn
+
+from knowedit.hooks import first, hooked, on_call, on_input, on_output
+
+
+class Pair(nn.Module):
+    def forward(self, x, scale=1.0):
+        return x * scale, "kept"
+
+
+def count(module):
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
+
+
+def test_looking_changes_nothing():
+    module, seen = nn.Linear(3, 2), []
+    x = torch.randn(4, 3)
+    wanted = module(x)
+    with hooked(on_input(module, seen.append), on_output(module, seen.append)):
+        assert torch.equal(module(x), wanted)
+    assert seen[0] is x
+    assert torch.equal(seen[1], wanted)
+    assert count(module) == 0
+
+
+def test_replacing_inputs_and_outputs():
+    module, x = nn.Linear(3, 2), torch.randn(4, 3)
+    with hooked(on_input(module, torch.zeros_like)):
+        assert torch.equal(module(x), module.bias.expand(4, 2))
+    with hooked(on_output(module, lambda y: y + 1)):
+        changed = module(x)
+    assert torch.equal(changed, module(x) + 1)
+
+
+def test_the_rest_of_tuples_and_arguments_is_kept():
+    module, x = Pair(), torch.ones(2)
+    with hooked(on_input(module, lambda v: v + 1)):
+        assert torch.equal(module(x, 3.0)[0], 2 * 3.0 * x)
+    with hooked(on_output(module, lambda v: v - 5)):
+        value, rest = module(x)
+    assert torch.equal(value, x - 5)
+    assert rest == "kept"
+    assert first((x, 1)) is x and first(x) is x
+
+
+def test_calls_are_shown_with_keywords():
+    module, calls = Pair(), []
+    with hooked(on_call(module, lambda args, kwargs: calls.append((args, kwargs)))):
+        module(torch.ones(1), scale=2.0)
+    assert calls == [((torch.ones(1),), {"scale": 2.0})]
+
+
+def test_hooks_apply_in_order():
+    module = nn.Identity()
+    with hooked(on_input(module, lambda x: x + 1), on_input(module, lambda x: x * 10)):
+        assert module(torch.tensor(1.0)).item() == 20
+
+
+def test_hooks_are_removed_by_exceptions_inside_and_within_a_hook():
+    module = nn.Linear(2, 2)
+
+    def fails(_):
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), hooked(on_output(module, fails), on_input(module, lambda x: None)):
+        module(torch.ones(1, 2))
+    with pytest.raises(KeyError), hooked(on_input(module, lambda x: None)):
+        assert count(module) == 1
+        raise KeyError
+    assert count(module) == 0
+
+
+def test_hooks_registered_before_one_that_cannot_be_are_removed():
+    module = nn.Linear(2, 2)
+    with pytest.raises(AttributeError), hooked(on_input(module, lambda x: None), on_input(None, lambda x: None)):
+        raise AssertionError("the body must not run")
+    assert count(module) == 0
