@@ -1,0 +1,168 @@
+"""The on-disk cache: directories that are either complete and checked, or not there.
+
+A directory is built beside its final place, described by a manifest of sizes and SHA-256 sums, flushed to disk and
+renamed. A process killed at any moment leaves at most a temporary directory, which the next builder of the same
+name removes. A directory that no longer agrees with its manifest is never used: it is rebuilt, with a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import ModelError
+
+MANIFEST = "manifest.json"
+
+_SCHEMA = 1
+_log = logging.getLogger(__name__)
+
+
+def cache_root() -> Path:
+    """Where the cache lies: `$KNOWEDIT_CACHE`, else `knowedit` in the user's cache directory of this platform.
+
+    Raises `ModelError` where there is neither.
+    """
+    if chosen := os.environ.get("KNOWEDIT_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    try:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        elif sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise ModelError("there is no home directory for the cache; set KNOWEDIT_CACHE to a directory") from None
+    return Path(base) / "knowedit"
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal. Raises `OSError` where it cannot be read."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cached_dir(name: str, build: Callable[[Path], None]) -> Path:
+    """The directory `name` in the cache, made by `build(directory)` if it is not there or no longer sound.
+
+    However many processes ask at once, one builds and the others wait. `name` must say all that decides the
+    content. Raises `ModelError` where the cache cannot be written; errors that are raised by `build` pass through
+    and leave nothing behind.
+    """
+    final = cache_root() / name
+    if final.is_dir() and damage(final) is None:
+        return final  # without the lock, so that a cache that is shared read-only works
+    with _writing(final), _locked(final):
+        found = damage(final) if final.is_dir() else None
+        if found is None and final.is_dir():
+            return final  # another process built it while this one waited
+        _sweep(final)
+        if found is not None:
+            _log.warning("%s in the cache is damaged (%s); it is built again", name, found)
+        temporary = Path(tempfile.mkdtemp(prefix=_prefix(final), dir=final.parent))
+        try:
+            temporary.chmod(0o755)  # mkdtemp makes it private, others may share the cache
+            build(temporary)
+            _seal(temporary)
+            if final.exists():
+                final.rename(temporary.with_name(temporary.name + "-old"))
+            temporary.rename(final)
+            _flush(final.parent)
+        finally:
+            _sweep(final)
+    return final
+
+
+def damage(directory: Path) -> str | None:
+    """What is wrong with a cached directory, in a few words, or None if it is as its manifest says."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"] if manifest["schema"] == _SCHEMA else None
+        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is missing or unreadable"
+    try:
+        for name, (size, _) in expected.items():  # sizes first: they cost nothing
+            found = (directory / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, expected {size}"
+        for name, (_, digest) in expected.items():
+            if sha256_file(directory / name) != digest:
+                return f"{name} has another SHA-256 than when it was written"
+    except OSError as error:
+        return f"{name}: {error.strerror}"
+    return None
+
+
+def _seal(directory: Path) -> None:
+    """Write the manifest of a directory and bring all of it to disk."""
+    files = {}
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        path.chmod(0o644)  # some writers make private files
+        _flush(path)
+        files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    manifest = directory / MANIFEST
+    manifest.write_text(json.dumps({"schema": _SCHEMA, "files": files}, indent=1), encoding="utf-8")
+    _flush(manifest)
+    _flush(directory)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open directories, and renames there are journalled
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name}.tmp-"
+
+
+def _sweep(final: Path) -> None:
+    """Remove what builders of `final` left. Only the holder of the lock may, for no other builder can be alive then."""
+    for path in final.parent.iterdir():
+        if path.name.startswith(_prefix(final)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked(final: Path) -> Iterator[None]:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(final.parent / f".{final.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _log.info("another process is building %s in the cache; waiting for it", final.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"cannot write the cache {str(final.parent)!r}: {error.strerror or error}; "
+            "set KNOWEDIT_CACHE to a directory that can be written and has room"
+        ) from error

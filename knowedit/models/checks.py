@@ -1,0 +1,69 @@
+"""What a model must be before its weights are read, and what must hold of them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers.utils import logging as transformers_logging
+
+from ..errors import ModelError
+
+# what configs of the families call the number of experts; dense members of a family say 0, 1 or None
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+
+
+def check_config(config, name: str) -> None:
+    """Raise `ModelError` for encoder-decoder and mixture-of-experts models, before any weights are fetched or read."""
+    kind = getattr(config, "model_type", None) or type(config).__name__
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{name!r} is an encoder-decoder model ({kind}); knowedit takes decoders and masked language models"
+        )
+    text = config.get_text_config()
+    for part in (text, getattr(text, "ffn_config", None)):
+        for key in _EXPERTS:
+            number = getattr(part, key, None)
+            if isinstance(number, int) and number > 1:
+                raise ModelError(
+                    f"{name!r} is a mixture-of-experts model ({kind} with {number} experts), whose neurons depend on "
+                    "the router; knowedit takes models with one MLP a block"
+                )
+
+
+def check_complete(found: dict, name: str) -> None:
+    """Raise `ModelError` where transformers filled weights with random numbers, for it only logs that.
+
+    `found` is what `from_pretrained(..., output_loading_info=True)` says.
+    """
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{name!r} lacks the weights {missing[0]}{more}, without which it is no language model; "
+            "load a checkpoint that was saved with its language-model head"
+        )
+
+
+def one_line(error: object, limit: int = 240) -> str:
+    """The first lines of somebody else's message, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no chatter of transformers' while the context lasts; bars of downloads stay."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    downloads = not are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

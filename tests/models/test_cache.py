@@ -1,0 +1,194 @@
+"""The cache: directories are complete and sound, or they are built."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from knowedit.errors import DataError, ModelError
+from knowedit.models import cache
+from knowedit.models.cache import MANIFEST, cache_root, cached_dir, damage, sha256_file
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Builder:
+    """Writes two files and counts how often it was asked to."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, directory: Path) -> None:
+        self.calls += 1
+        (directory / "weights").write_bytes(bytes(range(256)) * 40)
+        (directory / "sub").mkdir()
+        (directory / "sub" / "config.json").write_text("{}")
+
+
+def leftovers(root: Path) -> list[str]:
+    return [p.name for p in root.iterdir() if ".tmp-" in p.name]
+
+
+def test_builds_once(root):
+    build = Builder()
+    first = cached_dir("model", build)
+    assert first == root / "model" == cached_dir("model", build)
+    assert build.calls == 1 and damage(first) is None and not leftovers(root)
+    files = json.loads((first / MANIFEST).read_text())["files"]
+    assert files["weights"] == {"size": 10240, "sha256": sha256_file(first / "weights")}
+    assert set(files) == {"weights", "sub/config.json"}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "one bit": (lambda d: flip(d / "weights"), "SHA-256"),
+    "truncated": (lambda d: (d / "weights").write_bytes(b"abc"), "3 bytes, expected 10240"),
+    "a file gone": (lambda d: (d / "sub" / "config.json").unlink(), "No such file"),
+    "no manifest": (lambda d: (d / MANIFEST).unlink(), "manifest.json is missing"),
+    "empty manifest": (lambda d: (d / MANIFEST).write_text(""), "manifest.json is missing or unreadable"),
+    "manifest of another kind": (lambda d: (d / MANIFEST).write_text("[1]"), "unreadable"),
+    "manifest of another schema": (lambda d: (d / MANIFEST).write_text('{"schema": 99, "files": {}}'), "unreadable"),
+    "manifest that lies": (
+        lambda d: (d / MANIFEST).write_text((d / MANIFEST).read_text().replace("10240", "10241")),
+        "expected 10241",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_noticed_and_repaired(root, caplog, kind):
+    harm, said = DAMAGES[kind]
+    build = Builder()
+    directory = cached_dir("model", build)
+    harm(directory)
+    assert damage(directory) is not None
+    with caplog.at_level(logging.WARNING):
+        assert cached_dir("model", build) == directory
+    assert build.calls == 2 and damage(directory) is None and not leftovers(root)
+    assert said in caplog.text and "built again" in caplog.text
+
+
+def test_a_failed_build_leaves_nothing(root):
+    def build(directory):
+        (directory / "half").write_text("x")
+        raise DataError("the source is damaged")
+
+    with pytest.raises(DataError, match="the source is damaged"):
+        cached_dir("model", build)
+    assert not (root / "model").exists() and not leftovers(root)
+
+
+def test_a_failed_rebuild_keeps_no_damaged_directory_in_use(root):
+    directory = cached_dir("model", Builder())
+    flip(directory / "weights")
+
+    def build(_):
+        raise DataError("no network")
+
+    with pytest.raises(DataError):
+        cached_dir("model", build)
+    assert damage(directory) is not None  # still known to be damaged, so the next call builds again
+    build = Builder()
+    assert damage(cached_dir("model", build)) is None and build.calls == 1
+
+
+def test_names_do_not_sweep_each_other(root):
+    (root / ".model.tmp-1").mkdir(parents=True)
+    (root / ".model-2.tmp-1").mkdir()
+    cached_dir("model", Builder())
+    assert leftovers(root) == [".model-2.tmp-1"]
+
+
+WORKER = """
+import sys, time
+from pathlib import Path
+from knowedit.models.cache import cached_dir
+
+def build(directory):
+    with open(sys.argv[1], "a") as log:
+        log.write("built\\n")
+    (directory / "half").write_text("half")
+    print("building", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (directory / "rest").write_text("rest")
+
+print(sorted(p.name for p in cached_dir("model", build).iterdir()), flush=True)
+"""
+
+
+def worker(log: Path, seconds: float) -> subprocess.Popen:
+    command = [sys.executable, "-c", WORKER, str(log), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_start_together_build_once(root, tmp_path):
+    workers = [worker(tmp_path / "log", 0.5) for _ in range(3)]
+    said = [w.communicate(timeout=60)[0].splitlines()[-1] for w in workers]
+    assert [w.returncode for w in workers] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "built\n"
+    assert said == ["['half', 'manifest.json', 'rest']"] * 3
+
+
+def test_a_killed_builder_leaves_nothing_wrong(root, tmp_path):
+    victim = worker(tmp_path / "log", 60)
+    assert victim.stdout.readline() == "building\n"
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate(timeout=60)
+    assert leftovers(root) and not (root / "model").exists()
+    started = time.monotonic()
+    build = Builder()
+    directory = cached_dir("model", build)
+    assert time.monotonic() - started < 10  # the lock died with its holder
+    assert build.calls == 1 and damage(directory) is None and not leftovers(root)
+    assert not (directory / "half").exists()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ModelError, match="cannot write the cache .*set KNOWEDIT_CACHE") as error:
+        cached_dir("model", Builder())
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(root):
+    def build(directory):
+        (directory / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ModelError, match="No space left on device; set KNOWEDIT_CACHE"):
+        cached_dir("model", build)
+    assert not leftovers(root)
+
+
+def test_a_sound_directory_needs_no_lock(root, monkeypatch):
+    directory = cached_dir("model", Builder())
+    monkeypatch.setattr(cache, "FileLock", None)  # a shared cache may be read-only
+    assert cached_dir("model", Builder()) == directory
+
+
+def test_where_the_cache_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", "~/elsewhere")
+    assert cache_root() == Path.home() / "elsewhere"
+    monkeypatch.delenv("KNOWEDIT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert cache_root() == tmp_path / "knowedit"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_root() == Path.home() / ".cache" / "knowedit"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert cache_root() == Path.home() / "Library" / "Caches" / "knowedit"
