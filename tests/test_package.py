@@ -1,0 +1,106 @@
+"""The package itself: what `import knowedit` costs, what it offers, and what ships."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+import tomllib
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+import knowedit
+
+ROOT = Path(knowedit.__file__).resolve().parent.parent
+HEAVY = ("torch", "transformers", "numpy", "scipy", "captum", "datasets", "accelerate", "rich", "typer")
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_import_is_light():
+    code = f"import sys, knowedit; print([m for m in {HEAVY} if m in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_facts_need_no_torch():
+    code = "import sys, knowedit as k; k.Fact('{} is', 'a', 'b'); k.builtin_facts(); print('torch' in sys.modules)"
+    assert python(code) == "False"
+
+
+@pytest.mark.parametrize("name", knowedit.__all__)
+def test_public_names(name):
+    assert getattr(knowedit, name) is getattr(knowedit, name)
+    assert name in dir(knowedit)
+
+
+@pytest.mark.parametrize("name", sorted(knowedit._MODULE_OF))
+def test_public_names_are_what_their_module_defines(name):
+    home = importlib.import_module(knowedit._MODULE_OF[name])
+    inner = getattr(home, name)
+    if inspect.isclass(inner) or inspect.isfunction(inner):
+        assert inner.__doc__, f"{name} has no docstring"
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="module 'knowedit' has no attribute 'lod'"):
+        knowedit.lod  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "first", ["import knowedit.locate.quadrature", "knowedit.locate", "from knowedit import locate"]
+)
+def test_locate_is_a_function_and_a_package(first):
+    code = f"""
+import sys, inspect, knowedit
+sys.modules["knowedit.locate.locating"] = stand_in = type(sys)("stand_in")
+def locate(model, fact):
+    return model, fact
+stand_in.locate = locate
+{first}
+assert knowedit.locate(1, fact=2) == (1, 2)
+assert list(inspect.signature(knowedit.locate).parameters) == ["model", "fact"]
+import knowedit.locate.quadrature as q
+from knowedit.locate import quadrature
+assert q is quadrature is knowedit.locate.quadrature
+"""
+    python(code)
+
+
+def test_one_version():
+    assert knowedit.__version__ == "0.1.0"
+    assert setup()["metadata"]["version"] == "attr: knowedit.__version__"
+
+
+def setup() -> ConfigParser:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    return config
+
+
+def test_data_ships():
+    patterns = setup()["options.package_data"]["knowedit"].split(", ")
+    assert {p for pattern in patterns for p in (ROOT / "knowedit").glob(pattern)} == {
+        *(ROOT / "knowedit" / "data").iterdir(),
+        ROOT / "knowedit" / "py.typed",
+    }
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_constraints_pin_what_is_installed_by_name():
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    asked = setup()["options"]["install_requires"] + setup()["options.extras_require"]["test"]
+    names = {line.split(">=")[0].split("==")[0] for line in asked.splitlines() if line and line[0] != "#"}
+    assert names <= pinned
+
+
+def test_every_package_is_found():
+    """A folder without __init__.py would be left out of the wheel."""
+    folders = {path.parent for path in (ROOT / "knowedit").rglob("*.py")}
+    assert [f for f in folders if not (f / "__init__.py").exists()] == []
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        assert tomllib.load(file)["build-system"]["build-backend"] == "setuptools.build_meta"
