@@ -58,7 +58,7 @@ def _parse(text: str, source: str):
         except json.JSONDecodeError as error:
             raise DataError(f"{source}, line {number}: not JSON ({error.msg}); expected one object a line") from None
         except RecursionError:
-            raise DataError(f"{source}, line {number}: not JSON (nested too deeply); expected one object a line") from None
+            raise DataError(f"{source}, line {number}: not JSON (nested too deeply), expected an object") from None
         except InputError as error:
             raise InputError(f"{source}, line {number}: {error}") from None
         if fact.id in seen:

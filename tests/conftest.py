@@ -14,11 +14,27 @@ for folder in (HERE, HERE.parent):  # for `import tiny` and `import benchmarks`,
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+THREADS = torch.get_num_threads()
+
 
 @pytest.fixture(autouse=True)
 def seeded():
     """Each test starts from the same random state, alone or in a run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny models spend their time waiting for a second thread; ask for `all_threads` with a real one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def all_threads(one_thread):
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def test_templated_needs_the_subject(subject):
         templated("The capital of France is", subject)
 
 
-@pytest.mark.parametrize(("template", "found"), [("no slot", 0), ("{} and {}", 2), ("{0}", 0), ("", 0), (None, 0), (3, 0)])
+@pytest.mark.parametrize(
+    ("template", "found"), [("no slot", 0), ("{} and {}", 2), ("{0}", 0), ("", 0), (None, 0), (3, 0)]
+)
 def test_templates_have_exactly_one_slot(template, found):
     with pytest.raises(InputError, match=rf"has {found} slots, expected exactly one \{{\}}"):
         check_template(template)

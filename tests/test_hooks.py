@@ -66,7 +66,10 @@ def test_hooks_are_removed_by_exceptions_inside_and_within_a_hook():
     def fails(_):
         raise RuntimeError("inside")
 
-    with pytest.raises(RuntimeError, match="inside"), hooked(on_output(module, fails), on_input(module, lambda x: None)):
+    with (
+        pytest.raises(RuntimeError, match="inside"),
+        hooked(on_output(module, fails), on_input(module, lambda x: None)),
+    ):
         module(torch.ones(1, 2))
     with pytest.raises(KeyError), hooked(on_input(module, lambda x: None)):
         assert count(module) == 1

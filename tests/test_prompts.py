@@ -182,7 +182,11 @@ def test_masks_by_any_name_or_none(kind):
     wanted = query(tok, "The capital of France is [MASK].", "Paris", "France", masked=True)
     assert wanted.prompt.ids[wanted.prompt.read] == tok.mask_token_id
     assert text(kind, wanted.target_ids) == "Paris"
-    for same in ("The capital of France is", "The capital of France is ", f"The capital of France is {tok.mask_token}."):
+    for same in (
+        "The capital of France is",
+        "The capital of France is ",
+        f"The capital of France is {tok.mask_token}.",
+    ):
         assert query(tok, same, "Paris", "France", masked=True) == wanted
     assert text(kind, [wanted.prompt.ids[wanted.prompt.lookup]]) == "France"
 

@@ -14,7 +14,9 @@ FRANCE = {"template": "The capital of {} is", "subject": "France", "target": "Pa
 def write(tmp_path):
     def make(*lines, name="facts.jsonl"):
         path = tmp_path / name
-        path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8")
+        path.write_text(
+            "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines), encoding="utf-8"
+        )
         return path
 
     return make

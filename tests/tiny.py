@@ -15,12 +15,11 @@ from functools import cache
 
 import torch
 import transformers as T
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedTokenizerFast
 
-from knowedit.models.adapter import Model
-from knowedit.models.loading import wrap
+from knowedit import Model, wrap
 
 SENTENCES = (
     "The Eiffel Tower is located in the city of Paris.",
@@ -28,7 +27,8 @@ SENTENCES = (
     "São Tomé is an island. 東京 is the capital of Japan. Zürich is a city in Switzerland.",
     "The mother tongue of Danielle Darrieux is French, and she was born in the city of Bordeaux.",
     "Paris is the capital of France, and Rome is the capital of Italy.",
-    "a b c d e f g h i j k l m n o p q r s t u v w x y z A B C D E F G H I J K L M N O P Q R S T U V W X Y Z . , ? ! ' \"",
+    "a b c d e f g h i j k l m n o p q r s t u v w x y z",
+    "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z . , ? ! ' \"",
 )
 D_MODEL, N_NEURONS, N_LAYERS = 32, 48, 3
 
@@ -65,12 +65,16 @@ def _byte_level(kind: str) -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tok.train_from_iterator(
         SENTENCES,
-        trainers.BpeTrainer(vocab_size=340 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=340 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     ids = {name: tok.token_to_id(name) for name in special}
     if kind == "bpe-bos":
         tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", ids["<s>"])])
-        return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tok, bos_token="<s>", eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        )
     if roberta or kind == "bpe-mask":
         first, last = ("<s>", "</s>") if roberta else ("[CLS]", "[SEP]")
         tok.post_processor = processors.TemplateProcessing(
@@ -80,11 +84,12 @@ def _byte_level(kind: str) -> PreTrainedTokenizerFast:
         wrapped = PreTrainedTokenizerFast(
             tokenizer_object=tok, cls_token=first, sep_token=last, pad_token="<pad>" if roberta else "[PAD]"
         )
-        from tokenizers import AddedToken
-
-        wrapped.add_special_tokens({"mask_token": AddedToken(mask, lstrip=True, special=True)})  # as the published ones do
+        # as the published ones do
+        wrapped.add_special_tokens({"mask_token": AddedToken(mask, lstrip=True, special=True)})
         return wrapped
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tok, bos_token=special[0], eos_token=special[0], pad_token=special[0])
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tok, bos_token=special[0], eos_token=special[0], pad_token=special[0]
+    )
     if kind == "bpe-chat":
         wrapped.chat_template = CHAT
     return wrapped
@@ -96,9 +101,12 @@ def _sentencepiece() -> PreTrainedTokenizerFast:
     tok.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="first")
     tok.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="first")
     tok.train_from_iterator(
-        SENTENCES, trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False)
+        SENTENCES,
+        trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token="<unk>", show_progress=False),
     )
-    tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", tok.token_to_id("<s>"))])
+    tok.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tok.token_to_id("<s>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tok, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
@@ -110,12 +118,19 @@ def _wordpiece() -> PreTrainedTokenizerFast:
     tok.normalizer = normalizers.BertNormalizer(lowercase=False)
     tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tok.decoder = decoders.WordPiece()
-    tok.train_from_iterator(SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False))
+    tok.train_from_iterator(
+        SENTENCES, trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    )
     tok.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(name, tok.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tok, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", mask_token="[MASK]"
+        tokenizer_object=tok,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        mask_token="[MASK]",
     )
 
 
@@ -163,7 +178,7 @@ DECODERS: dict[str, tuple[str, dict, str]] = {
     ),
     "bloom": ("Bloom", dict(hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=4), "bpe"),
     "falcon": ("Falcon", dict(_USUAL, ffn_hidden_size=N_NEURONS), "bpe"),
-    "mpt": ("Mpt", dict(d_model=D_MODEL, n_layers=N_LAYERS, n_heads=4, expansion_ratio=2, max_seq_len=64), "bpe"),
+    "mpt": ("Mpt", dict(d_model=D_MODEL, n_layers=N_LAYERS, n_heads=4, max_seq_len=64), "bpe"),
     "llama": ("Llama", _GROUPED, "bpe-bos"),
     "mistral": ("Mistral", dict(_GROUPED, sliding_window=_WINDOW), "sentencepiece"),
     "qwen2": ("Qwen2", dict(_GROUPED, use_sliding_window=True, sliding_window=_WINDOW, max_window_layers=1), "bpe"),
@@ -180,7 +195,11 @@ DECODERS: dict[str, tuple[str, dict, str]] = {
     "olmo2": ("Olmo2", _GROUPED, "bpe"),
     "starcoder2": ("Starcoder2", _GROUPED, "bpe"),
     "cohere": ("Cohere", dict(_GROUPED, logit_scale=0.4), "bpe-bos"),
-    "granite": ("Granite", dict(_GROUPED, logits_scaling=3.0, residual_multiplier=0.7, embedding_multiplier=2.0), "bpe"),
+    "granite": (
+        "Granite",
+        dict(_GROUPED, logits_scaling=3.0, residual_multiplier=0.7, embedding_multiplier=2.0),
+        "bpe",
+    ),
     "smollm3": ("SmolLM3", _GROUPED, "bpe"),
 }
 MASKED: dict[str, tuple[str, dict, str]] = {
@@ -200,7 +219,9 @@ TARGET = "P"  # one token in every vocabulary, or the first of several
 SUBJECT = "Eiffel Tower"
 
 
-def hf(family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, seed: int = 0, **overrides) -> torch.nn.Module:
+def hf(
+    family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, seed: int = 0, **overrides
+) -> torch.nn.Module:
     """A random transformers model; `overrides` go to its config."""
     stem, settings, kind = FAMILIES[family]
     tok = tokenizer(kind)
@@ -220,7 +241,7 @@ def hf(family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, seed
 
 @torch.no_grad()
 def randomize(module: torch.nn.Module, scale: float = 1.0, seed: int = 0) -> None:
-    """Weights that neither vanish nor saturate: matrices near 1/√fan-in, embeddings 0.5, vectors 0.2 about what they were."""
+    """Weights that neither vanish nor saturate: matrices by 1/√fan-in, embeddings 0.5, vectors near what they were."""
     generator = torch.Generator().manual_seed(seed)
     embeddings = {m.weight for m in module.modules() if isinstance(m, torch.nn.Embedding)}
     for weight in module.parameters():

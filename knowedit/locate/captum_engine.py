@@ -41,7 +41,7 @@ def integrate(path: Path, config) -> tuple[Tensor, list[float], list[int]]:
     try:
         from captum.attr import IntegratedGradients
     except ImportError:
-        raise InputError("engine 'captum' needs the package captum, which is not installed; install it or use 'sweep'") from None
+        raise InputError("engine 'captum' needs the package captum: install it, or use engine 'sweep'") from None
     n_layers = path.model.n_layers
     scores, baseline_values = [], []
     with frozen(path.model):

@@ -40,6 +40,9 @@ class Model:
         self.name = name
         self.masked = _is_masked(hf)
         self.blocks = _submodule(hf, layout.blocks, "blocks")
+        if not isinstance(self.blocks, nn.ModuleList) or not len(self.blocks):
+            found = type(self.blocks).__name__
+            raise LayoutError(f"{layout.blocks!r} is a {found}, expected a list of blocks; {REMEDY}")
         self._down = [_submodule(block, layout.down, "down") for block in self.blocks]
         self._attention = [_submodule(block, layout.attention, "attention") for block in self.blocks]
         self._final = [step for path in layout.final if (step := _step(hf, path)) is not None]

@@ -30,7 +30,7 @@ def probe(model: Model) -> None:
     one, two = capture(model, tokens), capture(model, tokens.repeat(2, 1))
     _check_sites(model, one)
     model.row_dims = [_row_dims(a, b) for a, b in zip(one[0], two[0], strict=True)]
-    _check_equal(model, model.logits(model.normed(one[3])), wanted, "the head after the last block")
+    _check_equal(model, _head(model, one[3]), wanted, "the head after the last block")
     _check_replay(model, ids, wanted)
     _check_down_matters(model, tokens, wanted)
 
@@ -58,6 +58,16 @@ def _check_sites(model: Model, run) -> None:
                 f"{model.down_path(layer)} maps {values.shape[-1]} → {model.down_shape(layer)[0]}, "
                 f"layer 0 has {model.n_neurons} → {model.d_model}; knowedit needs the same in every layer"
             )
+
+
+def _head(model: Model, hidden: Tensor) -> Tensor:
+    try:
+        return model.logits(model.normed(hidden))
+    except (RuntimeError, TypeError) as error:  # a missing projection, or a step that is no module to call
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise LayoutError(
+            f"{model.name}: the layout's head {model.layout.final} cannot run ({reason}); {REMEDY}"
+        ) from None
 
 
 def _row_dims(one: tuple, two: tuple) -> dict[tuple, int]:

@@ -1,0 +1,121 @@
+"""The canonical view: its shapes, its head, its hash, and what it says to wrong names."""
+
+import pytest
+import torch
+from tiny import FAMILIES, hf, tiny, tokenizer
+
+from knowedit import InputError, LayoutError, ModelError, wrap
+from knowedit.models.adapter import frozen
+
+
+def run(model):
+    """The model's own hidden states before its head, and its logits."""
+    tokens = torch.tensor([model.encode("The capital of France is", "France").ids])
+    kept = []
+    handle = model.blocks[-1].register_forward_hook(
+        lambda m, a, out: kept.append(out[0] if isinstance(out, tuple) else out)
+    )
+    with torch.no_grad():
+        logits = model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    handle.remove()
+    return kept[0], logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_normed_and_logits_are_the_models_own_head(family):
+    model = tiny(family)
+    hidden, wanted = run(model)
+    found = model.logits(model.normed(hidden))
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "cohere", "granite", "gptj", "bert"])
+def test_logits_of_some_tokens_and_their_slope(family, doubled):
+    model = tiny(family, torch.float64)
+    normed = torch.randn(3, model.unembedding.weight.shape[1])
+    tokens = [5, 2, 7]
+    some, rows = model.logits_of(normed, tokens)
+    assert torch.allclose(some, model.logits(normed)[:, tokens], rtol=1e-12, atol=1e-12)
+    assert torch.equal(rows, model.unembedding.weight[tokens])
+    raw = model.unembedding(normed)[:, tokens].detach().requires_grad_()
+    (wanted,) = torch.autograd.grad(model._shaped(raw).sum(), raw)
+    assert torch.allclose(torch.as_tensor(model.logits_slope(some)).expand_as(some), wanted, rtol=1e-10)
+
+
+def test_families_that_scale_or_cap_their_logits_do():
+    assert tiny("cohere")._logit_scale == pytest.approx(0.4)
+    assert tiny("granite")._logit_scale == pytest.approx(1 / 3)
+    assert tiny("gemma2")._softcap == pytest.approx(3.0)
+    assert run(tiny("gemma2"))[1].abs().max() < 3
+    assert tiny("llama")._logit_scale == 1 and tiny("llama")._softcap is None
+
+
+def test_the_hash_is_of_the_weights_alone_and_of_every_one():
+    model = tiny("llama")
+    before = model.weights_hash()
+    assert before == tiny("llama").weights_hash()
+    assert len(before) == 64
+    weight = model.down_weight(2)
+    with torch.no_grad():
+        old = weight[3, 4].item()
+        weight[3, 4] = torch.nextafter(weight[3, 4], torch.tensor(9.0))
+        changed = model.weights_hash()
+        weight[3, 4] = old
+    assert changed != before
+    assert model.weights_hash() == before
+    assert tiny("llama", torch.bfloat16).weights_hash() != before
+
+
+def test_the_hash_refuses_what_it_cannot_see():
+    model = tiny("llama")
+    model.down(0).to("meta")
+    with pytest.raises(ModelError, match="layers.0.mlp.down_proj.weight of tiny-llama is offloaded"):
+        model.weights_hash()
+
+
+@pytest.mark.parametrize("layer", [3, -1, "2", 1.0, None])
+def test_layers_out_of_range(layer):
+    model = tiny("gpt2")
+    for ask in (model.down, model.attention, model.down_path, model.down_weight, model.check_layer):
+        with pytest.raises(InputError, match="is out of range; tiny-gpt2 has layers 0 to 2"):
+            ask(layer)
+
+
+@pytest.mark.parametrize("index", [48, -1, "7", 2.0])
+def test_neurons_out_of_range(index):
+    model = tiny("gpt2")
+    assert model.check_neuron(2, 47) == (2, 47)
+    with pytest.raises(InputError, match="is out of range; tiny-gpt2 has 0 to 47 a layer"):
+        model.check_neuron(0, index)
+
+
+def test_frozen_gives_back_exactly_what_it_took():
+    model = tiny("gpt2")
+    parameters = list(model.hf.parameters())
+    parameters[0].requires_grad_(False)
+    wanted = [p.requires_grad for p in parameters]
+    with pytest.raises(KeyError), frozen(model):
+        assert not any(p.requires_grad for p in parameters)
+        raise KeyError
+    assert [p.requires_grad for p in parameters] == wanted
+
+
+def test_a_model_says_what_it_is():
+    assert repr(tiny("gpt2")) == "Model('tiny-gpt2', 3 layers × 48 neurons, torch.float32)"
+    model = tiny("gpt2")
+    assert model.device == torch.device("cpu")
+    assert model.vocabulary == len(tokenizer("bpe"))
+    assert model.dtype is torch.float32
+
+
+def test_wrapping_puts_a_model_into_evaluation_mode_and_takes_its_class_for_a_name():
+    made = wrap(hf("gpt2").train(), tokenizer("bpe"))
+    assert not made.hf.training
+    assert made.name == "GPT2LMHeadModel"
+
+
+def test_a_head_is_needed():
+    model = hf("gpt2")
+    model.lm_head = None
+    with pytest.raises(LayoutError, match="has no output embeddings"):
+        wrap(model, tokenizer("bpe"))
