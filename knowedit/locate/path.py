@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..models.adapter import Model, frozen
 from ..models.replay import Recording
-from .readout import Readout, at_least_float, read_out
+from .readout import Readout, at_least_float, read_rows
 from .sweep import chunks, counts, sweep
 
 
@@ -65,7 +65,7 @@ class Path:
     def clean(self) -> float:
         """F of the unaltered prompt."""
         with torch.no_grad():
-            return self._read(self.recording.output).value.item()
+            return read_rows(self.model, self.recording.output, self.reads, self.readouts).value.item()
 
     def integrate(self, nodes: Sequence[Node]) -> tuple[dict[Node, float], dict[int, Tensor]]:
         """F at every node, and by segment the weighted sum of dF/dneurons (positions, n_neurons).
@@ -97,7 +97,7 @@ class Path:
 
         with torch.enable_grad():
             hidden = sweep(self.recording, joining, patch)
-            read = self._read(hidden, gradient=True)
+            read = read_rows(self.model, hidden, self.reads, self.readouts, gradient=True)
             gradients = torch.autograd.grad(read.normed, list(points.values()), read.gradient)
         self.rows += len(nodes)
         self.row_layers += sum(self.model.n_layers - n.layer for n in nodes)
@@ -107,28 +107,3 @@ class Path:
                 weights = [n.weight if n.segment == segment else 0.0 for n in by_layer[layer]]
                 total = torch.einsum("r,rpn->pn", gradient.new_tensor(weights), gradient)
                 sums[segment] = sums[segment] + total if segment in sums else total
-
-    def _read(self, hidden: Tensor, gradient: bool = False) -> _Read:
-        """F of the rows of `hidden` (rows, suffix, d_model), with its gradient at what the unembedding reads."""
-        normed = self.model.normed(hidden[:, list(self.reads)])
-        parts = [read_out(self.model, normed[:, j], r, gradient) for j, r in enumerate(self.readouts)]
-        values = torch.stack([value for value, _ in parts], dim=1)
-        if self.readouts[0].kind != "probability":
-            return _Read(normed, values.sum(1), _stacked(parts, torch.ones_like(values)))
-        ones = values.new_ones(len(values), 1)
-        before = torch.cat([ones, values[:, :-1]], 1).cumprod(1)
-        after = torch.cat([values[:, 1:], ones], 1).flip(1).cumprod(1).flip(1)
-        return _Read(normed, values.prod(1), _stacked(parts, before * after))
-
-
-@dataclass
-class _Read:
-    normed: Tensor  # (rows, reads, d_model)
-    value: Tensor  # (rows,)
-    gradient: Tensor | None  # as normed
-
-
-def _stacked(parts: list[tuple[Tensor, Tensor | None]], factors: Tensor) -> Tensor | None:
-    if parts[0][1] is None:
-        return None
-    return torch.stack([g * factors[:, j, None].to(g) for j, (_, g) in enumerate(parts)], dim=1)

@@ -10,6 +10,7 @@ Leaving the target out of the sums keeps 1 − p_t exact where p_t is close to o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +29,42 @@ class Readout:
     kind: str
     target: int
     foil: int | None = None
+
+
+@dataclass(frozen=True)
+class Read:
+    """What `read_rows` found: `normed` (rows, reads, d_model), F as `value` (rows,), dF/dnormed as `gradient`."""
+
+    normed: Tensor
+    value: Tensor
+    gradient: Tensor | None
+
+
+def read_rows(
+    model: Model, hidden: Tensor, reads: Sequence[int], readouts: Sequence[Readout], gradient: bool = False
+) -> Read:
+    """F of the rows of `hidden` (rows, suffix, d_model), read at the suffix positions `reads`, one `Readout` each.
+
+    Several probabilities are multiplied (a target's conditionals make its joint probability), other quantities added.
+    """
+    normed = model.normed(hidden[:, list(reads)])
+    parts = [read_out(model, normed[:, j], readout, gradient) for j, readout in enumerate(readouts)]
+    values = torch.stack([value for value, _ in parts], dim=1)
+    if readouts[0].kind == "probability":
+        value, others = values.prod(1), _products_of_others(values)
+    else:
+        value, others = values.sum(1), torch.ones_like(values)
+    if not gradient:
+        return Read(normed, value, None)
+    return Read(normed, value, torch.stack([g * others[:, j, None].to(g) for j, (_, g) in enumerate(parts)], dim=1))
+
+
+def _products_of_others(values: Tensor) -> Tensor:
+    """For each column the product of all other columns, without dividing: a probability may be zero."""
+    ones = values.new_ones(len(values), 1)
+    before = torch.cat([ones, values[:, :-1]], 1).cumprod(1)
+    after = torch.cat([values[:, 1:], ones], 1).flip(1).cumprod(1).flip(1)
+    return before * after
 
 
 @torch.no_grad()

@@ -1,0 +1,164 @@
+"""Neurons: chosen from scores, kept as a value, read as words.
+
+*Coarse* neurons of a prompt score at least t times the prompt's largest score. *Refined* neurons of a fact are coarse
+for at least a share p of its prompts (Dai et al. 2022, section 3.2). What a neuron says is read off its value vector,
+the column of the down-projection that it scales.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import DataError
+from ..files import write_text
+from ..models.adapter import Model
+
+SCHEMA = "knowedit.neurons/1"
+KINDS = ("fact", "relation", "answer", "general")
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """One located neuron.
+
+    - `score`: mean over the prompts that located it; `share`: its part of its layer's F(a) − F(baseline), likewise
+      (None for rankings that have no such sum); `prompts`: the fraction of prompts for which it is coarse.
+    - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
+    - `kind`: one of `KINDS`, None where nothing was there to tell.
+    - `promotes`, `suppresses`: tokens that its value vector, under the activation's sign, raises and lowers most.
+    """
+
+    layer: int
+    index: int
+    score: float
+    share: float | None
+    prompts: float
+    activation: float
+    kind: str | None = None
+    promotes: tuple[str, ...] = ()
+    suppresses: tuple[str, ...] = ()
+
+    @property
+    def site(self) -> tuple[int, int]:
+        return self.layer, self.index
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """The located neurons of one fact, strongest first, and what they were located with.
+
+    Iterating gives (layer, index) pairs, which is what `suppress`, `amplify` and `prove` take. `note` says in words
+    why a set is empty or doubtful. Saved as JSON with the hash of the model's weights.
+    """
+
+    model: str
+    weights_hash: str
+    prompt: str
+    target: str
+    neurons: tuple[Neuron, ...]
+    probability: float
+    method: str = "ig"
+    subject: str | None = None
+    fact: str | None = None
+    relation: str | None = None
+    refined_on: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
+    gap: tuple[float, ...] = ()
+    tests: dict = field(default_factory=dict)
+    config: dict = field(default_factory=dict)
+    note: str | None = None
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([n.site for n in self.neurons])
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def top(self, n: int) -> NeuronSet:
+        """The same set with its `n` strongest neurons only."""
+        return NeuronSet(**{**self.__dict__, "neurons": self.neurons[:n]})
+
+    def as_dict(self) -> dict:
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, whole or not at all."""
+        write_text(path, json.dumps(self.as_dict(), ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path, model: Model | None = None) -> NeuronSet:
+        """Read what `save` wrote; with `model` given, raise `DataError` if it was located on other weights."""
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            if record.pop("schema", None) != SCHEMA:
+                raise DataError(f"{str(path)!r} is not a neuron set of schema {SCHEMA}; locate the fact again")
+            record["neurons"] = tuple(
+                Neuron(**{**n, "promotes": tuple(n["promotes"]), "suppresses": tuple(n["suppresses"])})
+                for n in record["neurons"]
+            )
+            for name in ("refined_on", "negatives", "gap"):
+                record[name] = tuple(record[name])
+            found = cls(**record)
+        except OSError as error:
+            raise DataError(f"cannot read the neuron set {str(path)!r}: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{str(path)!r} is damaged ({error}); locate the fact again") from None
+        if model is not None:
+            for site in found:
+                model.check_neuron(*site)
+            if model.weights_hash() != found.weights_hash:
+                raise DataError(f"{str(path)!r} was located on other weights than those of {model.name}; locate it again")
+        return found
+
+
+def coarse(scores: Tensor, t: float, layers: Sequence[int] | None = None) -> dict[tuple[int, int], float]:
+    """Neurons whose score is at least `t` times the largest, of all layers or of `layers`, with their scores."""
+    if layers is not None:
+        kept = torch.zeros(len(scores), 1)
+        kept[list(layers)] = 1
+        scores = scores * kept
+    peak = scores.max()
+    if not peak > 0:
+        return {}
+    chosen = (scores >= t * peak).nonzero().tolist()
+    return {(layer, index): scores[layer, index].item() for layer, index in chosen}
+
+
+def shared(sets: Sequence[dict[tuple[int, int], float]], p: float) -> dict[tuple[int, int], float]:
+    """Neurons that are in at least a share `p` of the coarse sets, with that share."""
+    counted = Counter(site for found in sets for site in found)
+    return {site: n / len(sets) for site, n in counted.items() if n >= p * len(sets) - 1e-9}
+
+
+def adjusted_p(sets: Sequence[dict[tuple[int, int], float]], p: float) -> float:
+    """Dai et al.'s adjustment: move p by 0.05, up to six times, towards 2 to 5 neurons."""
+    for _ in range(6):
+        n = len(shared(sets, p))
+        if 2 <= n <= 5:
+            break
+        p = round(p + (0.05 if n > 5 else -0.05), 2)
+    return p
+
+
+@torch.no_grad()
+def vocabulary(model: Model, layer: int, index: int, sign: float = 1.0, n: int = 8) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The `n` tokens that a neuron's value vector, times `sign`, promotes and suppresses most.
+
+    The value vector goes through the odd part of the final norm, (norm(v) − norm(−v)) / 2, so that a norm's gain
+    counts and its bias does not, and then through the unembedding (Geva et al. 2022).
+    """
+    model.check_neuron(layer, index)
+    value = model.down_weight(layer)[:, index].to(model.device) * (1.0 if sign >= 0 else -1.0)
+    odd = (model.normed(value[None]) - model.normed(-value[None])) / 2
+    weight = model.unembedding.weight
+    logits = torch.nn.functional.linear(odd.to(weight), weight)[0]
+    promoted, suppressed = logits.topk(n).indices.tolist(), (-logits).topk(n).indices.tolist()
+    words = [tuple(model.tokenizer.decode([i]) for i in ids) for ids in (promoted, suppressed)]
+    return words[0], words[1]
