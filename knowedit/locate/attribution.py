@@ -72,11 +72,11 @@ class AttributionConfig:
                 raise InputError(f"nodes 'auto' refines gauss-legendre only; give a number of nodes for {self.quadrature}")
         else:
             rule(self.quadrature, self.nodes)
-        if not self.tolerance > 0:
+        if not isinstance(self.tolerance, int | float) or not self.tolerance > 0:
             raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
-        if self.row_limit is not None and self.row_limit < 1:
+        if self.row_limit is not None and (not isinstance(self.row_limit, int) or self.row_limit < 1):
             raise InputError(f"the row limit is {self.row_limit!r}, expected at least 1 row-layer")
-        if isinstance(self.baseline, str) and self.baseline != "zero":
+        if not isinstance(self.baseline, Tensor) and self.baseline != "zero":
             raise InputError(f"baseline {self.baseline!r} is not 'zero' or a tensor; `mean_activation` makes one")
         if self.of == "logit_difference" and self.foil is None:
             raise InputError("a logit difference needs a foil: the answer that the target is compared with")
@@ -138,7 +138,7 @@ def attribute(
     if config.joint and len(query.steps) > 1:
         parts = [_joint(model, query, config)]
     else:
-        parts = [_single(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
+        parts = [_single(model, query, j, config) for j in range(len(query.steps))]
     by_token = torch.stack([p.scores for p in parts])
     return Attribution(
         prompt=query.prompt,
@@ -170,9 +170,11 @@ class _Part:
     row_layers: int
 
 
-def _single(model: Model, step: Prompt, token: int, config: AttributionConfig) -> _Part:
+def _single(model: Model, query: Query, j: int, config: AttributionConfig) -> _Part:
     """One target token: its neurons scaled at one position, F read where it is predicted."""
-    position = step.position(config.position)
+    step, token = query.steps[j], query.target_ids[j]
+    # an index is one of the prompt's tokens, also where the target's first tokens stand behind them
+    position = step.read if config.position == "read" else query.prompt.position(config.position)
     if not model.masked and position > step.read:
         raise InputError(f"position {position} lies behind the read position {step.read}, where it can change nothing")
     readout = Readout(config.of, token, _foil(model, step, config))

@@ -61,7 +61,7 @@ class LocateConfig:
         return record
 
 
-def locate(
+def locate_fact(
     model: Model,
     fact: Fact,
     config: LocateConfig | None = None,
@@ -107,7 +107,7 @@ def locate_prompts(
     weights_hash: str | None = None,
     progress: Callable[[str], None] = lambda prompt: None,
 ) -> NeuronSet:
-    """As `locate`, for prompts in so many words: the first is the fact, the others refine it."""
+    """As `locate_fact`, for prompts in so many words: the first is the fact, the others refine it."""
     config = config or LocateConfig()
     found = []
     for prompt in prompts:
