@@ -55,7 +55,7 @@ def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: in
         return Estimate(value, None, None, n)
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)  # degenerate data: told by the NaN that follows
             found = stats.bootstrap(
                 samples, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method=method, rng=seed
             ).confidence_interval

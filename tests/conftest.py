@@ -44,3 +44,11 @@ def doubled():
 
     with double():
         yield
+
+
+@pytest.fixture(scope="session")
+def default_model():
+    """The real default model; the first time on a machine it is fetched and converted."""
+    import knowedit
+
+    return knowedit.load()

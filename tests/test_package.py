@@ -51,25 +51,6 @@ def test_unknown_name():
         knowedit.lod  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "first", ["import knowedit.locate.quadrature", "knowedit.locate", "from knowedit import locate"]
-)
-def test_locate_is_a_function_and_a_package(first):
-    code = f"""
-import sys, inspect, knowedit
-sys.modules["knowedit.locate.locating"] = stand_in = type(sys)("stand_in")
-def locate(model, fact):
-    return model, fact
-stand_in.locate = locate
-{first}
-assert knowedit.locate(1, fact=2) == (1, 2)
-assert list(inspect.signature(knowedit.locate).parameters) == ["model", "fact"]
-import knowedit.locate.quadrature as q
-from knowedit.locate import quadrature
-assert q is quadrature is knowedit.locate.quadrature
-"""
-    python(code)
-
 
 def test_one_version():
     assert knowedit.__version__ == "0.1.0"

@@ -37,7 +37,7 @@ def locate_many(
     wrapped = load(model, dtype, device, trust_remote_code)
     if known:
         facts = _known(wrapped, facts, config)
-    facts = _evenly(facts, limit)
+    facts = evenly(facts, limit)
     weights_hash = wrapped.weights_hash()
     manifest = {
         "schema": SCHEMA, "version": __version__, "model": wrapped.name, "weights_hash": weights_hash,
@@ -101,7 +101,7 @@ def _known(wrapped, facts, config):
     return tuple(f for i, f in enumerate(facts) if found[i].known)
 
 
-def _evenly(facts, limit: int | None):
+def evenly(facts, limit: int | None):
     """At most `limit` facts, taken in turn from the relations and spread over each."""
     if limit is None or limit >= len(facts):
         return facts

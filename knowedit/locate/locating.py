@@ -55,9 +55,12 @@ class LocateConfig:
             raise InputError(f"at most {self.most!r} neurons were asked for, expected 1 or more")
 
     def as_dict(self) -> dict:
+        """For JSON: a baseline tensor is only named."""
         record = asdict(self)
-        baseline = self.attribution.baseline
-        record["attribution"]["baseline"] = baseline if isinstance(baseline, str) else "tensor"
+        if not isinstance(self.attribution.baseline, str):
+            record["attribution"]["baseline"] = "tensor"
+        for name in ("layers", "drop"):
+            record[name] = None if record[name] is None else list(record[name])
         return record
 
 

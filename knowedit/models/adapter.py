@@ -157,8 +157,9 @@ class Model:
 
 
 def _is_masked(hf: nn.Module) -> bool:
-    masked = type(hf) in set(MODEL_FOR_MASKED_LM_MAPPING.values())
-    causal = type(hf) in set(MODEL_FOR_CAUSAL_LM_MAPPING.values())
+    # looked up by config: to list the mappings' values would import every model of transformers
+    masked = MODEL_FOR_MASKED_LM_MAPPING.get(type(hf.config), None) is type(hf)
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(hf.config), None) is type(hf)
     if not masked and not causal and not type(hf).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
         raise ModelError(
             f"{type(hf).__name__} is neither a causal nor a masked language model; load it with its language-model head"

@@ -1,0 +1,110 @@
+"""Proofs: real neurons show, random ones do not, and the controls are what they are said to be."""
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny
+from trained import facts, trained
+
+from knowedit import InputError, prove
+from knowedit.facts import fill
+from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.kinds import ControlPool
+from knowedit.locate.locating import LocateConfig, locate_fact
+from knowedit.locate.proof import Effect, draw, measure, strata, summarise
+
+CONFIG = LocateConfig(attribution=AttributionConfig(nodes=8))
+
+
+def heldout(model, fact):
+    return [model.query(fill(t, fact.subject), fact.target, fact.subject) for t in fact.heldout]
+
+
+@pytest.fixture(scope="module")
+def located():
+    model = trained()
+    pool = ControlPool(model, facts())
+    return [(f, locate_fact(model, f, CONFIG, pool=pool)) for f in facts()[:8]]
+
+
+def test_located_neurons_suppress_and_amplify_more_than_random_ones(located):
+    model = trained()
+    effects = [measure(model, found, heldout(model, f), draws=100) for f, found in located if len(found)]
+    proof = summarise(effects)
+    assert proof.unit == "facts" and proof.facts == len(effects) >= 6
+    assert proof.suppress.high < 0 and proof.suppress_log_odds.change < -0.5
+    assert proof.p_suppress < 0.05
+    assert abs(proof.control_suppress.change) < abs(proof.suppress.change) / 3
+
+
+def test_one_fact_has_intervals_over_prompts(located):
+    model = trained()
+    fact, found = next((f, n) for f, n in located if len(n))
+    proof = prove(model, found, heldout(model, fact), draws=50)
+    assert (proof.unit, proof.suppress.n) == ("prompts", 2)
+    single = prove(model, found, heldout(model, fact)[:1], draws=50)
+    assert single.suppress.low is None and single.suppress.high is None
+    assert single.control_suppress.n == 50
+
+
+def test_the_effect_is_what_the_model_does(located):
+    from knowedit import suppress
+
+    model = trained()
+    fact, found = next((f, n) for f, n in located if len(n))
+    query = heldout(model, fact)[0]
+    effect = measure(model, found, [query], draws=5)
+    with suppress(model, found), torch.no_grad():
+        p = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1].softmax(-1)[query.target_ids[0]].item()
+    assert effect.suppressed[0] == pytest.approx(p, rel=1e-4)
+
+
+def test_draws_have_the_composition_of_the_located_set():
+    activations = torch.randn(3, 300)
+    located = [(0, 5), (0, 9), (2, 1)]
+    label = {layer: strata(activations[layer]) for layer in range(3)}
+    for chosen in draw(located, activations, 50, np.random.default_rng(0), strata=True):
+        assert not set(chosen) & set(located)
+        assert len(set(chosen)) == 3
+        assert sorted((a, label[a][i]) for a, i in chosen) == sorted((a, label[a][i]) for a, i in located)
+    layers = [sorted(a for a, _ in s) for s in draw(located, activations, 9, np.random.default_rng(0), strata=False)]
+    assert layers == [[0, 0, 2]] * 9
+
+
+def test_strata_are_ranks_of_magnitude():
+    found = strata(torch.tensor([-5.0, *[0.1] * 200, 4.0]))
+    assert found[0] == found[-1] == 0
+    assert np.bincount(found).tolist()[:2] == [32, 64]
+
+
+def test_random_sets_are_called_significant_about_as_often_as_they_should():
+    model = trained()
+    rng = np.random.default_rng(0)
+    hits = []
+    for run in range(120):
+        fact = facts()[run % len(facts())]
+        sites = [(int(rng.integers(3)), int(i)) for i in rng.choice(24, 3, replace=False)]
+        proof = prove(model, sites, heldout(model, fact), draws=60, seed=run)
+        hits += [proof.p_suppress <= 0.05, proof.p_amplify <= 0.05]
+    assert 0.01 <= np.mean(hits) <= 0.10
+
+
+def test_the_same_seed_gives_the_same_proof():
+    model = tiny("llama")
+    queries = [model.query("The capital of France is", "Paris")]
+    assert prove(model, [(1, 3)], queries, draws=20) == prove(model, [(1, 3)], queries, draws=20)
+
+
+def test_effects_survive_json():
+    model = tiny("llama")
+    effect = measure(model, [(1, 3)], [model.query("The capital of France is", "Paris")], draws=4)
+    again = Effect.from_dict(effect.as_dict())
+    assert summarise([again]) == summarise([effect])
+
+
+def test_bad_requests_are_refused():
+    model = tiny("llama")
+    queries = [model.query("The capital of France is", "Paris")]
+    for neurons, prompts, draws in (([], queries, 9), ([(0, 1)], [], 9), ([(0, 1)], queries, 0), ([(0, 999)], queries, 9)):
+        with pytest.raises(InputError):
+            prove(model, neurons, prompts, draws=draws)
