@@ -200,7 +200,7 @@ def test_a_joint_value_is_the_product_of_the_conditionals(doubled):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "phi", "bert"])
 def test_half_precision_is_close_to_float32(family, dtype):
-    """No further from it than whole passes in the same precision are: what remains is the rounding of that precision."""
+    """No further from it than whole passes in the same precision: what remains is rounding."""
     half = tiny(family, dtype)
     full = tiny(family)
     full.hf.load_state_dict({k: v.float() for k, v in half.hf.state_dict().items()})  # the same rounded weights
