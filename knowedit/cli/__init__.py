@@ -13,6 +13,8 @@ import typer
 from . import facts, locate, models
 from .output import inert
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="knowedit",
     help="Find the neurons with which a language model recalls a fact, and prove it.",
@@ -44,12 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
     from ..errors import KnoweditError
 
     try:
-        sys.exit(typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False) or 0)
+        status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False) or 0
     except KnoweditError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted; what was finished is kept", err=True)
-        sys.exit(130)
+        status = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -57,6 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         if not hasattr(error, "format_message"):  # the mark of an error in an option or argument
             raise
         _fail(error.format_message() or f"{error}; see knowedit --help")
+    if status == _INTERRUPTED:  # typer, too, turns an interrupt into this status
+        typer.echo("\ninterrupted; what was finished is kept", err=True)
+    sys.exit(status)
 
 
 def _fail(message: str) -> None:

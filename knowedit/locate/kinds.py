@@ -18,6 +18,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from .neurons import vocabulary
@@ -45,7 +46,7 @@ class ControlPool:
     def __init__(self, model: Model, facts: Sequence[Fact]):
         self.model = model
         self.facts = facts
-        self._responses: dict[str, Response] = {}
+        self._responses: dict[str, Response | None] = {}
 
     def controls(self, subject: str | None, target: str, relation: str | None, n: int = CONTROLS) -> Controls:
         """Up to `n` controls of each sort for a fact; the same ones every time."""
@@ -64,16 +65,21 @@ class ControlPool:
         found = []
         for fact in random.Random(0).sample(facts, min(len(facts), 4 * n)):
             response = self._response(fact)
-            if response.known:
+            if response is not None and response.known:
                 found.append(response)
             if len(found) == n:
                 break
         return tuple(found)
 
-    def _response(self, fact: Fact) -> Response:
+    def _response(self, fact: Fact) -> Response | None:
+        """The fact, asked once; None where this tokenizer has no token for its target."""
         if fact.prompt not in self._responses:
-            query = self.model.query(fact.prompt, fact.target, fact.subject)
-            self._responses[fact.prompt] = Response(self.model, query)
+            try:
+                query = self.model.query(fact.prompt, fact.target, fact.subject)
+            except InputError:
+                self._responses[fact.prompt] = None
+            else:
+                self._responses[fact.prompt] = Response(self.model, query)
         return self._responses[fact.prompt]
 
 
