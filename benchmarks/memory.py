@@ -12,7 +12,10 @@ import sys
 
 from .results import save
 
-IMPORTS = "import resource, torch, transformers, knowedit; from knowedit.locate.attribution import *; knowedit.load; "
+IMPORTS = (  # with the model's own code, which transformers imports late
+    "import resource, torch, transformers, knowedit; from knowedit.locate.attribution import *; knowedit.load; "
+    "import transformers.models.llama.modeling_llama; "
+)
 PEAK = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
 RUN = "m = knowedit.load(); attribute(m, 'The Eiffel Tower is located in the city of', 'Paris', AttributionConfig({})); "
 

@@ -73,9 +73,10 @@ def encode(tokenizer, text: str, subject: str | None = None, *, masked: bool = F
         text = _with_mask(tokenizer, text)
     if subject is not None and (not subject.strip() or subject not in text):
         raise InputError(f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there")
-    # the answer brings its own space, so that of the prompt would be one too many
-    text = _chat(tokenizer, text) if chat else text.rstrip(" ")
-    start = None if subject is None else text.rindex(subject)
+    asked = text.rstrip(" ")  # the answer brings its own space, so that of the prompt would be one too many
+    text = _chat(tokenizer, asked) if chat else asked
+    # within what was asked: the words around it in a chat template are not the subject
+    start = None if subject is None else text.rindex(asked) + asked.rindex(subject)
     return _tokenize(tokenizer, text, None if start is None else (start, start + len(subject)), masked, chat)
 
 

@@ -31,13 +31,17 @@ import json
 import os
 import re
 import sys
-import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
 
 from babel import Locale
 from babel.languages import get_official_languages, get_territory_language_info

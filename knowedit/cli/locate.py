@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from .facts import choose
 from .options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
 from .output import change, line, note, percent, print_json, table
 
@@ -36,11 +37,13 @@ def locate(
     nodes: Annotated[str, typer.Option(help="Points on each path, or `auto`.")] = "auto",
     quadrature: Annotated[str, typer.Option(help="The rule for the points; `auto` nodes need gauss-legendre.")] = "gauss-legendre",
     tolerance: Annotated[float, typer.Option(help="The completeness gap that `auto` leaves in a layer.")] = 1e-3,
+    baseline: Annotated[str, typer.Option(help="Where paths start: zero, or mean (over built-in prompts).")] = "zero",
     position: Annotated[str, typer.Option(help="read, lookup, or a token index.")] = "read",
     t: Annotated[float, typer.Option(help="Coarse: score at least t times the largest.")] = 0.2,
     p: Annotated[float, typer.Option(help="Refined: coarse for at least this share of the prompts.")] = 0.7,
     adjust: Annotated[bool, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = False,
     most: Annotated[int | None, typer.Option(help="Keep at most so many neurons.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Locate in these layers only, `2-29` or `20,21,22`.")] = None,
     drop: Annotated[_Texts, typer.Option(help="Leave out a kind: fact, relation, answer or general. Repeat it.")] = [],  # noqa: B006
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the random sets.")] = 0,
@@ -59,6 +62,8 @@ def locate(
     from ..locate.attribution import AttributionConfig
     from ..locate.locating import LocateConfig
 
+    if baseline not in ("zero", "mean"):
+        raise InputError(f"baseline {baseline!r} is not zero or mean")
     if sum(x is not None for x in (prompt, fact, facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")
     config = LocateConfig(
@@ -67,16 +72,21 @@ def locate(
             of=of, foil=foil, nodes=_integer(nodes, "auto"), quadrature=quadrature, tolerance=tolerance,
             position=_integer(position, "read", "lookup"),
         ),
-        t=t, p=p, adjust=adjust, most=most, drop=tuple(drop), chat=chat,
+        t=t, p=p, adjust=adjust, most=most, layers=_layers(layers), drop=tuple(drop), chat=chat,
     )  # fmt: skip
+    if facts is not None and out is None:
+        raise InputError("--facts needs --out DIR, the folder for its results")
     if facts is not None:
         from .locate_many import locate_many
 
-        locate_many(facts, out, relation, known, limit, negative, config, draws, seed, model, dtype, device, trust_remote_code)
+        chosen = choose(None if facts == "builtin" else Path(facts), relation)
+        wrapped = load(model, dtype, device, trust_remote_code)
+        locate_many(wrapped, chosen, out, _with_baseline(wrapped, config, baseline), negative, draws, seed, known, limit)
         return
     asked = _asked_fact(fact) if fact is not None else _asked_prompt(prompt, target, subject, paraphrase, heldout)
     started = time.perf_counter()
     wrapped = load(model, dtype, device, trust_remote_code)
+    config = _with_baseline(wrapped, config, baseline)
     seconds = {"load": time.perf_counter() - started}
     record = _run(wrapped, asked, negative, config, draws, seed, seconds)
     print_json(record) if as_json else _show(record)
@@ -91,6 +101,35 @@ def _integer(text: str, *words: str):
         return int(text)
     except ValueError:
         raise InputError(f"found {text!r}, expected a whole number or {' or '.join(words)}") from None
+
+
+def _with_baseline(wrapped, config, baseline: str):
+    """The mean baseline is one of this model's, so it waits until the model is there."""
+    from dataclasses import replace
+
+    from ..locate.locating import mean_activation
+    from ..sources import builtin_facts
+
+    if baseline == "zero":
+        return config
+    mean = mean_activation(wrapped, [fact.prompt for fact in builtin_facts()[::10]])
+    return replace(config, attribution=replace(config.attribution, baseline=mean))
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    from ..errors import InputError
+
+    if text is None:
+        return None
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+            raise InputError(f"layers are {text!r}, expected a range such as 2-29 or a list such as 20,21,22")
+        chosen += range(int(first), int(last or first) + 1)
+    if not chosen:
+        raise InputError(f"layers {text!r} name none; the first of a range comes first, as in 2-29")
+    return tuple(chosen)
 
 
 def _asked_fact(name: str) -> dict:

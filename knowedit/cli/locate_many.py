@@ -8,33 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from .facts import choose
-from .options import load
 from .output import change, line, note
 
 SCHEMA = "knowedit.locate-run/1"
 
 
 def locate_many(
-    source, out, relation, known, limit, negatives, config, draws, seed, model, dtype, device, trust_remote_code
+    wrapped, facts: Sequence, out: Path, config, negatives: list[str], draws: int, seed: int, known: bool, limit: int | None
 ) -> None:
+    """Locate and prove every one of `facts` that is not done in `out` yet, and summarise all."""
     from tqdm.auto import tqdm
 
     from .. import __version__
-    from ..errors import InputError, KnoweditError
+    from ..errors import KnoweditError
     from ..files import write_text
     from ..locate.kinds import ControlPool
     from ..locate.neurons import NeuronSet
     from ..locate.proof import Effect, summarise
     from ..sources import builtin_facts
 
-    if out is None:
-        raise InputError("--facts needs --out DIR, the folder for its results")
-    facts = choose(None if source == "builtin" else Path(source), relation)
-    wrapped = load(model, dtype, device, trust_remote_code)
     if known:
         facts = _known(wrapped, facts, config)
     facts = evenly(facts, limit)

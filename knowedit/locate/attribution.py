@@ -213,9 +213,9 @@ def make_path(model: Model, ids, positions, reads, readouts, config: Attribution
 
 
 def _budget(model: Model, recording) -> int:
-    """Row-layers whose graphs take at most about half of the weights' bytes, at least one row through all layers."""
+    """Row-layers whose graphs take somewhat less than half of the weights' bytes, at least one row through all layers."""
     weights = sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize
-    return max(model.n_layers, int(0.5 * weights / recording.bytes_per_row()))
+    return max(model.n_layers, int(0.45 * weights / recording.bytes_per_row()))
 
 
 def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:

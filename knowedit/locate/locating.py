@@ -16,7 +16,7 @@ from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
 from .attribution import Attribution, AttributionConfig, attribute
 from .kinds import ControlPool, Controls, kinds
-from .neurons import Neuron, NeuronSet, adjusted_p, coarse, shared, vocabulary
+from .neurons import KINDS, Neuron, NeuronSet, adjusted_p, coarse, shared, vocabulary
 from .rankings import RANKINGS, rank
 from .response import Response
 
@@ -51,6 +51,9 @@ class LocateConfig:
         for name, value in (("t", self.t), ("p", self.p)):
             if not 0 < value <= 1:
                 raise InputError(f"{name} is {value!r}, expected a fraction above 0 and up to 1")
+        for kind in self.drop:
+            if kind not in KINDS:
+                raise InputError(f"no kind is called {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")
         if self.most is not None and self.most < 1:
             raise InputError(f"at most {self.most!r} neurons were asked for, expected 1 or more")
 
@@ -112,6 +115,8 @@ def locate_prompts(
 ) -> NeuronSet:
     """As `locate_fact`, for prompts in so many words: the first is the fact, the others refine it."""
     config = config or LocateConfig()
+    for layer in config.layers or ():
+        model.check_layer(layer)
     found = []
     for prompt in prompts:
         progress(prompt)

@@ -22,7 +22,10 @@ from .sweep import chunks, counts, sweep
 
 @dataclass(frozen=True, order=True)
 class Node:
-    """One row: point `alpha` on the path of `layer`, its gradient to be added to sum `segment` with `weight`."""
+    """One row: point `alpha` on the path of `layer`, its gradient to be added to sum `segment` with `weight`.
+
+    Without a weight only F is wanted there.
+    """
 
     layer: int
     segment: int
@@ -72,38 +75,40 @@ class Path:
 
         Nodes may come in any order; results do not depend on the budget but for rounding.
         """
-        nodes = sorted(nodes)
-        values, sums = {}, {}
+        values: dict[Node, float] = {}
+        sums: dict[int, Tensor] = {}
         with frozen(self.model):
-            for part in chunks([n.layer for n in nodes], self.model.n_layers, self.budget):
-                self._integrate(nodes[part], values, sums)
+            for wanted, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
+                some = sorted(n for n in nodes if bool(n.weight) == wanted)
+                for part in chunks([n.layer for n in some], self.model.n_layers, budget):
+                    self._integrate(some[part], wanted, values, sums)
         return values, sums
 
-    def _integrate(self, nodes: list[Node], values: dict[Node, float], sums: dict[int, Tensor]) -> None:
+    def _integrate(self, nodes: list[Node], gradient: bool, values: dict[Node, float], sums: dict[int, Tensor]) -> None:
         joining = counts([n.layer for n in nodes], self.model.n_layers)
-        by_layer = {l: [n for n in nodes if n.layer == l] for l in range(len(joining)) if joining[l]}
+        by_layer = {layer: [n for n in nodes if n.layer == layer] for layer, n in enumerate(joining) if n}
         points = {}
 
         def patch(layer: int, neurons: Tensor) -> Tensor:
             if layer not in by_layer:
                 return neurons
             alphas = self.start.new_tensor([n.alpha for n in by_layer[layer]])[:, None, None]
-            point = points[layer] = (self.start[layer] + alphas * self.delta[layer]).requires_grad_()
+            point = points[layer] = (self.start[layer] + alphas * self.delta[layer]).requires_grad_(gradient)
             placed = point.to(neurons)
             old, new = neurons.split([len(neurons) - len(placed), len(placed)])
             if len(self.positions) != self.recording.length:
                 placed = new.detach().index_copy(1, torch.tensor(self.positions, device=new.device), placed)
             return torch.cat([old, placed])
 
-        with torch.enable_grad():
+        with torch.set_grad_enabled(gradient):
             hidden = sweep(self.recording, joining, patch)
-            read = read_rows(self.model, hidden, self.reads, self.readouts, gradient=True)
-            gradients = torch.autograd.grad(read.normed, list(points.values()), read.gradient)
+            read = read_rows(self.model, hidden, self.reads, self.readouts, gradient=gradient)
+            gradients = torch.autograd.grad(read.normed, list(points.values()), read.gradient) if gradient else []
         self.rows += len(nodes)
         self.row_layers += sum(self.model.n_layers - n.layer for n in nodes)
         values.update(zip(nodes, read.value.tolist(), strict=True))
-        for layer, gradient in zip(points, gradients, strict=True):
+        for layer, slope in zip(points if gradient else (), gradients, strict=True):
             for segment in {n.segment for n in by_layer[layer]}:
                 weights = [n.weight if n.segment == segment else 0.0 for n in by_layer[layer]]
-                total = torch.einsum("r,rpn->pn", gradient.new_tensor(weights), gradient)
+                total = torch.einsum("r,rpn->pn", slope.new_tensor(weights), slope)
                 sums[segment] = sums[segment] + total if segment in sums else total

@@ -43,13 +43,19 @@ def sweep(recording: Recording, joining: Sequence[int], patch: Patch) -> Tensor:
 
 
 def chunks(entries: Sequence[int], n_layers: int, budget: int) -> Iterator[slice]:
-    """Cut rows, sorted by the layer they join at, into slices that cost at most `budget` row-layers each."""
+    """Cut rows, sorted by the layer they join at, into slices of about equal cost, at most `budget` row-layers each.
+
+    A row costs the layers that it goes through. A row that alone costs more than the budget makes a slice.
+    """
+    costs = [n_layers - entry for entry in entries]
+    parts = max(1, -(-sum(costs) // budget))
+    limit = min(budget, -(-sum(costs) // parts) + n_layers)
     start, cost = 0, 0
-    for i, entry in enumerate(entries):
-        if i > start and cost + n_layers - entry > budget:
+    for i, more in enumerate(costs):
+        if i > start and cost + more > limit:
             yield slice(start, i)
             start, cost = i, 0
-        cost += n_layers - entry
+        cost += more
     if len(entries) > start:
         yield slice(start, len(entries))
 
