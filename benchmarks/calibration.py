@@ -4,7 +4,7 @@
     python -m benchmarks.calibration --random-weights
 
 Each run takes a known built-in fact and a random set of 1 to 5 neurons in its place, matched by stratum to
-randomly chosen strong neurons, and proves it on the fact's held-out prompts. With `--random-weights` the sets are
+randomly chosen strong neurons, and proves it on the fact's first held-out prompt. With `--random-weights` the sets are
 located as usual, on a model of the default one's shape and random weights.
 """
 
@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 import knowedit
 from knowedit.answers import answers
 from knowedit.facts import fill
-from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locating import LocateConfig, locate_fact
 from knowedit.locate.proof import draw, prove
 from knowedit.locate.response import Response
@@ -48,7 +47,7 @@ def matched_sets(model, runs: int) -> dict:
     p = {"suppress": [], "amplify": []}
     for run in tqdm(range(runs), unit="proof"):
         fact = known[int(rng.integers(len(known)))]
-        queries = [model.query(fill(t, fact.subject), fact.target, fact.subject) for t in fact.heldout]
+        queries = [model.query(fill(fact.heldout[0], fact.subject), fact.target, fact.subject)]
         activations = sum(Response(model, q).activations.abs() for q in queries) / len(queries)
         strong = []
         for layer in rng.choice(model.n_layers, int(rng.integers(1, 6)), replace=False):
@@ -65,7 +64,7 @@ def located_on_noise(model, runs: int) -> dict:
     """Locate on random weights: held-out prompts share nothing with the ones that located, so nothing should show."""
     torch.manual_seed(0)
     noise = knowedit.wrap(type(model.hf)(model.hf.config), model.tokenizer, name="random weights")
-    config = LocateConfig(attribution=AttributionConfig(nodes=8), p=0.3)
+    config = LocateConfig(method="gradient", p=0.3)
     facts = knowedit.builtin_facts()
     rng = np.random.default_rng(0)
     p, sizes = {"suppress": [], "amplify": []}, []
@@ -75,7 +74,7 @@ def located_on_noise(model, runs: int) -> dict:
         sizes.append(len(located))
         if not len(located):
             continue
-        queries = [noise.query(fill(t, fact.subject), fact.target, fact.subject) for t in fact.heldout]
+        queries = [noise.query(fill(fact.heldout[0], fact.subject), fact.target, fact.subject)]
         proof = prove(noise, located.top(5), queries)
         p["suppress"].append(proof.p_suppress)
         p["amplify"].append(proof.p_amplify)
@@ -87,7 +86,13 @@ def _rate(values: list[float]) -> dict:
     if not values:
         return {"significant": 0, "n": 0, "rate": None, "low": None, "high": None}
     interval = binomtest(hits, len(values)).proportion_ci(method="wilson")
-    return {"significant": hits, "n": len(values), "rate": hits / len(values), "low": interval.low, "high": interval.high}
+    return {
+        "significant": hits,
+        "n": len(values),
+        "rate": hits / len(values),
+        "low": interval.low,
+        "high": interval.high,
+    }
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ IMPORTS = (  # with the model's own code, which transformers imports late
     "import transformers.models.llama.modeling_llama; "
 )
 PEAK = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-RUN = "m = knowedit.load(); attribute(m, 'The Eiffel Tower is located in the city of', 'Paris', AttributionConfig({})); "
+RUN = (
+    "m = knowedit.load(); attribute(m, 'The Eiffel Tower is located in the city of', 'Paris', AttributionConfig({})); "
+)
 
 
 def main() -> None:

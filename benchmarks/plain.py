@@ -31,7 +31,9 @@ def _layer(model, layer: int, tokens: Tensor, read: int, target: int, alphas, we
     for at, weight in zip(alphas.split(batch), weights.split(batch), strict=True):
         points = (at[:, None] * neurons).requires_grad_()
         with hooked(on_input(model.down(layer), _placed(points, read, tokens.shape[1]))):
-            logits = model.hf(input_ids=tokens.repeat(len(at), 1), attention_mask=torch.ones_like(tokens).repeat(len(at), 1)).logits
+            logits = model.hf(
+                input_ids=tokens.repeat(len(at), 1), attention_mask=torch.ones_like(tokens).repeat(len(at), 1)
+            ).logits
         probability = logits[:, read].softmax(-1)[:, target]
         (gradient,) = torch.autograd.grad(probability.sum(), points)
         total += weight @ gradient

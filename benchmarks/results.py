@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "results"
 def save(name: str, record: dict) -> None:
     """Write `benchmarks/results/<name>.json` and print it."""
     made = {
-        "command": f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
+        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "versions": {
             "knowedit": knowedit.__version__,

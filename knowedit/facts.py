@@ -32,12 +32,14 @@ def fill(template: str, subject: str) -> str:
 
 
 def templated(text: str, subject: str) -> str:
-    """The template that `text` is for `subject`: text with a slot is one already, else its last mention becomes the slot."""
+    """The template that `text` is for `subject`: a text without a slot gets one at the subject's last mention."""
     if SLOT in text:
         return check_template(text)
     head, found, tail = text.rpartition(subject) if subject else (text, "", "")
     if not found:
-        raise InputError(f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there, or use {SLOT}")
+        raise InputError(
+            f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there, or use {SLOT}"
+        )
     return head + SLOT + tail
 
 
@@ -100,7 +102,9 @@ class Fact:
     def from_dict(cls, record: Mapping[str, Any]) -> Fact:
         """Read one JSON object with the fields above; unknown or missing fields raise `InputError`."""
         if not isinstance(record, Mapping):
-            raise InputError(f"a fact is a JSON object with template, subject and target; found {type(record).__name__}")
+            raise InputError(
+                f"a fact is a JSON object with template, subject and target; found {type(record).__name__}"
+            )
         known = {f.name for f in fields(cls)}
         for name in record:
             if name not in known:

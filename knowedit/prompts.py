@@ -43,7 +43,9 @@ class Prompt:
             return self.lookup
         if isinstance(where, int) and -len(self.ids) <= where < len(self.ids):
             return where % len(self.ids)
-        raise InputError(f"position {where!r} is not 'read', 'lookup' or one of the prompt's {len(self.ids)} token indices")
+        raise InputError(
+            f"position {where!r} is not 'read', 'lookup' or one of the prompt's {len(self.ids)} token indices"
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,13 @@ def _word_like(character: str) -> bool:
 def _wide(character: str) -> bool:
     """Scripts that are written without spaces: CJK, kana, Thai, Lao, Khmer, Burmese."""
     code = ord(character)
-    return 0x2E80 <= code <= 0x9FFF or 0x20000 <= code <= 0x3FFFF or 0x0E00 <= code <= 0x0EFF or 0x1000 <= code <= 0x109F or 0x1780 <= code <= 0x17FF
+    return (
+        0x2E80 <= code <= 0x9FFF
+        or 0x20000 <= code <= 0x3FFFF
+        or 0x0E00 <= code <= 0x0EFF
+        or 0x1000 <= code <= 0x109F
+        or 0x1780 <= code <= 0x17FF
+    )
 
 
 def _target(tokenizer, prompt: Prompt, target: str, chat: bool) -> tuple[int, ...]:
@@ -187,4 +195,6 @@ def _with_mask(tokenizer, text: str) -> str:
 def _chat(tokenizer, text: str) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("this model's tokenizer has no chat template; leave --chat out or choose an instruct model")
-    return tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )

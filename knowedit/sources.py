@@ -41,7 +41,9 @@ def find_fact(name: str, facts: tuple[Fact, ...] | None = None) -> Fact:
     facts = builtin_facts() if facts is None else facts
     by_id = {fact.id: fact for fact in facts}
     if name not in by_id:
-        raise InputError(f"no fact is called {name!r}{did_you_mean(name, by_id)}; `knowedit facts` lists the built-in ones")
+        raise InputError(
+            f"no fact is called {name!r}{did_you_mean(name, by_id)}; `knowedit facts` lists the built-in ones"
+        )
     return by_id[name]
 
 

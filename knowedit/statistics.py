@@ -36,7 +36,8 @@ def ratio_of_means(before: Sequence[float], after: Sequence[float], seed: int = 
 
 def mean_of_ratios(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Estimate:
     """The mean of each pair's (after − before) / before."""
-    return mean((np.asarray(after) - np.asarray(before)) / np.asarray(before), seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return mean((np.asarray(after) - np.asarray(before)) / np.asarray(before), seed)
 
 
 def mean(values: Sequence[float], seed: int = 0) -> Estimate:
@@ -50,7 +51,10 @@ def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: in
     n = len(samples[0])
     if n == 0:
         return Estimate(None, None, None, 0)
-    value = float(statistic(*samples))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(*samples))
+    if not np.isfinite(value):  # a ratio to nothing
+        return Estimate(None, None, None, n)
     if n < 2:
         return Estimate(value, None, None, n)
     for method in ("BCa", "percentile"):
@@ -65,7 +69,7 @@ def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: in
 
 
 def monte_carlo_p(observed: float, null: Sequence[float], alternative: str) -> float:
-    """How often draws under the null are at least as extreme, (1 + count) / (1 + draws): exact for exchangeable draws."""
+    """How often draws under the null are as extreme, (1 + count) / (1 + draws): exact for exchangeable draws."""
     null = np.asarray(null, dtype=np.float64)
     beyond = null <= observed if alternative == "less" else null >= observed
     return float((1 + beyond.sum()) / (1 + len(null)))

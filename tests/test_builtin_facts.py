@@ -263,9 +263,7 @@ def test_no_neighbour_uses_a_heldout_template(relation):
         gold = {peer["subject"]: peer for peer in BY_RELATION[relation]}
         for neighbour in fact["neighbours"]:
             heldout = gold[neighbour["subject"]]["heldout"]
-            assert neighbour["prompt"] not in [
-                each.format(neighbour["subject"]) for each in heldout
-            ]
+            assert neighbour["prompt"] not in [each.format(neighbour["subject"]) for each in heldout]
 
 
 @pytest.mark.parametrize("relation", ["P30", "P131", "P17"])

@@ -50,7 +50,6 @@ def test_unknown_name():
         knowedit.lod  # noqa: B018
 
 
-
 def test_one_version():
     assert knowedit.__version__ == "0.1.0"
     assert setup()["metadata"]["version"] == "attr: knowedit.__version__"

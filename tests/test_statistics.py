@@ -19,6 +19,11 @@ def test_null_where_there_is_nothing_to_compute_from():
     assert mean([]).n == 0
 
 
+def test_a_ratio_to_nothing_is_nothing():
+    assert ratio_of_means([0.0, 0.0], [0.1, 0.2]).change is None
+    assert mean_of_ratios([0.0, 0.5], [0.1, 0.2]).change is None
+
+
 def test_constant_values_have_an_interval_of_no_width():
     found = mean([0.2] * 10)
     assert found.low == pytest.approx(0.2) and found.high == pytest.approx(0.2)

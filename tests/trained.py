@@ -25,8 +25,13 @@ def facts() -> tuple[Fact, ...]:
             target = answers[i % len(answers)]
             made.append(
                 Fact(
-                    template=templates[0], subject=subject, target=target, paraphrases=templates[1:3],
-                    heldout=templates[3:], relation=relation, id=f"{relation}/{subject.lower()}",
+                    template=templates[0],
+                    subject=subject,
+                    target=target,
+                    paraphrases=templates[1:3],
+                    heldout=templates[3:],
+                    relation=relation,
+                    id=f"{relation}/{subject.lower()}",
                 )  # fmt: skip
             )
     return tuple(made)

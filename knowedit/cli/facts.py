@@ -23,7 +23,10 @@ def list_facts(facts: FactsFile = None, relation: Relation = None, as_json: AsJs
         for fact in chosen:
             print_json({"id": fact.id, "relation": fact.relation, "prompt": fact.prompt, "target": fact.target})
         return
-    table(["id", "relation", "prompt", "target"], [(f.id, f.relation_name or f.relation, f.prompt, f.target) for f in chosen])
+    table(
+        ["id", "relation", "prompt", "target"],
+        [(f.id, f.relation_name or f.relation, f.prompt, f.target) for f in chosen],
+    )
 
 
 def probe(
@@ -78,6 +81,7 @@ def choose(path: Path | None, relation: str | None):
     if not chosen:
         names = {n for f in facts for n in (f.relation, f.relation_name) if n}
         raise InputError(
-            f"no fact is of the relation {relation!r}{did_you_mean(relation, names)}; there are {', '.join(sorted(names))}"
+            f"no fact is of the relation {relation!r}{did_you_mean(relation, names)}; "
+            f"there are {', '.join(sorted(names))}"
         )
     return chosen

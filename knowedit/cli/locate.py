@@ -19,14 +19,18 @@ _Texts = list[str]
 
 
 def locate(
-    prompt: Annotated[str | None, typer.Argument(help="A prompt that the target continues; {} stands for the subject.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(help="A prompt that the target continues; {} stands for the subject.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="The answer whose neurons are wanted.")] = None,
     subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
     paraphrase: Annotated[_Texts, typer.Option(help="Another way to ask; refines the neurons. Repeat it.")] = [],  # noqa: B006
     heldout: Annotated[_Texts, typer.Option(help="A way to ask that only proves the neurons. Repeat it.")] = [],  # noqa: B006
     negative: Annotated[_Texts, typer.Option(help="A prompt about something else; its neurons are removed.")] = [],  # noqa: B006
     fact: Annotated[str | None, typer.Option(help="A built-in fact by id, instead of a prompt.")] = None,
-    facts: Annotated[str | None, typer.Option(help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")] = None,
+    facts: Annotated[
+        str | None, typer.Option(help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for --facts; a run that was cut off goes on there.")] = None,
     relation: Annotated[str | None, typer.Option(help="With --facts: only this relation.")] = None,
     known: Annotated[bool, typer.Option("--known", help="With --facts: only facts that the model knows.")] = False,
@@ -35,7 +39,9 @@ def locate(
     of: Annotated[str, typer.Option(help="probability, log_probability, logit or logit_difference.")] = "probability",
     foil: Annotated[str | None, typer.Option(help="The answer that a logit_difference compares with.")] = None,
     nodes: Annotated[str, typer.Option(help="Points on each path, or `auto`.")] = "auto",
-    quadrature: Annotated[str, typer.Option(help="The rule for the points; `auto` nodes need gauss-legendre.")] = "gauss-legendre",
+    quadrature: Annotated[
+        str, typer.Option(help="The rule for the points; `auto` nodes need gauss-legendre.")
+    ] = "gauss-legendre",
     tolerance: Annotated[float, typer.Option(help="The completeness gap that `auto` leaves in a layer.")] = 1e-3,
     baseline: Annotated[str, typer.Option(help="Where paths start: zero, or mean (over built-in prompts).")] = "zero",
     position: Annotated[str, typer.Option(help="read, lookup, or a token index.")] = "read",
@@ -81,7 +87,9 @@ def locate(
 
         chosen = choose(None if facts == "builtin" else Path(facts), relation)
         wrapped = load(model, dtype, device, trust_remote_code)
-        locate_many(wrapped, chosen, out, _with_baseline(wrapped, config, baseline), negative, draws, seed, known, limit)
+        locate_many(
+            wrapped, chosen, out, _with_baseline(wrapped, config, baseline), negative, draws, seed, known, limit
+        )
         return
     asked = _asked_fact(fact) if fact is not None else _asked_prompt(prompt, target, subject, paraphrase, heldout)
     started = time.perf_counter()
@@ -146,7 +154,9 @@ def _asked_fact(name: str) -> dict:
     }
 
 
-def _asked_prompt(prompt: str, target: str | None, subject: str | None, paraphrases: list[str], heldout: list[str]) -> dict:
+def _asked_prompt(
+    prompt: str, target: str | None, subject: str | None, paraphrases: list[str], heldout: list[str]
+) -> dict:
     """A fact in the user's own words; with a subject and nothing held out, the last paraphrase is."""
     from ..errors import InputError
     from ..facts import SLOT, fill, templated
@@ -243,14 +253,8 @@ def _show(record: dict) -> None:
     if record["neurons"]:
         table(
             ["neuron", "score", "share", "prompts", "kind", "promotes"],
-            [
-                (
-                    f"{n['layer']}/{n['index']}", f"{n['score']:+.4f}", percent(n["share"]), percent(n["prompts"], False),
-                    n["kind"], "  ".join(map(repr, n["promotes"][:5])),
-                )
-                for n in record["neurons"]
-            ],
-        )  # fmt: skip
+            [_row(neuron) for neuron in record["neurons"]],
+        )
         line()
         _show_effect(record["effect"], Estimate)
     if record["completeness"]:
@@ -258,8 +262,18 @@ def _show(record: dict) -> None:
     line("Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in record["seconds"].items()))
 
 
+def _row(neuron: dict) -> tuple:
+    site, words = f"{neuron['layer']}/{neuron['index']}", "  ".join(map(repr, neuron["promotes"][:5]))
+    rates = percent(neuron["share"]), percent(neuron["prompts"], False)
+    return site, f"{neuron['score']:+.4f}", *rates, neuron["kind"], words
+
+
 def _show_effect(effect: dict, Estimate) -> None:
-    on = f"{effect['suppress']['n']} held-out prompts" if effect["heldout"] else "the prompt that located them (nothing was held out)"
+    on = (
+        f"{effect['suppress']['n']} held-out prompts"
+        if effect["heldout"]
+        else "the prompt that located them (nothing was held out)"
+    )
     line(f"Proof on {on}, target's mean probability {effect['probability']:.3f}:")
     rows = []
     for what, factor in (("suppress", "× 0"), ("amplify", "× 2")):
@@ -269,4 +283,5 @@ def _show_effect(effect: dict, Estimate) -> None:
     table(["", "located", "random, same layer and activation", "random, same layer", "p"], rows)
     for name, changes in effect["specificity"].items():
         suppress, amplify = (change(Estimate(**changes[w])) for w in ("suppress", "amplify"))
-        line(f"Other facts, {name.replace('_', ' ')}: suppress {suppress}, amplify {amplify} (n = {changes['suppress']['n']})")
+        n = changes["suppress"]["n"]
+        line(f"Other facts, {name.replace('_', ' ')}: suppress {suppress}, amplify {amplify} (n = {n})")

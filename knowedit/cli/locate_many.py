@@ -18,7 +18,15 @@ SCHEMA = "knowedit.locate-run/1"
 
 
 def locate_many(
-    wrapped, facts: Sequence, out: Path, config, negatives: list[str], draws: int, seed: int, known: bool, limit: int | None
+    wrapped,
+    facts: Sequence,
+    out: Path,
+    config,
+    negatives: list[str],
+    draws: int,
+    seed: int,
+    known: bool,
+    limit: int | None,
 ) -> None:
     """Locate and prove every one of `facts` that is not done in `out` yet, and summarise all."""
     from tqdm.auto import tqdm
@@ -105,7 +113,11 @@ def evenly(facts, limit: int | None):
     for fact in facts:
         by_relation.setdefault(fact.relation, []).append(fact)
     quota = {name: limit // len(by_relation) + (i < limit % len(by_relation)) for i, name in enumerate(by_relation)}
-    chosen = {f.id for name, group in by_relation.items() for f in group[:: max(1, len(group) // max(1, quota[name]))][: quota[name]]}
+    chosen = {
+        f.id
+        for name, group in by_relation.items()
+        for f in group[:: max(1, len(group) // max(1, quota[name]))][: quota[name]]
+    }
     return tuple(f for f in facts if f.id in chosen)
 
 

@@ -9,7 +9,9 @@ import typer
 ModelName = Annotated[
     str, typer.Option("--model", help="An alias (see `knowedit models`), a Hub id, a directory or a GGUF file.")
 ]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the checkpoint's own by default.")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the checkpoint's own by default.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, …")]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Only if you trust its author.")

@@ -66,10 +66,14 @@ class AttributionConfig:
             ("engine", self.engine, ENGINES),
         ):
             if value not in known:
-                raise InputError(f"no {name} is called {value!r}{did_you_mean(str(value), known)}; there are {', '.join(known)}")
+                raise InputError(
+                    f"no {name} is called {value!r}{did_you_mean(str(value), known)}; there are {', '.join(known)}"
+                )
         if self.nodes == "auto":
             if self.quadrature != "gauss-legendre":
-                raise InputError(f"nodes 'auto' refines gauss-legendre only; give a number of nodes for {self.quadrature}")
+                raise InputError(
+                    f"nodes 'auto' refines gauss-legendre only; give a number of nodes for {self.quadrature}"
+                )
         else:
             rule(self.quadrature, self.nodes)
         if not isinstance(self.tolerance, int | float) or not self.tolerance > 0:
@@ -184,7 +188,9 @@ def _single(model: Model, query: Query, j: int, config: AttributionConfig) -> _P
 def _joint(model: Model, query: Query, config: AttributionConfig) -> _Part:
     """All target tokens at once: every read position scaled together, F the product of the conditionals."""
     if model.masked:
-        raise InputError("joint=True needs a decoder: a masked model predicts the tokens of a target from different texts")
+        raise InputError(
+            "joint=True needs a decoder: a masked model predicts the tokens of a target from different texts"
+        )
     if config.of not in ("probability", "log_probability") or config.position != "read":
         raise InputError("joint=True attributes a probability or log_probability at the read positions")
     last = query.steps[-1]
@@ -213,7 +219,7 @@ def make_path(model: Model, ids, positions, reads, readouts, config: Attribution
 
 
 def _budget(model: Model, recording) -> int:
-    """Row-layers whose graphs take somewhat less than half of the weights' bytes, at least one row through all layers."""
+    """Row-layers whose graphs take somewhat less than half of the weights' bytes; at least one row's."""
     weights = sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize
     return max(model.n_layers, int(0.45 * weights / recording.bytes_per_row()))
 
@@ -268,9 +274,7 @@ class _Segment:
         ends = [self.lo + (self.hi - self.lo) * i / parts for i in range(parts + 1)]
         inner = [None] * (parts - 1)
         values = [self.f_lo, *inner, self.f_hi]
-        return [
-            _Segment(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)
-        ]
+        return [_Segment(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)]
 
 
 def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[float], list[int]]:
@@ -307,7 +311,9 @@ def _evaluate(path: Path, segments: list[_Segment], alphas, weights) -> None:
     nodes: list[Node] = []
     for i, s in enumerate(segments):
         width = s.hi - s.lo
-        nodes += [Node(s.layer, i, s.lo + width * float(a), width * float(w)) for a, w in zip(alphas, weights, strict=True)]
+        nodes += [
+            Node(s.layer, i, s.lo + width * float(a), width * float(w)) for a, w in zip(alphas, weights, strict=True)
+        ]
         for at, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
             if known is None:
                 ends.setdefault((s.layer, at), Node(s.layer, i, at))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -46,7 +47,8 @@ class LocateConfig:
     def __post_init__(self):
         if self.method not in RANKINGS:
             raise InputError(
-                f"no ranking is called {self.method!r}{did_you_mean(self.method, RANKINGS)}; there are {', '.join(RANKINGS)}"
+                f"no ranking is called {self.method!r}{did_you_mean(self.method, RANKINGS)}; "
+                f"there are {', '.join(RANKINGS)}"
             )
         for name, value in (("t", self.t), ("p", self.p)):
             if not 0 < value <= 1:
@@ -188,7 +190,7 @@ def _describe(
     neurons = []
     for site, activation, kind in zip(chosen, activations, labels, strict=True):
         promotes, suppresses = vocabulary(model, *site, sign=activation)
-        shares = [f.attribution.share(*site) for f in found if f.attribution]
+        shares = [share for f in found if f.attribution and isfinite(share := f.attribution.share(*site))]
         neurons.append(
             Neuron(
                 layer=site[0],
@@ -206,14 +208,23 @@ def _describe(
 
 
 def _note(
-    model: Model, sets: list, rates: dict, removed: set, neurons: list, p: float, response: Response, config: LocateConfig
+    model: Model,
+    sets: list,
+    rates: dict,
+    removed: set,
+    neurons: list,
+    p: float,
+    response: Response,
+    config: LocateConfig,
 ) -> str | None:
     """Why a set is empty, or what to think of when reading it."""
     if not neurons:
         if not any(sets):
             return "no neuron raises this target's probability for any of the prompts"
         if not rates:
-            return f"no neuron is coarse for {p:.0%} of the {len(sets)} prompts: the paraphrases share none; lower p or t"
+            return (
+                f"no neuron is coarse for {p:.0%} of the {len(sets)} prompts: the paraphrases share none; lower p or t"
+            )
         if removed and len(removed) == len(rates):
             return "every neuron that the paraphrases share is also coarse for a negative prompt"
         return f"every neuron found is of a kind that was to be left out ({', '.join(config.drop)})"

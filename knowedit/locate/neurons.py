@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate.utils import align_module_device
 from torch import Tensor
 
 from ..errors import DataError
@@ -114,7 +115,9 @@ class NeuronSet:
             for site in found:
                 model.check_neuron(*site)
             if model.weights_hash() != found.weights_hash:
-                raise DataError(f"{str(path)!r} was located on other weights than those of {model.name}; locate it again")
+                raise DataError(
+                    f"{str(path)!r} was located on other weights than those of {model.name}; locate it again"
+                )
         return found
 
 
@@ -148,7 +151,9 @@ def adjusted_p(sets: Sequence[dict[tuple[int, int], float]], p: float) -> float:
 
 
 @torch.no_grad()
-def vocabulary(model: Model, layer: int, index: int, sign: float = 1.0, n: int = 8) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def vocabulary(
+    model: Model, layer: int, index: int, sign: float = 1.0, n: int = 8
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The `n` tokens that a neuron's value vector, times `sign`, promotes and suppresses most.
 
     The value vector goes through the odd part of the final norm, (norm(v) − norm(−v)) / 2, so that a norm's gain
@@ -157,8 +162,9 @@ def vocabulary(model: Model, layer: int, index: int, sign: float = 1.0, n: int =
     model.check_neuron(layer, index)
     value = model.down_weight(layer)[:, index].to(model.device) * (1.0 if sign >= 0 else -1.0)
     odd = (model.normed(value[None]) - model.normed(-value[None])) / 2
-    weight = model.unembedding.weight
-    logits = torch.nn.functional.linear(odd.to(weight), weight)[0]
+    with align_module_device(model.unembedding):
+        weight = model.unembedding.weight
+        logits = torch.nn.functional.linear(odd.to(weight), weight)[0]
     promoted, suppressed = logits.topk(n).indices.tolist(), (-logits).topk(n).indices.tolist()
     words = [tuple(model.tokenizer.decode([i]) for i in ids) for ids in (promoted, suppressed)]
     return words[0], words[1]

@@ -33,9 +33,9 @@ FIRST_STRATUM = 32  # neurons; each further stratum, of weaker ones, is twice as
 class Effect:
     """Raw measurements for one fact: probabilities of the target.
 
-    `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean |activation|
-    of the located neurons, and of the draws matched by layer and by activation. `specificity`: before, suppressed and
-    amplified probabilities of other facts' targets, by sort of control.
+    `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean
+    |activation| of the located neurons, and of the draws matched by layer and by activation. `specificity`: before,
+    suppressed and amplified probabilities of other facts' targets, by sort of control.
     """
 
     before: np.ndarray
@@ -144,7 +144,9 @@ def measure(
     rng = np.random.default_rng(seed)
     by_activation = draw(located, activations, draws, rng, strata=True)
     by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, strata=False)
-    changed = {factor: _scaled(responses, [located, *by_activation, *by_layer], factor) for factor in (SUPPRESS, AMPLIFY)}
+    changed = {
+        factor: _scaled(responses, [located, *by_activation, *by_layer], factor) for factor in (SUPPRESS, AMPLIFY)
+    }
     cut = 1 + draws
     drawn = {factor: values.mean(0) for factor, values in changed.items()}
     return Effect(
@@ -176,7 +178,9 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
 
     before, suppressed, amplified = (units(pick) for pick in (_before, _suppressed, _amplified))
     controls = {
-        (kind, what): _round_changes(effects, kind, what) for kind in ("activation", "layer") for what in ("suppressed", "amplified")
+        (kind, what): _round_changes(effects, kind, what)
+        for kind in ("activation", "layer")
+        for what in ("suppressed", "amplified")
     }
     return Proof(
         unit="prompts" if one else "facts",
@@ -203,7 +207,7 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
 
 
 def strata(activations: Tensor) -> np.ndarray:
-    """The stratum of every neuron of a layer (n_neurons,): by rank of |activation|, 32 strongest, next 64, next 128, …"""
+    """The stratum of every neuron of a layer (n_neurons,), by rank of |activation|: the first 32, 64, 128, …"""
     rank = np.empty(len(activations), dtype=int)
     rank[np.argsort(-activations.abs().numpy(), kind="stable")] = np.arange(len(activations))
     return np.floor(np.log2(rank / FIRST_STRATUM + 1)).astype(int)
@@ -274,7 +278,7 @@ def _round_changes(effects: Sequence[Effect], kind: str, what: str) -> np.ndarra
 
 
 def _specificities(effects: Sequence[Effect]) -> dict[str, dict[str, Estimate]]:
-    """By sort of control: the ratio of means over other facts (over the located facts' averages where there are several)."""
+    """By sort of control the ratio of means over other facts, or over the averages of several located facts."""
     result = {}
     for name in sorted({name for e in effects for name in e.specificity}):
         mine = [e.specificity[name] for e in effects if name in e.specificity]

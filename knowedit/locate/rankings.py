@@ -38,7 +38,9 @@ def rank(
 ) -> Tensor:
     """Scores of all neurons by one of `RANKINGS`, (n_layers, n_neurons), averaged over the target's tokens."""
     if method not in RANKINGS:
-        raise InputError(f"no ranking is called {method!r}{did_you_mean(method, RANKINGS)}; there are {', '.join(RANKINGS)}")
+        raise InputError(
+            f"no ranking is called {method!r}{did_you_mean(method, RANKINGS)}; there are {', '.join(RANKINGS)}"
+        )
     config = config or AttributionConfig()
     query = prompt if isinstance(prompt, Query) else model.query(prompt, target, subject, chat=chat)
     if method == "ig":
@@ -67,7 +69,9 @@ def _logit(model: Model, step: Prompt, token: int, config: AttributionConfig) ->
         logit, _ = model.logits_of(model.normed(hidden), [token])
         (direction,) = torch.autograd.grad(logit.sum(), hidden)
     direction = direction.flatten()
-    weights = [at_least_float(direction.to(w) @ w).to(path.delta.device) for w in map(model.down_weight, range(model.n_layers))]
+    weights = [
+        at_least_float(direction.to(w) @ w).to(path.delta.device) for w in map(model.down_weight, range(model.n_layers))
+    ]
     return (path.delta[:, 0] * torch.stack(weights)).detach().cpu()
 
 

@@ -19,7 +19,7 @@ Patch = Callable[[int, Tensor], Tensor]
 
 
 def sweep(recording: Recording, joining: Sequence[int], patch: Patch) -> Tensor:
-    """Run rows upward, `joining[l]` of them from layer `l` on, and return the last block's output (rows, suffix, d_model).
+    """Run rows upward, `joining[l]` of them from layer `l` on; return the last block's output (rows, suffix, d_model).
 
     `patch` is called at the down-projection of every layer that has rows, with the neurons of all rows so far.
     Rows come out in the order in which they joined.

@@ -27,11 +27,11 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, LayoutError, ModelError
 from ..prompts import Prompt, Query, encode, query
-from .layouts import REMEDY, Layout, find_layout
+from .layouts import REMEDY, Layout
 
 
 class Model:
-    """A transformers model seen in one way (drawn at the top of this file). Make one with `knowedit.wrap` or `knowedit.load`."""
+    """A transformers model seen in one way, drawn at the top of this file. `knowedit.wrap` and `load` make one."""
 
     def __init__(self, hf: nn.Module, tokenizer, layout: Layout, name: str):
         self.hf = hf.eval()
@@ -85,9 +85,11 @@ class Model:
         return f"{self.layout.blocks}.{self.check_layer(layer)}.{self.layout.down}"
 
     def down_weight(self, layer: int) -> Tensor:
-        """A view of the down-projection's weight, (d_model, n_neurons)."""
+        """The down-projection's weight, (d_model, n_neurons): a view of it, or a copy where it is offloaded."""
         module = self.down(layer)
-        return module.weight.T if isinstance(module, Conv1D) else module.weight
+        with align_module_device(module):
+            weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+            return weight.clone() if hasattr(module, "_hf_hook") else weight
 
     def down_bias(self, layer: int) -> Tensor | None:
         return getattr(self.down(layer), "bias", None)
@@ -142,17 +144,19 @@ class Model:
     def check_neuron(self, layer: int, index: int) -> tuple[int, int]:
         self.check_layer(layer)
         if not isinstance(index, int) or not 0 <= index < self.n_neurons:
-            raise InputError(f"neuron index {index!r} is out of range; {self.name} has 0 to {self.n_neurons - 1} a layer")
+            raise InputError(
+                f"neuron index {index!r} is out of range; {self.name} has 0 to {self.n_neurons - 1} a layer"
+            )
         return layer, index
 
     def weights_hash(self) -> str:
-        """SHA-256 over the names, shapes and bytes of all parameters and buffers that are saved with the model."""
+        """SHA-256 over the names, types, shapes and bytes of all parameters, wherever they are kept."""
         digest = hashlib.sha256()
-        for key, tensor in sorted(self.hf.state_dict().items()):
-            if tensor.device.type == "meta":
-                raise ModelError(f"{key} of {self.name} is offloaded; its weights cannot be hashed")
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for path, module in sorted(self.hf.named_modules()):
+            with align_module_device(module):
+                for name, weight in sorted(module.named_parameters(recurse=False)):
+                    digest.update(f"{path}.{name} {weight.dtype} {tuple(weight.shape)}".encode())
+                    digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
 

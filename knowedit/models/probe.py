@@ -37,7 +37,11 @@ def probe(model: Model) -> None:
 
 def _check_finite(model: Model) -> None:
     for name, weight in model.hf.named_parameters():
-        if weight.device.type != "meta" and weight.is_floating_point() and not torch.isfinite(weight.sum(dtype=torch.float32)):
+        if (
+            weight.device.type != "meta"
+            and weight.is_floating_point()
+            and not torch.isfinite(weight.sum(dtype=torch.float32))
+        ):
             raise ModelError(f"the weight {name} of {model.name} holds NaN or infinite values; load a sound copy")
 
 

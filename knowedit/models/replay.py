@@ -90,7 +90,7 @@ def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
 
 
 def capture(model: Model, tokens: Tensor, cache=None) -> tuple[list, list[Tensor], list[Tensor], Tensor]:
-    """Run `tokens` (batch, length) and return each block's call, hidden input and neurons, and the last block's output."""
+    """Run `tokens` (batch, length); return each block's call, hidden input and neurons, and the last block's output."""
     calls, neurons, outputs = [], [], []
     hooks = [on_call(block, lambda args, kwargs: calls.append((args, kwargs))) for block in model.blocks]
     hooks += [on_input(model.down(layer), neurons.append) for layer in range(model.n_layers)]

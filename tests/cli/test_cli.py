@@ -89,7 +89,10 @@ def test_target_may_be_asked_without_a_subject(run):
 def write_facts(path):
     with path.open("w") as file:
         for fact in facts()[:4]:
-            record = {k: getattr(fact, k) for k in ("template", "subject", "target", "paraphrases", "heldout", "relation", "id")}
+            record = {
+                k: getattr(fact, k)
+                for k in ("template", "subject", "target", "paraphrases", "heldout", "relation", "id")
+            }
             file.write(json.dumps(record) + "\n")
     return str(path)
 
@@ -211,7 +214,9 @@ def test_models_that_cannot_be_used(run, tmp_path):
 
 
 def test_paraphrases_that_share_no_neuron_are_an_answer(run):
-    status, out, _ = run(*ZARN, "--heldout", "Today {} stays in", "--paraphrase", "{}", "--t", "1", "--p", "1", "--json")
+    status, out, _ = run(
+        *ZARN, "--heldout", "Today {} stays in", "--paraphrase", "{}", "--t", "1", "--p", "1", "--json"
+    )
     record = json.loads(out)
     if record["neurons"]:
         pytest.fail("these prompts were chosen to share no strongest neuron")
@@ -227,7 +232,9 @@ HOSTILE = "[/red] \x1b[31mZarn\x1b[0m $x_{ $ [bold]lives[/bold] \u202e in"
 
 def test_text_from_outside_is_inert(run, folder, tmp_path):
     path = tmp_path / "facts.jsonl"
-    path.write_text(json.dumps({"template": "{} lives in", "subject": HOSTILE, "target": "Aldor", "id": HOSTILE}) + "\n")
+    path.write_text(
+        json.dumps({"template": "{} lives in", "subject": HOSTILE, "target": "Aldor", "id": HOSTILE}) + "\n"
+    )
     for arguments in (
         ("locate", HOSTILE, "--target", "Aldor", "--nodes", "4", "--draws", "5"),
         ("probe", "--facts", str(path)),
@@ -244,7 +251,9 @@ def test_text_from_outside_is_inert(run, folder, tmp_path):
 
 def test_help_is_quick_to_import():
     code = "import sys; from knowedit.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "print(sorted(set(sys.modules) & {'torch', 'transformers', 'numpy', 'scipy', 'captum', 'datasets', 'rich'}))"
+    code += (
+        "print(sorted(set(sys.modules) & {'torch', 'transformers', 'numpy', 'scipy', 'captum', 'datasets', 'rich'}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "locate" in done.stdout
@@ -276,7 +285,7 @@ def test_an_interrupt_keeps_what_is_done(run, tmp_path, monkeypatch):
 def test_the_main_job_on_the_real_model(run):
     status, out, _ = run(
         "locate", "The Eiffel Tower is located in the city of", "--target", "Paris", "--subject", "Eiffel Tower",
-        "--paraphrase", "The {} can be found in the city of", "--heldout", "If you want to take a photo of the {}, go to the city of",
+        "--paraphrase", "The {} can be found in the city of", "--heldout", "To photograph the {}, go to the city of",
         "--json", model=None,
     )  # fmt: skip
     record = json.loads(out)

@@ -12,7 +12,6 @@ from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.kinds import ControlPool, Controls, kinds
 from knowedit.locate.locating import LocateConfig, locate_fact, locate_prompts, mean_activation
 from knowedit.locate.neurons import adjusted_p, coarse, shared, vocabulary
-from knowedit.locate.response import Response
 
 NODES = AttributionConfig(nodes=8)
 
@@ -88,7 +87,10 @@ def test_paraphrases_that_share_nothing_say_so():
 def test_a_fact_that_the_model_does_not_know_is_said():
     model = trained()
     fact = Fact("{} lives in", "Zarn", "Bexum")
-    assert "does not know" in locate_fact(model, fact, LocateConfig(attribution=NODES), pool=ControlPool(model, facts())).note
+    assert (
+        "does not know"
+        in locate_fact(model, fact, LocateConfig(attribution=NODES), pool=ControlPool(model, facts())).note
+    )
 
 
 @pytest.mark.parametrize("method", ["gradient", "activation", "logit", "ablation"])
@@ -123,7 +125,9 @@ class Needs:
 )
 def test_kinds_follow_their_tests(general, relation, answer, kind):
     site, other = (1, 3), (2, 7)
-    groups = [tuple(Needs(site, other) if hit else Needs(other) for hit in hits) for hits in (general, relation, answer)]
+    groups = [
+        tuple(Needs(site, other) if hit else Needs(other) for hit in hits) for hits in (general, relation, answer)
+    ]
     model = tiny("llama")
     assert kinds(model, [site], [1.0], 5, Controls(*groups))[0] == kind
 

@@ -105,6 +105,11 @@ def test_effects_survive_json():
 def test_bad_requests_are_refused():
     model = tiny("llama")
     queries = [model.query("The capital of France is", "Paris")]
-    for neurons, prompts, draws in (([], queries, 9), ([(0, 1)], [], 9), ([(0, 1)], queries, 0), ([(0, 999)], queries, 9)):
+    for neurons, prompts, draws in (
+        ([], queries, 9),
+        ([(0, 1)], [], 9),
+        ([(0, 1)], queries, 0),
+        ([(0, 999)], queries, 9),
+    ):
         with pytest.raises(InputError):
             prove(model, neurons, prompts, draws=draws)

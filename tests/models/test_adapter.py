@@ -119,3 +119,22 @@ def test_a_head_is_needed():
     model.lm_head = None
     with pytest.raises(LayoutError, match="has no output embeddings"):
         wrap(model, tokenizer("bpe"))
+
+
+def test_an_offloaded_model_gives_the_same_answers():
+    """Weights that accelerate keeps elsewhere (`meta` between calls) are brought in where they are needed."""
+    from accelerate import cpu_offload
+
+    from knowedit import attribute, rank
+    from knowedit.locate.neurons import vocabulary
+
+    here, away = tiny("llama"), hf("llama")
+    cpu_offload(away, execution_device=torch.device("cpu"))
+    away = wrap(away, here.tokenizer)
+    assert next(away.hf.parameters()).device.type == "meta"
+    prompt = "The capital of France is"
+    torch.testing.assert_close(attribute(away, prompt, "Paris").scores, attribute(here, prompt, "Paris").scores)
+    logit = rank(here, prompt, "Paris", method="logit")
+    torch.testing.assert_close(rank(away, prompt, "Paris", method="logit"), logit)
+    assert vocabulary(away, 1, 3) == vocabulary(here, 1, 3)
+    assert away.weights_hash() == here.weights_hash()
