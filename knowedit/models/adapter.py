@@ -155,6 +155,8 @@ class Model:
         for path, module in sorted(self.hf.named_modules()):
             with align_module_device(module):
                 for name, weight in sorted(module.named_parameters(recurse=False)):
+                    if weight.device.type == "meta":
+                        raise ModelError(f"{path}.{name} of {self.name} has no values (meta); load its weights first")
                     digest.update(f"{path}.{name} {weight.dtype} {tuple(weight.shape)}".encode())
                     digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
