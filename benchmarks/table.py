@@ -1,0 +1,77 @@
+"""The README's table of numbers, made from the committed result files; a test compares the two.
+
+    python -m benchmarks.table
+"""
+
+from __future__ import annotations
+
+import json
+
+from .results import FOLDER
+
+
+def load(name: str) -> dict:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def table() -> str:
+    """Markdown rows: what was measured, what came out, the command."""
+    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings()]
+    lines = ["| measured | result | command |", "|---|---|---|"]
+    return "\n".join(lines + [f"| {what} | {result} | `{command}` |" for what, result, command in rows])
+
+
+def _speed():
+    run, package = load("speed"), load("speed_package")
+    loop = f"{min(run['loop_seconds']):.0f}–{max(run['loop_seconds']):.0f} s"
+    for name, sweep in run["sweeps"].items():
+        result = f"**{sweep['ratio_median']:.1f}×** the field's loop ({loop}); gap {sweep['gap_layer_0']:.1e} in layer 0"
+        yield f"all neurons of 30 layers: {name}", f"{result}, {sweep['gap_other_layers']:.1e} elsewhere", run["command"]
+    result = f"**{package['ratio_median']:.1f}×** the PyPI package `knowledge-neurons`"
+    yield "GPT-2 small (random weights), 20 nodes", result, package["command"]
+
+
+def _memory():
+    run = load("memory")
+    peaks = ", ".join(f"{name}: {value:.2f}" for name, value in run["peak_over_weights"].items())
+    yield "peak memory over the fp32 weights", peaks, run["command"]
+
+
+def _proof():
+    for method, name in (("ig", "all neurons"), ("ig", "5 strongest"), ("gradient", "5 strongest")):
+        run = load(f"proof_{method}")
+        proof = run[name]
+        result = (
+            f"{proof['neurons']:.1f} neurons a fact, p before {proof['probability']:.2f}: "
+            f"suppress **{_change(proof['suppress'])}**, amplify **{_change(proof['amplify'])}**; "
+            f"random {_change(proof['control_suppress'])}, {_change(proof['control_amplify'])} (layer and activation), "
+            f"{_change(proof['layer_control_suppress'])}, {_change(proof['layer_control_amplify'])} (layer)"
+        )
+        yield f"proof on {proof['facts']} known facts, held-out prompts: `{method}`, {name}", result, run["command"]
+
+
+def _calibration():
+    for name, what in (
+        ("calibration", "random sets called significant at 5 %"),
+        ("calibration_random_weights", "located on random weights, called significant"),
+    ):
+        run = load(name)
+        rates = [f"{s} {run[s]['significant']} of {run[s]['n']}" for s in ("suppress", "amplify")]
+        yield what, ", ".join(rates), run["command"]
+
+
+def _rankings():
+    run = load("rankings")
+    rates = [
+        f"{name} {r['spearman']['change']:.2f} / {r['precision_at_10']['change']:.2f}" for name, r in run["rankings"].items()
+    ]
+    what = f"rankings against ablation on {len(run['facts'])} facts: rank correlation / precision at 10"
+    yield what, ", ".join(rates), run["command"]
+
+
+def _change(estimate: dict) -> str:
+    return f"{estimate['change']:+.1%}"
+
+
+if __name__ == "__main__":
+    print(table())
