@@ -1,6 +1,6 @@
 """The README's table of numbers, made from the committed result files; a test compares the two.
 
-    python -m benchmarks.table
+python -m benchmarks.table
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ def _speed():
     run, package = load("speed"), load("speed_package")
     loop = f"{min(run['loop_seconds']):.0f}–{max(run['loop_seconds']):.0f} s"
     for name, sweep in run["sweeps"].items():
-        result = f"**{sweep['ratio_median']:.1f}×** the field's loop ({loop}); gap {sweep['gap_layer_0']:.1e} in layer 0"
-        yield f"all neurons of 30 layers: {name}", f"{result}, {sweep['gap_other_layers']:.1e} elsewhere", run["command"]
+        result = (
+            f"**{sweep['ratio_median']:.1f}×** the field's loop ({loop}); gap {sweep['gap_layer_0']:.1e} in layer 0"
+        )
+        yield (
+            f"all neurons of 30 layers: {name}",
+            f"{result}, {sweep['gap_other_layers']:.1e} elsewhere",
+            run["command"],
+        )
     result = f"**{package['ratio_median']:.1f}×** the PyPI package `knowledge-neurons`"
     yield "GPT-2 small (random weights), 20 nodes", result, package["command"]
 
@@ -38,16 +44,17 @@ def _memory():
 
 
 def _proof():
-    for method, name in (("ig", "all neurons"), ("ig", "5 strongest"), ("gradient", "5 strongest")):
-        run = load(f"proof_{method}")
-        proof = run[name]
+    for path in sorted(FOLDER.glob("proof_*.json")):
+        run = load(path.stem)
+        proof, method = run["proof"], run["config"]["method"]
+        which = "5 strongest" if path.stem.endswith("_strongest") else "all located neurons"
         result = (
             f"{proof['neurons']:.1f} neurons a fact, p before {proof['probability']:.2f}: "
             f"suppress **{_change(proof['suppress'])}**, amplify **{_change(proof['amplify'])}**; "
             f"random {_change(proof['control_suppress'])}, {_change(proof['control_amplify'])} (layer and activation), "
             f"{_change(proof['layer_control_suppress'])}, {_change(proof['layer_control_amplify'])} (layer)"
         )
-        yield f"proof on {proof['facts']} known facts, held-out prompts: `{method}`, {name}", result, run["command"]
+        yield f"proof on {proof['facts']} known facts, held-out prompts: `{method}`, {which}", result, run["command"]
 
 
 def _calibration():
@@ -63,7 +70,8 @@ def _calibration():
 def _rankings():
     run = load("rankings")
     rates = [
-        f"{name} {r['spearman']['change']:.2f} / {r['precision_at_10']['change']:.2f}" for name, r in run["rankings"].items()
+        f"{name} {r['spearman']['change']:.2f} / {r['precision_at_10']['change']:.2f}"
+        for name, r in run["rankings"].items()
     ]
     what = f"rankings against ablation on {len(run['facts'])} facts: rank correlation / precision at 10"
     yield what, ", ".join(rates), run["command"]
