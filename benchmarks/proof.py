@@ -3,8 +3,9 @@
     python -m benchmarks.proof --method ig --layers 2-29 --p 0.5
     python -m benchmarks.proof --method gradient --p 0.5 --strongest
 
-For each fact all located neurons are proved, or its five strongest alone with `--strongest`. Thresholds were
-chosen on 20 other facts (four of each relation); the facts reported here are `evenly` spread over the relations and were not looked at.
+For each fact all located neurons are proved, or its five strongest alone with `--strongest`. Thresholds were chosen on
+20 other facts (four of each relation); the facts reported here are spread `evenly` over the relations and were not
+looked at.
 """
 
 from __future__ import annotations
