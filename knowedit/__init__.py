@@ -21,7 +21,7 @@ _HOME = {
     "knowedit.models.adapter": ("Model",),
     "knowedit.models.layouts": ("Layout",),
     "knowedit.intervene": ("suppress", "amplify", "set_to"),
-    "knowedit.locate.attribution": ("attribute", "Attribution", "AttributionConfig"),
+    "knowedit.locate.attribution": ("attribute", "attribute_many", "Attribution", "AttributionConfig"),
     "knowedit.locate.rankings": ("rank", "RANKINGS"),
     "knowedit.locate.neurons": ("Neuron", "NeuronSet"),
     "knowedit.locate.locating": ("locate_fact", "locate_prompts", "LocateConfig", "mean_activation"),

@@ -15,6 +15,7 @@ that is its *gap*, which every result carries. `nodes="auto"` splits intervals u
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -160,6 +161,17 @@ def attribute(
         seconds=time.perf_counter() - started,
         config=config,
     )
+
+
+def attribute_many(
+    model: Model, queries: Iterable[Query], config: AttributionConfig | None = None
+) -> Iterator[Attribution]:
+    """`attribute` for many prompts, one after the other as they are asked for.
+
+    The paths of one prompt already fill a sweep's memory, so prompts share nothing but the model.
+    """
+    for query in queries:
+        yield attribute(model, query, config=config)
 
 
 @dataclass

@@ -7,7 +7,7 @@ import torch
 from tiny import FAMILIES, PROMPT, tiny
 
 from benchmarks.plain import clean_neurons
-from knowedit import AttributionConfig, InputError, attribute
+from knowedit import AttributionConfig, InputError, attribute, attribute_many
 from knowedit.hooks import hooked, on_input
 from knowedit.locate.quadrature import RULES
 from knowedit.models.replay import capture
@@ -125,6 +125,15 @@ def test_auto_reaches_its_tolerance_and_the_integral(family, doubled):
     else:
         assert fixed.gap.max() <= tolerance
         assert sum(auto.nodes) < sum(fixed.nodes)
+
+
+def test_many_prompts_in_one_call():
+    model = tiny("llama")
+    queries = [model.query(text, "Paris") for text in ("The capital of France is", "Rome is not")]
+    found = list(attribute_many(model, queries))
+    for one, query in zip(found, queries, strict=True):
+        assert torch.equal(one.scores, attribute(model, query).scores)
+        assert one.prompt == query.prompt
 
 
 def test_auto_refines_only_what_needs_it():

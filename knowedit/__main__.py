@@ -1,0 +1,6 @@
+"""`python -m knowedit`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
