@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import knowedit
 from benchmarks.plain import integrated_gradients
 from knowedit import AttributionConfig, attribute
 from knowedit.models.adapter import frozen
@@ -36,9 +37,23 @@ def test_the_sweep_equals_the_plain_loop(default_model, query, rule):
 
 
 def test_the_sweep_equals_captum(default_model, query):
-    config = AttributionConfig(nodes=4)
-    wanted = attribute(default_model, query, config=AttributionConfig(nodes=4, engine="captum")).scores
-    assert worst(attribute(default_model, query, config=config).scores, wanted) < 1e-4
+    """At 8 nodes. Where a node falls on a steep flank of layer 0, the references themselves only repeat to 2e-4."""
+    wanted = attribute(default_model, query, config=AttributionConfig(nodes=8, engine="captum")).scores
+    assert worst(attribute(default_model, query, config=AttributionConfig(nodes=8)).scores, wanted) < 1e-4
+
+
+@pytest.mark.usefixtures("doubled")
+def test_what_differs_in_float32_is_rounding():
+    """The same comparison in float64, at the nodes that repeat worst in float32."""
+    model = knowedit.load(dtype="float64")
+    query = model.query(PROMPT, TARGET)
+    found = attribute(model, query, config=AttributionConfig(nodes=4)).scores
+    with frozen(model):
+        wanted = integrated_gradients(
+            model, query.prompt.ids, query.prompt.read, query.target_ids[0],
+            quadrature="gauss-legendre", nodes=4, layers=[0, 29],
+        )  # fmt: skip
+    assert worst(found[[0, 29]], wanted) < 1e-9
 
 
 def test_the_row_limit_changes_nothing_but_memory(default_model, query):
