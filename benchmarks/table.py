@@ -47,7 +47,9 @@ def _proof():
     for path in sorted(FOLDER.glob("proof_*.json")):
         run = load(path.stem)
         proof, method = run["proof"], run["config"]["method"]
-        which = "5 strongest" if path.stem.endswith("_strongest") else "all located neurons"
+        which = (
+            "5 strongest" if path.stem.endswith("_strongest") else "p adjusted" if run["config"]["adjust"] else "all"
+        )
         result = (
             f"{proof['neurons']:.1f} neurons a fact, p before {proof['probability']:.2f}: "
             f"suppress **{_change(proof['suppress'])}**, amplify **{_change(proof['amplify'])}**; "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import isfinite
 
 import torch
 from torch import Tensor
@@ -190,13 +189,13 @@ def _describe(
     neurons = []
     for site, activation, kind in zip(chosen, activations, labels, strict=True):
         promotes, suppresses = vocabulary(model, *site, sign=activation)
-        shares = [share for f in found if f.attribution and isfinite(share := f.attribution.share(*site))]
+        spans = [f.attribution.span[site[0]].item() for f in found if f.attribution]
         neurons.append(
             Neuron(
                 layer=site[0],
                 index=site[1],
                 score=_mean(found, site),
-                share=sum(shares) / len(shares) if shares else None,
+                share=_mean(found, site) / (sum(spans) / len(spans)) if spans and sum(spans) else None,
                 prompts=rates[site],
                 activation=activation,
                 kind=kind,

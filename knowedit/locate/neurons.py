@@ -29,7 +29,7 @@ KINDS = ("fact", "relation", "answer", "general")
 class Neuron:
     """One located neuron.
 
-    - `score`: mean over the prompts that located it; `share`: its part of its layer's F(a) − F(baseline), likewise
+    - `score`: mean over the prompts that located it; `share`: the same over the mean of its layer's F(a) − F(baseline)
       (None for rankings that have no such sum); `prompts`: the fraction of prompts for which it is coarse.
     - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
     - `kind`: one of `KINDS`, None where nothing was there to tell.
