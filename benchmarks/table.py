@@ -64,12 +64,16 @@ def _calibration():
         ("calibration", "random sets called significant at 5 %"),
         ("calibration_random_weights", "located on random weights, called significant"),
     ):
+        if not (FOLDER / f"{name}.json").exists():
+            continue
         run = load(name)
         rates = [f"{s} {run[s]['significant']} of {run[s]['n']}" for s in ("suppress", "amplify")]
         yield what, ", ".join(rates), run["command"]
 
 
 def _rankings():
+    if not (FOLDER / "rankings.json").exists():
+        return
     run = load("rankings")
     rates = [
         f"{name} {r['spearman']['change']:.2f} / {r['precision_at_10']['change']:.2f}"
