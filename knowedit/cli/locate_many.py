@@ -66,7 +66,7 @@ def locate_many(
         write_text(out / "effects" / name, json.dumps(effect.as_dict() if effect else None))
     names = {f.id: f"{quote(f.id, safe='')}.json" for f in facts if f.id not in failed}
     sets = {i: NeuronSet.load(out / "neurons" / name) for i, name in names.items()}
-    records = {i: json.loads((out / "effects" / name).read_text(encoding="utf-8")) for i, name in names.items()}
+    records = {i: _effect(out / "effects" / name) for i, name in names.items()}
     effects = [Effect.from_dict(record) for record in records.values() if record]
     proof = summarise(effects) if effects else None
     summary = {
@@ -95,6 +95,15 @@ def _one(wrapped, fact, config, negatives, draws, seed, pool, weights_hash):
     controls = pool.controls(fact.subject, fact.target, fact.relation)
     others = {"same_relation": controls.relation, "other_relations": controls.general}
     return found, measure(wrapped, found, queries, draws=draws, seed=seed, others=others)
+
+
+def _effect(path: Path) -> dict | None:
+    from ..errors import DataError
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise DataError(f"{str(path)!r} is damaged; delete it and run the same command again") from None
 
 
 def _known(wrapped, facts, config):

@@ -112,6 +112,8 @@ def test_a_file_of_facts_is_located_and_resumed(run, tmp_path):
     assert (out / "summary.json").read_text() == before
     assert kept.stat().st_mtime_ns == stamp
     fails(run(*command, "--t", "0.3"), "another run", "config")
+    kept.write_text(kept.read_text()[:50])
+    fails(run(*command), kept.name, "damaged")
 
 
 def test_probe_says_what_the_model_knows(run, tmp_path):
