@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 import knowedit
 from knowedit.answers import answers
 from knowedit.facts import fill
+from knowedit.locate.kinds import ControlPool
 from knowedit.locate.locating import LocateConfig, locate_fact
 from knowedit.locate.proof import draw, prove
 from knowedit.locate.response import Response
@@ -65,12 +66,13 @@ def located_on_noise(model, runs: int) -> dict:
     torch.manual_seed(0)
     noise = knowedit.wrap(type(model.hf)(model.hf.config), model.tokenizer, name="random weights")
     config = LocateConfig(method="gradient", p=0.3)
+    pool = ControlPool(noise, ())  # kinds are not wanted, and no fact is known
     facts = knowedit.builtin_facts()
     rng = np.random.default_rng(0)
     p, sizes = {"suppress": [], "amplify": []}, []
     for i in tqdm(rng.choice(len(facts), runs, replace=False), unit="fact"):
         fact = facts[int(i)]
-        located = locate_fact(noise, fact, config, weights_hash="random")
+        located = locate_fact(noise, fact, config, pool=pool, weights_hash="random")
         sizes.append(len(located))
         if not len(located):
             continue

@@ -233,7 +233,7 @@ def make_path(model: Model, ids, positions, reads, readouts, config: Attribution
 def _budget(model: Model, recording) -> int:
     """Row-layers whose graphs take somewhat less than half of the weights' bytes; at least one row's."""
     weights = sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize
-    return max(model.n_layers, int(0.45 * weights / recording.bytes_per_row()))
+    return max(model.n_layers, int(0.4 * weights / recording.bytes_per_row()))
 
 
 def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:
