@@ -116,13 +116,12 @@ def knowledge_neurons(
         raise InputError(f"no neuron to rewrite for {fact.prompt!r}: {_why(found)}")
     old, new = (embedding / embedding.norm() for embedding in embeddings)
     direction = config.lambda2 * new - config.lambda1 * old
-    prompt = model.query(fact.prompt, fact.target, fact.subject).prompt
-    neuron_values = record(model, prompt.ids).neurons
+    signs = _signs(model, fact) if config.signed else None
     deltas = {}
     for layer, indices in _by_layer(sites).items():
         scale = _slots(model, layer, indices).norm(dim=0)
-        if config.signed:
-            scale = scale.copysign(neuron_values[layer][prompt.read, indices].float().cpu())
+        if signs is not None:
+            scale = scale * signs[layer, indices]
         deltas[layer] = _columns(model, torch.outer(direction, scale), indices)
     given = {} if neurons is None else {"neurons": _listed(sites)}
     return make_edit(
@@ -219,6 +218,13 @@ def _commonest(found: Sequence[NeuronSet], most: int) -> tuple[Counter, list[tup
         for neuron in one.neurons:
             scores[neuron.site] += neuron.score
     return counts, sorted(counts, key=lambda site: (-counts[site], -scores[site], site))[:most]
+
+
+def _signs(model: Model, fact: Fact) -> Tensor:
+    """−1 where a neuron is negative at the read position of the main prompt, else 1: (n_layers, n_neurons)."""
+    prompt = model.query(fact.prompt, fact.target, fact.subject).prompt
+    neurons = torch.stack([layer[prompt.read].float().cpu() for layer in record(model, prompt.ids).neurons])
+    return torch.where(neurons < 0, -1.0, 1.0)
 
 
 def _by_layer(sites: Sites) -> dict[int, list[int]]:

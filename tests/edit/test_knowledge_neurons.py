@@ -71,13 +71,14 @@ def test_update_is_the_arithmetic_of_the_paper(family):
     assert edit.notes["neurons"] == [[2, 5], [0, 7], [2, 1]] == edit.config["neurons"]
 
 
-def test_signs_follow_the_activations():
-    model = tiny("llama")
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_signs_follow_the_activations(family):
+    model = tiny(family)
     signed, plain = (
         knowledge_neurons(model, FACT, KnowledgeNeuronsConfig(signed=signed), neurons=[(1, i) for i in range(8)])
         for signed in (True, False)
     )
-    neurons, prompt = [], model.encode(FACT.prompt)
+    neurons, prompt = [], model.query(FACT.prompt, "Paris").prompt
     with torch.no_grad(), hooked(on_input(model.down(1), neurons.append)):
         model.hf(torch.tensor([prompt.ids]))
     negative = neurons[0].reshape(len(prompt.ids), -1)[prompt.read, :8] < 0
