@@ -1,0 +1,162 @@
+"""Edits for other people's tools: a PEFT LoRA adapter, or a merged checkpoint.
+
+    to_peft([edit], model, "eiffel-lora")              # PeftModel.from_pretrained(base, "eiffel-lora")
+    to_checkpoint([edit], model, "eiffel-checkpoint")  # AutoModelForCausalLM.from_pretrained("eiffel-checkpoint")
+
+ΔW = u vᵀ is a LoRA adapter with A = vᵀ and B = u, of scale alpha / r = 1. Several edits of one weight are one adapter
+of the sum of their ranks, [u₁ u₂] [v₁ v₂]ᵀ. A and B are oriented as (out, in) also for a Conv1D, of which only
+`fan_in_fan_out` tells. Modules are named by full path: a bare `c_proj` would match attention's too. Merged in float32
+a rank-one edit has the bits of W + u vᵀ; in half precision too where PEFT keeps its factors in float32, its default.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import InputError, ModelError
+from ..models.adapter import Model
+from ..models.checks import quiet
+from .apply import applied, edits_on
+from .delta import Dense, Edit
+
+PROVENANCE = "knowedit.json"  # in both kinds of export: which edits, of which facts
+
+
+def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, base: str | None = None) -> Path:
+    """Write `edits`, one after the other on `model`, as a PEFT LoRA adapter to a new folder, and return its path.
+
+    `base` is the name under which users of the adapter load the model, `model.name` by default.
+
+    Raises `InputError` for a dense change, which is no LoRA adapter, for a folder that exists or cannot be written
+    and where edits are on `model`; and what `apply` raises for edits of another model.
+    """
+    edits = _list(edits)
+    for edit in edits:
+        if dense := [path for path, delta in edit.deltas.items() if isinstance(delta, Dense)]:
+            raise InputError(
+                f"the edit by {edit.method} changes {dense[0]} densely, which no LoRA adapter of small rank holds; "
+                "export a checkpoint instead"
+            )
+    touched = [path for edit in edits for path in edit.deltas]
+    mode = "hook" if len(set(touched)) == len(touched) else "in-place"  # offloaded weights can be hooked, not stacked
+    with _new_folder(folder) as temporary, _stacked(model, edits, mode):
+        tensors, ranks = _factors(edits)
+        (temporary / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+        _write_json(temporary / "adapter_config.json", _config(model, ranks, base or model.name))
+        _write_json(temporary / PROVENANCE, _provenance(edits))
+    return Path(folder)
+
+
+def to_checkpoint(edits: Edit | Sequence[Edit], model: Model, folder: str | Path) -> Path:
+    """Write `model` with `edits` in its weights, and its tokenizer, to a new folder by `save_pretrained`.
+
+    The model is bit-identical afterwards. Raises `InputError` for a folder that exists or cannot be written and where
+    edits are on `model`; and what `apply` raises.
+    """
+    edits = _list(edits)
+    with _new_folder(folder) as temporary, _stacked(model, edits), quiet():
+        model.hf.save_pretrained(temporary)
+        model.tokenizer.save_pretrained(temporary)
+        _write_json(temporary / PROVENANCE, _provenance(edits))
+    return Path(folder)
+
+
+def _list(edits: Edit | Sequence[Edit]) -> list[Edit]:
+    edits = [edits] if isinstance(edits, Edit) else list(edits)
+    if not edits:
+        raise InputError("there is no edit to export, expected one or more")
+    return edits
+
+
+@contextmanager
+def _stacked(model: Model, edits: Sequence[Edit], mode: str = "in-place") -> Iterator[None]:
+    """All edits on the model, so that each is checked against the weights that it meets."""
+    if on := edits_on(model):
+        raise InputError(
+            f"{model.name} has edits on it ({len(on)}), and only those that are named are exported; revert them first"
+        )
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(applied(model, edit, mode=mode))
+        yield
+
+
+@contextmanager
+def _new_folder(folder: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name if all goes well, and is gone otherwise."""
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{str(folder)!r} exists already; choose a new folder, or remove it first")
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"cannot write {str(folder)!r}: {error.strerror}; choose a folder that exists") from None
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        yield temporary
+        temporary.rename(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write {str(folder)!r}: {reason}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _factors(edits: Sequence[Edit]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """The adapter's tensors in float32, and the rank for each module path."""
+    tensors, ranks = {}, {}
+    for path in sorted({path for edit in edits for path in edit.deltas}):
+        deltas = [edit.deltas[path] for edit in edits if path in edit.deltas]
+        u, v = (torch.cat([getattr(delta, name) for delta in deltas], dim=1) for name in ("u", "v"))
+        tensors[f"base_model.model.{path}.lora_A.weight"] = v.T.contiguous()  # (k, in)
+        tensors[f"base_model.model.{path}.lora_B.weight"] = u.contiguous()  # (out, k)
+        ranks[path] = u.shape[1]
+    return tensors, ranks
+
+
+def _config(model: Model, ranks: dict[str, int], base: str) -> dict:
+    usual, _ = Counter(ranks.values()).most_common(1)[0]
+    others = {path: rank for path, rank in ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "task_type": None if model.masked else "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": _fan_in_fan_out(model, ranks),
+        "inference_mode": True,
+        "target_modules": list(ranks),
+    }
+
+
+def _fan_in_fan_out(model: Model, paths) -> bool:
+    kinds = {isinstance(model.hf.get_submodule(path), Conv1D) for path in paths}
+    if len(kinds) > 1:
+        raise ModelError(f"{model.name} mixes Conv1D and Linear projections, for which PEFT needs an adapter each")
+    return kinds.pop()
+
+
+def _provenance(edits: Sequence[Edit]) -> dict:
+    return {
+        "schema": "knowedit.export/1",
+        "edits": [{"content_hash": edit.content_hash, **edit.content()} for edit in edits],
+    }
+
+
+def _write_json(path: Path, record: dict) -> None:
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
