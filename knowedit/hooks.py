@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -36,6 +37,18 @@ def on_output(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Regis
         return (new, *output[1:]) if isinstance(output, tuple) else new
 
     return lambda: module.register_forward_hook(hook)
+
+
+def on_pass(module: nn.Module, fn: Callable[[Tensor, Tensor], Tensor]) -> Register:
+    """Replace the module's output by `fn` of its first input and its output, both tensors.
+
+    `fn` is kept as it is given, not inside a closure, so that a deep copy of the module gets a copy of it.
+    """
+    return lambda: module.register_forward_hook(partial(_passed, fn))
+
+
+def _passed(fn: Callable[[Tensor, Tensor], Tensor], _, args, output):
+    return fn(args[0], output)
 
 
 def on_call(module: nn.Module, fn: Callable[[tuple, dict], None]) -> Register:

@@ -180,6 +180,7 @@ def _checked(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor) or tensor.dim() != 2:
         shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
         raise InputError(f"the factor {name} is {shape}, expected a matrix")
-    if not torch.isfinite(tensor).all():
+    tensor = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    if not torch.isfinite(tensor).all():  # also what was finite in float64 and is not in float32
         raise InputError(f"the factor {name} holds NaN or infinity; this edit has failed and cannot be used")
-    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+    return tensor

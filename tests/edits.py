@@ -1,0 +1,51 @@
+"""Random edits of a model's down-projections, and what a weight must be with some of them on it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from knowedit import Fact, Model
+from knowedit.edit.delta import Dense, Edit, LowRank, weight_hash
+
+FACT = Fact("{} is located in the city of", "Eiffel Tower", "Paris", target_new="Rome")
+
+
+def random_edit(model: Model, *layers: int, seed: int = 0, rank: int = 1, scale: float = 0.3, **fields) -> Edit:
+    """Of rank `rank`, or dense for rank 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def matrix(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float32)
+
+    deltas = {}
+    for layer in layers:
+        out, neurons = model.down_shape(layer)
+        if rank:
+            deltas[model.down_path(layer)] = LowRank(scale * matrix(out, rank), matrix(neurons, rank))
+        else:
+            deltas[model.down_path(layer)] = Dense(scale * matrix(out, neurons))
+    bases = {model.down_path(layer): weight_hash(model.down_weight(layer)) for layer in layers}
+    return Edit(deltas, bases, **{"method": "random", "facts": (FACT,), "model": model.name, "seed": seed, **fields})
+
+
+def weights(model: Model) -> list[Tensor]:
+    """Copies of all down-projections, (out, in)."""
+    return [model.down_weight(layer).detach().clone() for layer in range(model.n_layers)]
+
+
+def with_edits(model: Model, base: list[Tensor], *edits: Edit) -> list[Tensor]:
+    """What `base` must be with `edits` on it, written out plainly."""
+    wanted = []
+    for layer, weight in enumerate(base):
+        path = model.down_path(layer)
+        deltas = [edit.deltas[path] for edit in edits if path in edit.deltas]
+        total = weight.double() if weight.dtype == torch.float64 else weight.float()
+        for delta in deltas:
+            total = total + (delta.delta if isinstance(delta, Dense) else delta.u @ delta.v.T)
+        wanted.append(total.to(weight.dtype))
+    return wanted
+
+
+def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
