@@ -1,0 +1,224 @@
+"""An edit as a folder: `edit.safetensors` with the factors, `edit.json` with everything else.
+
+The JSON carries the SHA-256 of the factors, the edit's content hash and a checksum of its own text, and must be byte
+for byte what this file would write. So a bit that flips anywhere, in either file, is refused and never read as
+another edit. The folder appears whole, by a rename, or not at all. Nothing in it names another file, and nothing is
+ever unpickled; whether the edit fits a model is seen when it is applied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import DataError, InputError
+from ..facts import Fact
+from ..models.checks import one_line
+from .delta import Delta, Dense, Edit, LowRank
+
+SCHEMA = "knowedit.edit/1"
+FACTORS, RECORD = "edit.safetensors", "edit.json"
+
+_FIELDS = {
+    "schema": str,
+    "content": dict,
+    "content_hash": str,
+    "created": str,
+    "versions": dict,
+    "notes": dict,
+    "factors_sha256": str,
+    "checksum": str,
+}
+_CONTENT = {"method": str, "config": dict, "facts": list, "model": str, "seed": int, "bases": dict}
+_KINDS = ({"u", "v"}, {"delta"})  # the tensors of one module: low rank, dense
+
+
+def save_edit(edit: Edit, folder: str | Path) -> Path:
+    """Write `edit` to the new `folder` and return its path. An edit without a time stamp gets one.
+
+    Raises `InputError` where the folder exists or cannot be written, and for provenance that is not plain JSON;
+    nothing is left behind then.
+    """
+    folder = Path(folder).expanduser()
+    if os.path.lexists(folder):
+        raise InputError(f"{str(folder)!r} exists already, and an edit goes to a folder of its own; choose another")
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
+            new = Path(beside) / "edit"  # made by mkdir, so that it is as readable as the user's other folders
+            new.mkdir()
+            factors = safetensors.torch.save(_named_tensors(edit))
+            _write(new / FACTORS, factors)
+            _write(new / RECORD, _rendered(_record(edit, factors)))
+            _check_readable(new)
+            os.rename(new, folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {str(folder)!r}: {error.strerror or error}; choose a folder that can be written and has room"
+        ) from None
+    return folder
+
+
+def load_edit(folder: str | Path) -> Edit:
+    """Read an edit that was written by `save_edit`.
+
+    Raises `InputError` where there is no such folder, `DataError` for files that are damaged, of another schema, or
+    that hold anything else than a sound edit.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is no folder; give one that an edit was saved to")
+    try:
+        return _loaded(folder)
+    except (InputError, DataError, OSError) as error:
+        raise DataError(
+            f"{str(folder)!r} holds no sound edit: {one_line(error)}; get a good copy, or make the edit again"
+        ) from None
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _named_tensors(edit: Edit) -> dict[str, Tensor]:
+    return {
+        f"{path}:{name}": tensor.clone()  # safetensors wants no two in the same memory
+        for path, delta in sorted(edit.deltas.items())
+        for name, tensor in delta.tensors().items()
+    }
+
+
+def _record(edit: Edit, factors: bytes) -> dict:
+    try:
+        record = {
+            "schema": SCHEMA,
+            "content": edit.content(),
+            "content_hash": edit.content_hash,
+            "created": edit.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": dict(edit.versions),
+            "notes": dict(edit.notes),
+            "factors_sha256": hashlib.sha256(factors).hexdigest(),
+        }
+        record = json.loads(json.dumps(record, allow_nan=False))  # tuples become lists, as they do when it is read
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the config and notes of this edit are not plain JSON ({one_line(error)}); leave such values out"
+        ) from None
+    return {**record, "checksum": _checksum(record)}
+
+
+def _checksum(record: Mapping) -> str:
+    return hashlib.sha256(_rendered({k: v for k, v in record.items() if k != "checksum"})).hexdigest()
+
+
+def _rendered(record: Mapping) -> bytes:
+    return (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_readable(folder: Path) -> None:
+    try:
+        _loaded(folder)  # which compares the content hash
+    except (InputError, DataError) as error:
+        raise InputError(
+            f"this edit would not be read as it is ({one_line(error)}); say all of it in plain JSON with text as keys"
+        ) from None
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _loaded(folder: Path) -> Edit:
+    record = _parsed(_read(folder / RECORD))
+    factors = _read(folder / FACTORS)
+    if hashlib.sha256(factors).hexdigest() != record["factors_sha256"]:
+        raise DataError(f"{FACTORS} is damaged, or belongs to another edit: it has another SHA-256 than expected")
+    edit = _edit(record, _deltas(factors))
+    if edit.content_hash != record["content_hash"]:
+        raise DataError("its content hash is another than expected")
+    return edit
+
+
+def _read(path: Path) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise DataError(f"{path.name} is not there, or is no plain file")
+    return path.read_bytes()
+
+
+def _parsed(raw: bytes) -> dict:
+    """The record, with every field of its type."""
+    try:
+        record = json.loads(raw.decode("ascii"))
+    except (ValueError, RecursionError):
+        raise DataError(f"{RECORD} is no JSON, or damaged") from None
+    schema = record.get("schema") if isinstance(record, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"{RECORD} is of schema {schema!r}, expected {SCHEMA!r}")
+    try:
+        sound = raw == _rendered(record) and record.get("checksum") == _checksum(record)
+    except (ValueError, RecursionError):  # NaN, or nested too deeply to write
+        sound = False
+    if not sound:
+        raise DataError(f"{RECORD} is damaged: its checksum or its form is another than expected")
+    _check_fields("the record", record, _FIELDS)
+    _check_fields("the content", record["content"], _CONTENT)
+    for name, texts in (("bases", record["content"]["bases"]), ("versions", record["versions"])):
+        if not all(isinstance(text, str) for text in texts.values()):
+            raise DataError(f"{name} is no object of texts")
+    return record
+
+
+def _check_fields(what: str, found: dict, expected: dict[str, type]) -> None:
+    if set(found) != set(expected):
+        raise DataError(f"{what} has the fields {sorted(found)}, expected {sorted(expected)}")
+    for name, kind in expected.items():
+        if type(found[name]) is not kind:  # a bool is no seed
+            raise DataError(f"{name} is of type {type(found[name]).__name__}, expected {kind.__name__}")
+
+
+def _deltas(factors: bytes) -> dict[str, Delta]:
+    try:
+        tensors = safetensors.torch.load(factors)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise DataError(f"{FACTORS} cannot be read ({one_line(error)})") from None
+    by_path: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in tensors.items():
+        path, _, name = full_name.rpartition(":")
+        if tensor.dtype != torch.float32:
+            raise DataError(f"the factor {full_name!r} is {tensor.dtype}, expected float32")
+        by_path.setdefault(path, {})[name] = tensor
+    for path, named in by_path.items():
+        if set(named) not in _KINDS:
+            raise DataError(f"{path!r} has the tensors {sorted(named)}, expected u and v, or delta")
+    return {path: Dense(**named) if "delta" in named else LowRank(**named) for path, named in by_path.items()}
+
+
+def _edit(record: dict[str, Any], deltas: dict[str, Delta]) -> Edit:
+    content = record["content"]
+    return Edit(
+        deltas=deltas,
+        bases=content["bases"],
+        method=content["method"],
+        config=content["config"],
+        facts=tuple(Fact.from_dict(fact) for fact in content["facts"]),
+        model=content["model"],
+        seed=content["seed"],
+        versions=record["versions"],
+        notes=record["notes"],
+        created=record["created"],
+    )
