@@ -4,6 +4,7 @@ import copy
 import gc
 import threading
 import weakref
+from contextlib import ExitStack
 from itertools import permutations
 
 import pytest
@@ -233,7 +234,7 @@ def test_hooks_do_what_changed_weights_do(family):
 @pytest.mark.parametrize("dtype", DTYPES[:3])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_hooks_come_off_in_any_order(family, dtype):
-    model = tiny.tiny(family, dtype)
+    model, fresh = tiny.tiny(family, dtype), tiny.tiny(family, dtype)
     edits = [random_edit(model, 1, seed=seed, rank=rank) for seed, rank in enumerate((1, 0, 2))]
     clean = logits(model)
     for order in permutations(range(3)):
@@ -243,10 +244,10 @@ def test_hooks_come_off_in_any_order(family, dtype):
             handles[which].revert()
             del left[which]
             found = logits(model)
-            fresh = tiny.tiny(family, dtype)
-            for edit in left.values():
-                apply(fresh, edit, mode="hook")
-            assert torch.equal(found, logits(fresh))
+            with ExitStack() as only:
+                for edit in left.values():
+                    only.enter_context(applied(fresh, edit, mode="hook"))
+                assert torch.equal(found, logits(fresh))
     assert torch.equal(logits(model), clean)
 
 
