@@ -1,0 +1,276 @@
+"""The uncentred covariance of keys, C = E[k kᵀ]: which directions a down-projection's input usually takes.
+
+    C = covariance(model, [1])[1]
+    C.solve(k_star)                     # C⁻¹ k*
+
+An edit of one key leaves the others alone as far as C tells them apart (Meng et al. 2022, eq. 2). C is estimated from
+the keys of every token of some text, all wanted layers in one pass that ends at the highest of them, in float32. The
+estimate is noisy where tokens are few, so C⁻¹ k is that of C + shrinkage · mean(diag C) · I, by Cholesky in float64.
+
+What was computed is kept in the cache under everything that decides it (`tensor_cache.py`), and a run that was killed
+goes on, to the same bits, from where it last kept its sums.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigvalsh
+from torch import Tensor
+
+from ..errors import InputError
+from ..hooks import hooked, on_input
+from ..models.adapter import Model
+from ..models.cache import cache_root
+from .apply import unedited
+from .corpus import Corpus, corpus
+from .rows import text_of
+from .tensor_cache import TensorCache, key_of
+
+SHRINKAGE = 1e-2
+MINIMUM = 2  # tokens a neuron, below which C is mostly its shrinkage
+
+_ROWS = 16  # run at once
+_SAVE_SECONDS = 60.0  # at least, between two times that the sums are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance:
+    """C of one layer's keys.
+
+    - `layer`: whose down-projection the keys go into.
+    - `C`: (n_neurons, n_neurons), float32 on the CPU, symmetric.
+    - `tokens`: how many keys it is the mean of.
+    - `source`: what text they come from, as JSON values.
+    """
+
+    layer: int
+    C: Tensor
+    tokens: int
+    source: dict
+    _factors: dict = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self):
+        if self.C.dim() != 2 or self.C.shape[0] != self.C.shape[1]:
+            raise InputError(f"a covariance of shape {tuple(self.C.shape)}, expected (neurons, neurons)")
+        object.__setattr__(self, "C", self.C.detach().to("cpu", torch.float32))
+        if not torch.isfinite(self.C).all():
+            raise InputError(f"the covariance of layer {self.layer} holds NaN or infinity; the model's keys overflow")
+
+    def solve(self, k: Tensor, shrinkage: float | None = None) -> Tensor:
+        """(C + shrinkage · mean(diag C) · I)⁻¹ k in float64, for k (n_neurons,) or (n_neurons, m).
+
+        The factor is computed once for each shrinkage (`SHRINKAGE` by default). Raises `InputError` for another shape,
+        values that are not finite, and a C that is not positive definite.
+        """
+        if k.dim() not in (1, 2) or k.shape[0] != self.C.shape[0]:
+            raise InputError(f"keys of shape {tuple(k.shape)}, expected ({self.C.shape[0]},) or ({self.C.shape[0]}, m)")
+        if not torch.isfinite(k).all():
+            raise InputError("the key holds NaN or infinity; the model's activations overflow, load it as float32")
+        return torch.from_numpy(cho_solve(self._factor(shrinkage), k.detach().cpu().double().numpy()))
+
+    def conditioning(self, shrinkage: float | None = None) -> dict:
+        """How well C is known and can be solved, as JSON values; one eigenvalue problem in float64.
+
+        `effective_rank` is exp of the entropy of the eigenvalues' shares (Roy & Vetterli 2007); `condition` is the
+        largest over the smallest eigenvalue with the shrinkage, None without one where C is singular.
+        """
+        shrinkage = _checked_shrinkage(shrinkage)
+        values = eigvalsh(self.C.double().numpy()).clip(min=0)
+        shares = values / max(values.sum(), np.finfo(float).tiny)
+        shares = shares[shares > 0]
+        ridge = shrinkage * values.mean()
+        neurons = len(values)
+        return {
+            "tokens": self.tokens,
+            "neurons": neurons,
+            "tokens_per_neuron": self.tokens / neurons,
+            "fewer_tokens_than_neurons": self.tokens < neurons,
+            "trace": float(values.sum()),
+            "shrinkage": shrinkage,
+            "condition": float((values[-1] + ridge) / (values[0] + ridge)) if values[0] + ridge > 0 else None,
+            "effective_rank": float(np.exp(-(shares * np.log(shares)).sum())),
+            "largest_share": float(shares.max(initial=0)),
+        }
+
+    def _factor(self, shrinkage: float | None) -> tuple:
+        shrinkage = _checked_shrinkage(shrinkage)
+        if shrinkage not in self._factors:
+            matrix = self.C.double().numpy()
+            matrix[np.diag_indices_from(matrix)] += shrinkage * matrix.diagonal().mean()
+            try:
+                self._factors[shrinkage] = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+            except LinAlgError:
+                raise InputError(
+                    f"the covariance of layer {self.layer} from {self.tokens} tokens is not positive definite with a "
+                    f"shrinkage of {shrinkage:g}; take more tokens or a larger shrinkage, such as {SHRINKAGE:g}"
+                ) from None
+        return self._factors[shrinkage]
+
+
+def default_tokens(model: Model) -> int:
+    """How many tokens C is estimated from where nothing else is asked for: four a neuron, and at least 8192."""
+    return max(8192, 4 * model.n_neurons)
+
+
+def covariance(
+    model: Model,
+    layers: Sequence[int],
+    *,
+    source: str | Corpus | None = None,
+    tokens: int | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    few: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> dict[int, Covariance]:
+    """C of the keys of `layers` of the unedited model, from the cache where it is there.
+
+    - `source`: as `corpus` takes it; by default the model's own samples, for a masked model the built-in facts.
+    - `tokens`: exactly so many; None for `default_tokens`, or all of a text that has fewer.
+    - `seed`: for samples.
+    - `cache`: a folder; None for `covariance` in knowedit's own.
+    - `few`: also with fewer than `MINIMUM` tokens a neuron.
+    - `progress`: called with the tokens counted so far.
+
+    Two processes at once do the work once. Raises `InputError` for layers, a source or a budget that cannot be used,
+    a text that is too short, and `ModelError` where the cache cannot be written.
+    """
+    if not isinstance(layers, Sequence) or isinstance(layers, str) or not layers:
+        raise InputError(f"the layers are {layers!r}, expected one or more of 0 to {model.n_layers - 1} in a list")
+    layers = sorted({model.check_layer(layer) for layer in layers})
+    budget = default_tokens(model) if tokens is None else tokens
+    if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
+        raise InputError(f"{tokens!r} tokens are wanted, expected a number from 1 on")
+    _check_enough(model, budget, few)
+    text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed)
+    with unedited(model):
+        request = {
+            "weights": model.weights_hash(),
+            "dtype": str(model.dtype),
+            "tokens": budget,
+            "source": text.identity(model),
+        }
+        kept = TensorCache(cache_root() / "covariance" if cache is None else Path(cache))
+        found = _cached(kept, request, layers, model)
+        if missing := [layer for layer in layers if layer not in found]:
+            run = key_of({**request, "layers": missing})
+            with kept.locked(run):
+                found |= _cached(kept, request, missing, model)  # of another process, while this one waited
+                missing = [layer for layer in missing if layer not in found]
+                if missing:
+                    found |= _computed(model, missing, text, request, kept, run, progress)
+    counted = min(C.tokens for C in found.values())
+    if tokens is not None and counted < tokens:
+        raise InputError(
+            f"the text holds {counted} tokens, {tokens} are wanted; give a longer text or tokens={counted}"
+        )
+    _check_enough(model, counted, few)
+    return {layer: found[layer] for layer in layers}
+
+
+def _check_enough(model: Model, tokens: int, few: bool) -> None:
+    needed = MINIMUM * model.n_neurons
+    if tokens < needed and not few:
+        raise InputError(
+            f"{tokens} tokens are too few for the covariance of {model.n_neurons} neurons, expected {needed} or more; "
+            "take more tokens or a longer text, or pass few=True"
+        )
+
+
+def _cached(kept: TensorCache, request: dict, layers: Sequence[int], model: Model) -> dict[int, Covariance]:
+    found = {}
+    for layer in layers:
+        key = key_of({**request, "layer": layer})
+        if read := kept.read(key, {"C": (model.n_neurons, model.n_neurons)}):
+            record, tensors = read
+            found[layer] = Covariance(layer, tensors["C"], record["tokens"], record["source"])
+    return found
+
+
+def _computed(
+    model: Model,
+    layers: Sequence[int],
+    text: Corpus,
+    request: dict,
+    kept: TensorCache,
+    run: str,
+    progress: Callable[[int], None],
+) -> dict[int, Covariance]:
+    sums, done = _kept_sums(model, layers, kept, run)
+    last = time.monotonic()
+    for rows in text.batches(model, request["tokens"], done):
+        for part in rows.split(_ROWS):
+            done += _add(model, layers, part, request["tokens"] - done, sums)
+            progress(done)
+        if done == request["tokens"]:
+            break
+        if time.monotonic() - last >= _SAVE_SECONDS:
+            kept.write(run, {"tokens": done}, {str(layer): C.cpu() for layer, C in sums.items()}, part=True)
+            last = time.monotonic()
+    if not done:
+        raise InputError("the text holds no tokens; give a text that is not empty")
+    found = {}
+    for layer in layers:
+        C = sums.pop(layer)
+        C = ((C + C.T) / (2 * done)).cpu()  # a product kᵀk is symmetric only up to rounding
+        found[layer] = Covariance(layer, C, done, request["source"])
+        record = {"layer": layer, "tokens": done, "source": request["source"]}
+        kept.write(key_of({**request, "layer": layer}), record, {"C": C})
+    kept.remove(run)
+    return found
+
+
+def _kept_sums(model: Model, layers: Sequence[int], kept: TensorCache, run: str) -> tuple[dict[int, Tensor], int]:
+    """Sums of k kᵀ by layer and how many keys are in them, of a run that was cut short or of none."""
+    shape = (model.n_neurons, model.n_neurons)
+    devices = {layer: model.down(layer).weight.device for layer in layers}
+    devices = {layer: "cpu" if device.type == "meta" else device for layer, device in devices.items()}
+    if read := kept.read(run, {str(layer): shape for layer in layers}, part=True):
+        record, tensors = read
+        return {layer: tensors[str(layer)].to(devices[layer]) for layer in layers}, record["tokens"]
+    return {layer: torch.zeros(shape, device=devices[layer]) for layer in layers}, 0
+
+
+@torch.no_grad()
+def _add(model: Model, layers: Sequence[int], rows: Tensor, limit: int, sums: dict[int, Tensor]) -> int:
+    """Add k kᵀ of at most `limit` of the text's tokens in `rows` to the sums; how many they were."""
+    text = text_of(model)
+
+    def adding(layer: int) -> Callable[[Tensor], None]:
+        def add(x: Tensor) -> None:
+            keys = x.reshape(*rows.shape, -1)[:, text].flatten(0, 1)[:limit]  # (tokens, n_neurons)
+            keys = keys.to(sums[layer])
+            sums[layer].addmm_(keys.T, keys)
+            if layer == layers[-1] and not offloaded:
+                raise _Enough
+
+        return add
+
+    offloaded = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # would not give its weights back
+    with hooked(*(on_input(model.down(layer), adding(layer)) for layer in layers)):
+        try:
+            if model.masked:
+                model.hf.base_model(input_ids=rows, attention_mask=torch.ones_like(rows))
+            else:
+                model.hf.base_model(input_ids=rows, use_cache=False)
+        except _Enough:
+            pass
+    return min(limit, rows[:, text].numel())
+
+
+class _Enough(Exception):
+    """Ends a forward pass after the highest layer that is wanted."""
+
+
+def _checked_shrinkage(shrinkage: float | None) -> float:
+    shrinkage = SHRINKAGE if shrinkage is None else shrinkage
+    if isinstance(shrinkage, bool) or not isinstance(shrinkage, int | float) or not 0 <= shrinkage < math.inf:
+        raise InputError(f"the shrinkage is {shrinkage!r}, expected a number from 0 on, such as {SHRINKAGE:g}")
+    return float(shrinkage)
