@@ -16,8 +16,8 @@ from torch import Tensor
 from ..errors import InputError, ModelError
 from ..models.adapter import Model
 
-PER_ROW = 128
-ROWS = 64  # in a batch: enough for a product of matrices, few enough for little memory
+PER_ROW = 64  # prompts are short, and short rows are sampled faster: attention and its cache cost less
+ROWS = 128  # in a batch: enough for a product of matrices, few enough for little memory
 
 
 def text_of(model: Model) -> slice:
