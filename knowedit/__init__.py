@@ -27,6 +27,14 @@ _HOME = {
     "knowedit.locate.locating": ("locate_fact", "locate_prompts", "LocateConfig", "mean_activation"),
     "knowedit.locate.proof": ("prove", "Proof"),
     "knowedit.answers": ("answers", "Answer"),
+    "knowedit.edit.delta": ("Edit", "LowRank", "Dense"),
+    "knowedit.edit.apply": ("apply", "applied", "edits_on", "unedited", "Handle"),
+    "knowedit.edit.storage": ("load_edit",),
+    "knowedit.edit.covariance": ("covariance", "Covariance"),
+    "knowedit.edit.rome": ("rome", "rome_many", "rome_config", "RomeConfig"),
+    "knowedit.edit.knowledge_neurons": ("knowledge_neurons", "KnowledgeNeuronsConfig", "erase", "EraseConfig"),
+    "knowedit.edit.fine_tune": ("fine_tune", "FineTuneConfig"),
+    "knowedit.edit.export": ("to_peft", "to_checkpoint"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -49,7 +49,7 @@ class Recording:
         """Run block `layer` on `hidden` (rows, suffix, d_model)."""
         args, kwargs = self.calls[layer]
         rows = hidden.shape[0]
-        cache = _PrefixCache(self.prefix, rows)
+        cache = PrefixCache(self.prefix, rows)
         dims = self.model.row_dims[layer]
 
         def widen(path, leaf):
@@ -83,23 +83,28 @@ def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     cache = None
     if start:
         cache = model.hf.base_model(input_ids=tokens[:, :start], use_cache=True).past_key_values
-    prefix = [_keys_values(cache, layer) for layer in range(model.n_layers)]
+    prefix = [keys_values(cache, layer) for layer in range(model.n_layers)]
     calls, inputs, neurons, output = capture(model, tokens[:, start:], cache)
     neurons = [n.reshape(len(ids) - start, -1) for n in neurons]
     return Recording(model, ids, start, inputs, neurons, output, calls, prefix)
 
 
-def capture(model: Model, tokens: Tensor, cache=None) -> tuple[list, list[Tensor], list[Tensor], Tensor]:
-    """Run `tokens` (batch, length); return each block's call, hidden input and neurons, and the last block's output."""
+def capture(
+    model: Model, tokens: Tensor, cache=None, mask: Tensor | None = None, **more
+) -> tuple[list, list[Tensor], list[Tensor], Tensor]:
+    """Run `tokens` (batch, length); return each block's call, hidden input and neurons, and the last block's output.
+
+    `mask` (batch, cached + length) marks what is no padding; `more` goes to the model as it is.
+    """
     calls, neurons, outputs = [], [], []
     hooks = [on_call(block, lambda args, kwargs: calls.append((args, kwargs))) for block in model.blocks]
     hooks += [on_input(model.down(layer), neurons.append) for layer in range(model.n_layers)]
     hooks += [on_output(model.blocks[-1], outputs.append)]
     with hooked(*hooks):
         if model.masked:
-            model.hf.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+            model.hf.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
         else:
-            model.hf.base_model(input_ids=tokens, past_key_values=cache, use_cache=True)
+            model.hf.base_model(input_ids=tokens, past_key_values=cache, use_cache=True, attention_mask=mask, **more)
     inputs = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
     return calls, inputs, neurons, outputs[-1]
 
@@ -124,14 +129,14 @@ def is_cache(leaf) -> bool:
     return hasattr(leaf, "update") and hasattr(leaf, "get_seq_length")
 
 
-def _keys_values(cache, layer: int) -> tuple[Tensor, Tensor] | None:
+def keys_values(cache, layer: int) -> tuple[Tensor, Tensor] | None:
     if cache is None:
         return None
     kept = cache.layers[layer]
     return kept.keys, kept.values
 
 
-class _PrefixCache:
+class PrefixCache:
     """Stands in for a cache inside one block's call: the clean prefix, seen by every row."""
 
     def __init__(self, prefix: list[tuple[Tensor, Tensor] | None], rows: int):
@@ -142,7 +147,7 @@ class _PrefixCache:
         kept = self.prefix[layer_idx]
         if kept is None:
             return keys, values
-        old_keys, old_values = (t.expand(self.rows, -1, -1, -1) for t in kept)
+        old_keys, old_values = (t.expand(self.rows, -1, -1, -1) for t in kept)  # one row for all, or one each
         return torch.cat([old_keys, keys], dim=-2), torch.cat([old_values, values], dim=-2)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

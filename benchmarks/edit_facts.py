@@ -1,0 +1,20 @@
+"""The facts that edits are tried on: settings are chosen on `development`, results are of `reported`."""
+
+from __future__ import annotations
+
+import knowedit
+from knowedit.cli.locate_many import evenly
+from knowedit.facts import Fact
+
+REPORTED = 200
+
+
+def reported(n: int = REPORTED) -> tuple[Fact, ...]:
+    """Built-in facts, evenly over the relations, known to the model or not."""
+    return evenly(evenly(knowedit.builtin_facts(), REPORTED), n)
+
+
+def development(n: int) -> tuple[Fact, ...]:
+    """Other built-in facts, evenly over the relations."""
+    held = set(reported())
+    return evenly(tuple(fact for fact in knowedit.builtin_facts() if fact not in held), n)

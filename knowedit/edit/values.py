@@ -1,0 +1,282 @@
+"""Which change of a down-projection's output makes the model give the new answer? ROME's δ, for one or many facts.
+
+Meng et al. 2022 (arXiv 2202.05262), section 3.1, step 2: δ is added to the output of the edited layer's
+down-projection at the lookup position, and minimised is, over context prefixes x_j,
+
+    mean_j −log P(target | x_j + prompt) / |target|  +  λ_KL · KL(P_δ ‖ P)(essence)  +  λ_decay · ‖δ‖ / ‖v₀‖²
+
+by Adam, with ‖δ‖ ≤ clamp · ‖v₀‖, where v₀ = W k + b and the essence is "{subject} is a", read at the subject's last
+token. As ROME computes it, steps − 1 updates are made at most.
+
+A change at the lookup position in layer l alters nothing before it and nothing below l. So prefixes run once and only
+suffixes from the lookup position on, from layer l upwards, are in the loop; logits are made where they are scored.
+Facts do not influence each other: δ of many facts is one matrix, and their rows share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..facts import Fact
+from ..hooks import hooked, on_output
+from ..models.adapter import Model, frozen
+from ..models.batch import Batch, record_batch
+from ..prompts import Query
+
+TOKENS = 384  # suffix tokens in a batch: more neither fills the processor better nor fits its cache
+
+
+@dataclass(frozen=True)
+class Search:
+    """How δ is searched for; the names in ROME's files are in brackets.
+
+    - `steps`: forward passes at most [v_num_grad_steps]; `lr`: Adam's step size [v_lr].
+    - `kl`: λ_KL [kl_factor]; `decay`: λ_decay [v_weight_decay]; `clamp`: largest ‖δ‖ / ‖v₀‖ [clamp_norm_factor].
+    - `stop_loss`: end when the loss is below it (ROME: 0.05), or None.
+    - `stop_probability`: end when the target's mean probability was at least this twice in a row, or None.
+    """
+
+    steps: int = 25
+    lr: float = 0.5
+    kl: float = 0.0625
+    decay: float = 0.5
+    clamp: float = 4.0
+    stop_loss: float | None = 0.05
+    stop_probability: float | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise InputError(f"steps are {self.steps!r}, expected a whole number of at least 1")
+        for name in ("lr", "clamp"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected a number above 0")
+        for name in ("kl", "decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
+        if self.stop_probability is not None and not 0 < self.stop_probability < 1:
+            raise InputError(f"stop_probability is {self.stop_probability!r}, expected a number between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids that are run, where the subject ends in them, and (index, token) of what they should predict."""
+
+    ids: tuple[int, ...]
+    lookup: int
+    reads: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The rows of one edit: the plain prompt comes first, then one behind each context; last the essence.
+
+    `per_prompt`: rows that each prompt makes (a masked model needs one for every token of the target).
+    """
+
+    rows: tuple[Row, ...]
+    per_prompt: int
+
+    @property
+    def suffix(self) -> int:
+        """Tokens from the lookup position on, in the longest row."""
+        return max(len(row.ids) - row.lookup for row in self.rows)
+
+
+@dataclass(frozen=True)
+class Value:
+    """What was found for one fact.
+
+    - `delta` (d_model,): what is to be added to v₀ = W k + b, `v0` (d_model,).
+    - `keys` (prompts, n_neurons): k at the lookup position of the plain prompt, then behind each context.
+    - `loss`, `probability`: of the target over all contexts at the end; `steps`: forward passes made.
+    - `clamped`: whether δ ended at its largest allowed norm.
+    """
+
+    delta: Tensor
+    v0: Tensor
+    keys: Tensor
+    loss: float
+    probability: float
+    steps: int
+    clamped: bool
+
+
+def request(model: Model, fact: Fact, target: str, contexts: Sequence[str]) -> Request:
+    """The rows for teaching `model` that `fact`'s prompt goes on with `target`, plain and behind each context."""
+    texts = [fact.prompt, *(f"{context.rstrip()}. {fact.prompt}" for context in contexts)]
+    prompts = [_rows(model, model.query(text, target, fact.subject)) for text in texts]
+    essence = model.encode(f"{fact.subject} is a", fact.subject)
+    last = Row(essence.ids[: None if model.masked else essence.lookup + 1], essence.lookup, ())
+    return Request((*(row for rows in prompts for row in rows), last), len(prompts[0]))
+
+
+def _rows(model: Model, query: Query) -> list[Row]:
+    reads = [(step.read, token) for step, token in zip(query.steps, query.target_ids, strict=True)]
+    if model.masked:  # each step has its own masks
+        return [Row(s.ids, s.lookup, (read,)) for s, read in zip(query.steps, reads, strict=True)]
+    return [Row(query.steps[-1].ids, query.prompt.lookup, tuple(reads))]
+
+
+def optimise(
+    model: Model,
+    requests: Sequence[Request],
+    layer: int,
+    search: Search,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Value]:
+    """Find δ for every request, those with suffixes of about one length together; results are in their order."""
+    order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
+    values: dict[int, Value] = {}
+    for part in _chunks([requests[i] for i in order]):
+        for i, value in zip(
+            order[part], _optimise([requests[i] for i in order[part]], model, layer, search), strict=True
+        ):
+            values[i] = value
+        progress(len(values))
+    return [values[i] for i in range(len(requests))]
+
+
+def _chunks(requests: list[Request]) -> list[slice]:
+    chunks, start = [], 0
+    for end in range(1, len(requests) + 1):
+        rows = sum(len(r.rows) for r in requests[start : end + 1])
+        if end == len(requests) or rows * requests[end].suffix > TOKENS:
+            chunks.append(slice(start, end))
+            start = end
+    return chunks
+
+
+def _optimise(requests: list[Request], model: Model, layer: int, search: Search) -> list[Value]:
+    run = _Run(model, requests, layer)
+    keys, v0 = run.keys(), run.v0()
+    found: dict[int, Value] = {}
+    delta = torch.zeros_like(v0, dtype=torch.float32).requires_grad_()
+    adam = torch.optim.Adam([delta], lr=search.lr)
+    longest = search.clamp * v0.float().norm(dim=1)
+    confident = [0] * len(requests)
+    with frozen(model), torch.enable_grad():
+        for step in range(1, search.steps + 1):
+            adam.zero_grad()
+            nll, kl, probability = run.forward(delta)
+            loss = (
+                nll
+                + search.kl * kl
+                + search.decay * _norms(delta)[run.active] / v0.float().norm(dim=1)[run.active] ** 2
+            )
+            for j, i in enumerate(run.active):
+                confident[i] = confident[i] + 1 if _reached(probability[j], search.stop_probability) else 0
+                if step == search.steps or confident[i] == 2 or _below(loss[j], search.stop_loss):
+                    d = delta[i].detach().clone()
+                    found[i] = Value(
+                        delta=d,
+                        v0=v0[i],
+                        keys=keys[i],
+                        loss=loss[j].item(),
+                        probability=probability[j].item(),
+                        steps=step,
+                        clamped=bool(d.norm() >= 0.999 * longest[i]),
+                    )
+            if len(found) == len(requests):
+                break
+            loss.sum().backward()
+            adam.step()
+            with torch.no_grad():
+                delta *= (longest / _norms(delta).clamp(min=1e-12)).clamp(max=1)[:, None]
+            if 2 * (len(requests) - len(found)) <= len(run.active):
+                run.keep([i for i in run.active if i not in found])
+    return [found[i] for i in range(len(requests))]
+
+
+def _norms(delta: Tensor) -> Tensor:
+    """Norms of the rows with gradient 0, not NaN, where a row is zero."""
+    return (delta.square().sum(1) + 1e-30).sqrt()
+
+
+def _reached(probability: Tensor, wanted: float | None) -> bool:
+    return wanted is not None and probability.item() >= wanted
+
+
+def _below(loss: Tensor, wanted: float | None) -> bool:
+    return wanted is not None and loss.item() < wanted
+
+
+class _Run:
+    """The batch of all rows of the requests that are still searched (`active`)."""
+
+    def __init__(self, model: Model, requests: list[Request], layer: int):
+        self.model, self.requests, self.layer = model, requests, layer
+        self.keep(list(range(len(requests))))
+
+    def keep(self, active: list[int]) -> None:
+        """Record the rows of these requests anew."""
+        self.active = active
+        self.rows = [row for i in active for row in self.requests[i].rows]
+        self.batch: Batch = record_batch(self.model, [r.ids for r in self.rows], [r.lookup for r in self.rows])
+        device = self.batch.output.device
+        self.owner = torch.tensor([i for i in active for _ in self.requests[i].rows], device=device)
+        self.columns = self.batch.columns.to(device)
+        place = {i: j for j, i in enumerate(active)}
+        reads, essences = [], []
+        for r, row in enumerate(self.rows):
+            j = place[int(self.owner[r])]
+            reads += [
+                (r, index + int(self.batch.offsets[r]), token, j, 1 / len(row.reads)) for index, token in row.reads
+            ]
+            if not row.reads:
+                essences.append((r, int(self.columns[r])))
+        r, column, token, j, share = (torch.tensor(column, device=device) for column in zip(*reads, strict=True))
+        prompts = torch.tensor([len(self.requests[i].rows) - 1 for i in active], device=device)
+        self.at = torch.cat([torch.stack([r, column]), torch.tensor(essences, device=device).T], 1)
+        self.token, self.read_of = token, j
+        self.weight = share.float() / prompts[j]
+        with torch.no_grad():
+            self.clean = self._log_p(self.batch.output)[len(token) :]
+
+    def keys(self) -> list[Tensor]:
+        """Of each active request the keys of its prompts, (prompts, n_neurons)."""
+        lookups = self.batch.neurons[self.layer][torch.arange(len(self.rows)), self.batch.columns]
+        found = []
+        for i in self.active:
+            rows = (self.owner == i).nonzero()[:, 0].to(lookups.device)
+            found.append(lookups[rows[:-1][:: self.requests[i].per_prompt]])
+        return found
+
+    @torch.no_grad()
+    def v0(self) -> Tensor:
+        """W k + b for the plain prompt of each active request, (requests, d_model)."""
+        plain = torch.stack([keys[0] for keys in self.keys()])
+        return self.model.down(self.layer)(plain)
+
+    def forward(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each active request: mean NLL of the target's tokens, KL of the essence, mean probability of a token."""
+        rows = torch.arange(len(self.rows), device=self.columns.device)
+
+        def add(output: Tensor) -> Tensor:
+            shape = (len(rows), -1, output.shape[-1])
+            shift = torch.zeros_like(output.reshape(shape)).index_put(
+                (rows, self.columns), delta[self.owner].to(output)
+            )
+            return output + shift.reshape(output.shape)
+
+        with hooked(on_output(self.model.down(self.layer), add)):
+            hidden = self.batch.block(self.layer, self.batch.inputs[self.layer])
+        for layer in range(self.layer + 1, self.model.n_layers):
+            hidden = self.batch.block(layer, hidden)
+        log_p = self._log_p(hidden)
+        n = len(self.token)
+        own = log_p[:n].gather(1, self.token[:, None])[:, 0]
+        nothing = torch.zeros(len(self.active), device=own.device)
+        nll = nothing.index_add(0, self.read_of, -own * self.weight)
+        probability = nothing.index_add(0, self.read_of, own.detach().exp() * self.weight)
+        kl = (log_p[n:].exp() * (log_p[n:] - self.clean)).sum(1)
+        return nll, kl, probability
+
+    def _log_p(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities at all reads, then at the essences, (reads + requests, vocabulary)."""
+        normed = self.model.normed(hidden[self.at[0].to(hidden.device), self.at[1].to(hidden.device)])
+        return self.model.logits(normed).float().log_softmax(-1)

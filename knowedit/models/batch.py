@@ -1,0 +1,127 @@
+"""Run several different rows of tokens once, then run their suffixes again from any block.
+
+The rows of a `Batch` are what the edit of one or many facts is optimised on. All rows start to change at one token
+each (their lookup positions), so they are aligned there: prefixes are padded on the left and run once, their keys and
+values kept; suffixes are padded on the right. Positions are the true ones and padding is masked, so every row gives
+what it gives alone. A masked model has no prefix: its rows are whole sequences.
+
+    column      0 1 2 | 3 4 5 6
+    row 0       · · · | a b c d        lookup token a, at the start of the prompt
+    row 1       x y z | a b c d        the same behind a context
+    row 2       · x y | e f · ·        another fact
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..hooks import first
+from .adapter import Model
+from .replay import PrefixCache, capture, is_cache, keys_values, map_leaves
+
+
+@dataclass
+class Batch:
+    """One clean run of token rows.
+
+    - `columns[r]`: the column of row `r`'s token `starts[r]` in the suffix: 0 in a decoder.
+    - `offsets[r]`: what is added to a token index of row `r` to give its column.
+    - `inputs[l]`: what block `l` received, (rows, suffix, d_model); `neurons[l]`: (rows, suffix, n_neurons).
+    - `output`: what the last block gave, (rows, suffix, d_model).
+    """
+
+    model: Model
+    columns: Tensor
+    offsets: Tensor
+    inputs: list[Tensor]
+    neurons: list[Tensor]
+    output: Tensor
+    calls: list[tuple[tuple, dict]]
+    prefix: list[tuple[Tensor, Tensor] | None]
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns)
+
+    def block(self, layer: int, hidden: Tensor) -> Tensor:
+        """Run block `layer` on `hidden` (rows, suffix, d_model)."""
+        cache = PrefixCache(self.prefix, self.rows)
+        args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
+        if args:
+            return first(self.model.blocks[layer](hidden, *args[1:], **kwargs))
+        return first(self.model.blocks[layer](**{**kwargs, "hidden_states": hidden}))
+
+
+@torch.no_grad()
+def record_batch(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
+    """Run `rows` of token ids once and keep what is needed to run each again from its token `starts[r]` on."""
+    if model.masked:
+        return _whole(model, rows, starts)
+    lengths = torch.tensor(starts)
+    width = int(lengths.max())
+    suffix, seen = _padded([row[start:] for row, start in zip(rows, starts, strict=True)], left=False)
+    cache = None
+    mask = seen
+    if width:
+        tokens, before = _padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
+        arguments = _arguments(model, before, before.cumsum(1) - 1)
+        cache = model.hf.base_model(input_ids=tokens.to(model.device), use_cache=True, **arguments).past_key_values
+        mask = torch.cat([before, seen], 1)
+    positions = lengths[:, None] + torch.arange(suffix.shape[1])
+    prefix = [keys_values(cache, layer) for layer in range(model.n_layers)]
+    arguments = _arguments(model, mask, positions)
+    calls, inputs, neurons, output = capture(
+        model, suffix.to(model.device), cache, arguments.pop("attention_mask"), **arguments
+    )
+    shape = suffix.shape
+    return Batch(
+        model=model,
+        columns=torch.zeros(len(rows), dtype=torch.long),
+        offsets=-lengths,
+        inputs=inputs,
+        neurons=[n.reshape(*shape, -1) for n in neurons],
+        output=output,
+        calls=calls,
+        prefix=prefix,
+    )
+
+
+def _whole(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
+    tokens, seen = _padded(rows, left=False)
+    mask = seen.to(model.device)
+    calls, inputs, neurons, output = capture(model, tokens.to(model.device), mask=mask)
+    return Batch(
+        model=model,
+        columns=torch.tensor(starts),
+        offsets=torch.zeros(len(rows), dtype=torch.long),
+        inputs=inputs,
+        neurons=[n.reshape(*tokens.shape, -1) for n in neurons],
+        output=output,
+        calls=calls,
+        prefix=[None] * model.n_layers,
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids (rows, longest) and 1 where they are no padding."""
+    longest = max(len(row) for row in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    seen = torch.zeros_like(tokens)
+    for r, row in enumerate(rows):
+        part = slice(longest - len(row), longest) if left else slice(0, len(row))
+        tokens[r, part] = torch.tensor(row, dtype=torch.long)
+        seen[r, part] = 1
+    return tokens, seen
+
+
+def _arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:
+    """The mask where anything is padding, and true positions where the model takes them (others follow the mask)."""
+    arguments = {"attention_mask": None if mask.all() else mask.to(model.device)}
+    if "position_ids" in inspect.signature(model.hf.base_model.forward).parameters:
+        arguments["position_ids"] = positions.clamp(min=0).to(model.device)
+    return arguments

@@ -1,0 +1,46 @@
+"""Rows of a batch give what each gives alone, in every family."""
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny
+
+from knowedit.models.batch import record_batch
+
+LENGTHS, STARTS = (9, 6, 5, 12), (4, 0, 2, 5)
+
+
+def rows_of(model):
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(5, 60, (n,), generator=generator).tolist() for n in LENGTHS]
+    if model.masked:
+        for row in rows:
+            row[-2] = model.tokenizer.mask_token_id
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_row_gives_what_it_gives_alone(family):
+    model = tiny(family)
+    rows = rows_of(model)
+    batch = record_batch(model, rows, STARTS)
+    hidden = batch.inputs[0]
+    with torch.no_grad():
+        for layer in range(model.n_layers):
+            hidden = batch.block(layer, hidden)
+        logits = model.logits(model.normed(hidden))
+        for r, row in enumerate(rows):
+            alone = model.hf(input_ids=torch.tensor([row])).logits[0, STARTS[r] :]
+            columns = [t + int(batch.offsets[r]) for t in range(STARTS[r], len(row))]
+            assert (logits[r, columns] - alone).abs().max() <= 5e-6 * alone.abs().max()
+            assert columns[0] == batch.columns[r]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_neurons_are_those_of_each_row_alone(family):
+    model = tiny(family)
+    rows = rows_of(model)
+    batch = record_batch(model, rows, STARTS)
+    for r, row in enumerate(rows):
+        alone = record_batch(model, [row], [STARTS[r]])
+        found = batch.neurons[1][r, batch.columns[r]]
+        assert torch.allclose(found, alone.neurons[1][0, alone.columns[0]], rtol=1e-4, atol=1e-5)
