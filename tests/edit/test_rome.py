@@ -88,7 +88,7 @@ def test_an_edit_teaches_the_model():
     fact = replace(
         known, target_new=next(f.target for f in facts() if f.relation == "home" and f.target != known.target)
     )
-    config = RomeConfig(layer=0, contexts=(), search=Search(steps=40, lr=0.2, clamp=80.0))
+    config = RomeConfig(layer=0, contexts=(), search=Search(steps=40, lr=0.2, clamp=80.0, decay=0.0))
     edit = rome(model, fact, config, covariance=covariance(model, 0))
     (before,) = contrast_facts(model, [fact])
     with edit.applied(model):

@@ -67,7 +67,7 @@ def test_facts_end_when_they_are_done():
     model = trained()
     answers = {fact.relation: {f.target for f in facts() if f.relation == fact.relation} for fact in facts()}
     wanted = [replace(f, target_new=min(answers[f.relation] - {f.target})) for f in facts()[:8]]
-    search = Search(steps=40, lr=0.2, clamp=80.0, stop_loss=None, stop_probability=0.9)
+    search = Search(steps=40, lr=0.2, clamp=80.0, decay=0.0, stop_loss=None, stop_probability=0.9)
     requests = asked(model, *wanted, contexts=())
     values = optimise(model, requests, 0, search)
     assert all(v.probability >= 0.9 for v in values if v.steps < 40)
