@@ -14,6 +14,7 @@ from knowedit.edit.rome import PUBLISHED, RomeConfig, rome, rome_config, rome_ma
 from knowedit.edit.values import Search
 from knowedit.errors import InputError
 from knowedit.facts import Fact
+from knowedit.models.replay import record
 
 FACT = Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome")
 OTHER = Fact("The capital of {} is", "Japan", "Tokyo", target_new="Paris")
@@ -89,7 +90,8 @@ def test_an_edit_teaches_the_model():
         known, target_new=next(f.target for f in facts() if f.relation == "home" and f.target != known.target)
     )
     config = RomeConfig(layer=0, contexts=(), search=Search(steps=40, lr=0.2, clamp=80.0, decay=0.0))
-    edit = rome(model, fact, config, covariance=covariance(model, 0))
+    keys = torch.cat([record(model, model.encode(f.prompt).ids).neurons[0] for f in facts()])
+    edit = rome(model, fact, config, covariance=Covariance(0, keys.T @ keys / len(keys), len(keys), {}))
     (before,) = contrast_facts(model, [fact])
     with edit.applied(model):
         (after,) = contrast_facts(model, [fact])
