@@ -32,6 +32,8 @@ _HOME = {
     "knowedit.edit.storage": ("load_edit",),
     "knowedit.edit.covariance": ("covariance", "Covariance"),
     "knowedit.edit.rome": ("rome", "rome_many", "rome_config", "RomeConfig"),
+    "knowedit.edit.layer": ("best_layer",),
+    "knowedit.edit.check": ("preflight", "outcome", "check", "perplexity", "Guard", "GuardError"),
     "knowedit.edit.knowledge_neurons": ("knowledge_neurons", "KnowledgeNeuronsConfig", "erase", "EraseConfig"),
     "knowedit.edit.fine_tune": ("fine_tune", "FineTuneConfig"),
     "knowedit.edit.export": ("to_peft", "to_checkpoint"),

@@ -72,3 +72,16 @@ def hooked(*registers: Register):
 def first(output):
     """The tensor of a module's output, which may be a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+class Enough(Exception):
+    """Raised by a hook when all that a forward pass was for is there; `ending_early` takes it."""
+
+
+@contextmanager
+def ending_early():
+    """End the forward pass inside when a hook raises `Enough`."""
+    try:
+        yield
+    except Enough:
+        pass

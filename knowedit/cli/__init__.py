@@ -10,20 +10,26 @@ import sys
 
 import typer
 
-from . import facts, locate, models
+from . import covariance, edit, edits, facts, locate, models
 from .output import inert
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
     name="knowedit",
-    help="Find the neurons with which a language model recalls a fact, and prove it.",
+    help="Find the neurons with which a language model recalls a fact, prove them, and edit the fact.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 app.command("locate")(locate.locate)
+app.command("edit")(edit.edit)
+app.command("generate")(edits.generate)
+app.command("diff")(edits.diff)
+app.command("show")(edits.show)
+app.command("export")(edits.export)
+app.command("covariance")(covariance.covariance)
 app.command("neuron")(models.neuron)
 app.command("probe")(facts.probe)
 app.command("facts")(facts.list_facts)

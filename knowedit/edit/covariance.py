@@ -25,7 +25,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigvalsh
 from torch import Tensor
 
 from ..errors import InputError
-from ..hooks import hooked, on_input
+from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root
 from .apply import unedited
@@ -74,6 +74,11 @@ class Covariance:
         if not torch.isfinite(k).all():
             raise InputError("the key holds NaN or infinity; the model's activations overflow, load it as float32")
         return torch.from_numpy(cho_solve(self._factor(shrinkage), k.detach().cpu().double().numpy()))
+
+    def plus(self, keys: Tensor, weight: float) -> Covariance:
+        """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says."""
+        more = keys.double().T @ keys.double() * (weight / len(keys))
+        return Covariance(self.layer, (self.C.double() + more).float(), self.tokens, self.source)
 
     def conditioning(self, shrinkage: float | None = None) -> dict:
         """How well C is known and can be solved, as JSON values; one eigenvalue problem in float64.
@@ -249,24 +254,17 @@ def _add(model: Model, layers: Sequence[int], rows: Tensor, limit: int, sums: di
             keys = keys.to(sums[layer])
             sums[layer].addmm_(keys.T, keys)
             if layer == layers[-1] and not offloaded:
-                raise _Enough
+                raise Enough
 
         return add
 
     offloaded = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # would not give its weights back
-    with hooked(*(on_input(model.down(layer), adding(layer)) for layer in layers)):
-        try:
-            if model.masked:
-                model.hf.base_model(input_ids=rows, attention_mask=torch.ones_like(rows))
-            else:
-                model.hf.base_model(input_ids=rows, use_cache=False)
-        except _Enough:
-            pass
+    with ending_early(), hooked(*(on_input(model.down(layer), adding(layer)) for layer in layers)):
+        if model.masked:
+            model.hf.base_model(input_ids=rows, attention_mask=torch.ones_like(rows))
+        else:
+            model.hf.base_model(input_ids=rows, use_cache=False)
     return min(limit, rows[:, text].numel())
-
-
-class _Enough(Exception):
-    """Ends a forward pass after the highest layer that is wanted."""
 
 
 def _checked_shrinkage(shrinkage: float | None) -> float:

@@ -24,10 +24,12 @@ from types import MappingProxyType
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
 from ..models.adapter import Model
+from .apply import unedited
 from .corpus import contexts as sample_contexts
 from .covariance import Covariance, covariance
 from .delta import Edit, LowRank
 from .making import check_request, make_edit
+from .protect import Protected, protected_keys
 from .values import Search, Value, optimise, request
 
 KEYS = ("plain", "mean", "mixed")
@@ -43,6 +45,7 @@ class RomeConfig:
     - `contexts`: the context prefixes, or how many are to be sampled from the model with `seed`.
     - `lengths`: tokens of sampled contexts, in turn.
     - `shrinkage`: what is added to C's diagonal, as a fraction of its mean.
+    - `protect`: the weight of other subjects' keys beside C (`protect.py`); 0 as in ROME.
     """
 
     layer: int | None = None
@@ -51,6 +54,7 @@ class RomeConfig:
     contexts: int | tuple[str, ...] = 5
     lengths: tuple[int, ...] = (5, 10)
     shrinkage: float = 1e-2
+    protect: float = 10.0
     seed: int = 0
 
     def __post_init__(self):
@@ -58,8 +62,9 @@ class RomeConfig:
             raise InputError(
                 f"key is {self.key!r}{did_you_mean(str(self.key), KEYS)}, expected one of {', '.join(KEYS)}"
             )
-        if not self.shrinkage >= 0:
-            raise InputError(f"shrinkage is {self.shrinkage!r}, expected 0 or more")
+        for name in ("shrinkage", "protect"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
         if not isinstance(self.contexts, int):
             object.__setattr__(self, "contexts", tuple(self.contexts))
         elif self.contexts < 0:
@@ -73,7 +78,7 @@ class RomeConfig:
 def _published(layer: int, clamp: float = 4.0, steps: int = 20, decay: float = 0.5) -> RomeConfig:
     """ROME's settings: 10 contexts of 5 tokens and 10 of 10, the mixed key."""
     search = Search(steps=steps, lr=0.5, kl=0.0625, decay=decay, clamp=clamp, stop_loss=0.05)
-    return RomeConfig(layer=layer, key="mixed", search=search, contexts=20)
+    return RomeConfig(layer=layer, key="mixed", search=search, contexts=20, protect=0.0)
 
 
 PUBLISHED: Mapping[str, RomeConfig] = MappingProxyType(
@@ -114,7 +119,7 @@ def rome_config(model: Model) -> RomeConfig:
         raise InputError(
             f"no table has the layer to edit in {model.name}; give one of 0 to {model.n_layers - 1}, or `auto`"
         )
-    return replace(PUBLISHED[name], key="plain")
+    return replace(PUBLISHED[name], key="plain", protect=RomeConfig.protect)
 
 
 def rome(
@@ -123,13 +128,15 @@ def rome(
     config: RomeConfig | None = None,
     *,
     covariance: Covariance | None = None,
+    protected: Protected | None = None,
 ) -> Edit:
     """The edit that makes `model` answer `fact.target_new`; the model is not changed.
 
-    `covariance` is that of the keys of the edited layer; by default it is computed, or read from the cache.
+    `covariance` is that of the keys of the edited layer, by default computed or read from the cache; `protected` are
+    the keys of other subjects, by default those of the built-in facts. Whoever edits often makes both once.
     Raises `InputError` for a fact without `target_new`, a subject that is not in the prompt, or a layer out of range.
     """
-    return rome_many(model, [fact], config, covariance=covariance)[0]
+    return rome_many(model, [fact], config, covariance=covariance, protected=protected)[0]
 
 
 def rome_many(
@@ -138,6 +145,7 @@ def rome_many(
     config: RomeConfig | None = None,
     *,
     covariance: Covariance | None = None,
+    protected: Protected | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Edit]:
     """As `rome`, for facts that are each to be edited alone: their searches share batches, which is faster."""
@@ -146,14 +154,18 @@ def rome_many(
     targets = [check_request(fact) for fact in facts]
     texts = config.contexts
     if isinstance(texts, int):
-        texts = sample_contexts(model, texts, lengths=config.lengths, seed=config.seed)
+        with unedited(model):  # the same contexts for a model that other edits are on
+            texts = sample_contexts(model, texts, lengths=config.lengths, seed=config.seed)
     requests = [request(model, fact, target, texts) for fact, target in zip(facts, targets, strict=True)]
     C = covariance or _covariance(model, layer)
-    if C.layer != layer:
-        raise InputError(f"the covariance is of layer {C.layer}, expected layer {layer}, which is edited")
+    if protected is None:
+        protected = protected_keys(model, layer, None if config.protect else ())
+    for name, kept in (("covariance is", C), ("protected keys are", protected)):
+        if kept.layer != layer:
+            raise InputError(f"the {name} of layer {kept.layer}, expected layer {layer}, which is edited")
     values = optimise(model, requests, layer, config.search, progress)
     return [
-        _edit(model, fact, value, C, replace(config, contexts=tuple(texts)))
+        _edit(model, fact, value, C, protected, replace(config, contexts=tuple(texts)))
         for fact, value in zip(facts, values, strict=True)
     ]
 
@@ -172,10 +184,11 @@ def _covariance(model: Model, layer: int) -> Covariance:
     return covariance(model, [layer])[layer]
 
 
-def _edit(model: Model, fact: Fact, value: Value, C: Covariance, config: RomeConfig) -> Edit:
+def _edit(model: Model, fact: Fact, value: Value, C: Covariance, protected: Protected, config: RomeConfig) -> Edit:
     keys = value.keys.detach().double().cpu()  # (prompts, n_neurons)
     plain, mean = keys[0], keys.mean(0)
-    q = C.solve(plain if config.key == "plain" else mean, shrinkage=config.shrinkage)
+    key = plain if config.key == "plain" else mean
+    q = protected.solve(C, key, fact, config.protect, config.shrinkage)
     k_star = mean if config.key == "mean" else plain
     scale = (k_star @ q).item()
     delta = value.delta.double().cpu()
@@ -191,7 +204,9 @@ def _edit(model: Model, fact: Fact, value: Value, C: Covariance, config: RomeCon
         "v0_norm": value.v0.float().norm().item(),
         "k_C_inv_k": scale,
         "key_norm": k_star.norm().item(),
+        "lookup": value.lookup,
         "covariance": {"tokens": C.tokens, "source": dict(C.source)},
+        "protected": len(protected.subjects) - len(protected.about(fact)) if config.protect else 0,
     }
     return make_edit(
         model,

@@ -93,6 +93,7 @@ class Value:
 
     - `delta` (d_model,): what is to be added to v₀ = W k + b, `v0` (d_model,).
     - `keys` (prompts, n_neurons): k at the lookup position of the plain prompt, then behind each context.
+    - `lookup`: the lookup position in the plain prompt.
     - `loss`, `probability`: of the target over all contexts at the end; `steps`: forward passes made.
     - `clamped`: whether δ ended at its largest allowed norm.
     """
@@ -100,6 +101,7 @@ class Value:
     delta: Tensor
     v0: Tensor
     keys: Tensor
+    lookup: int
     loss: float
     probability: float
     steps: int
@@ -176,6 +178,7 @@ def _optimise(requests: list[Request], model: Model, layer: int, search: Search)
                         delta=d,
                         v0=v0[i],
                         keys=keys[i],
+                        lookup=requests[i].rows[0].lookup,
                         loss=loss[j].item(),
                         probability=probability[j].item(),
                         steps=step,

@@ -18,7 +18,7 @@ from knowedit.models.replay import record
 
 FACT = Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome")
 OTHER = Fact("The capital of {} is", "Japan", "Tokyo", target_new="Paris")
-CONFIG = RomeConfig(layer=1, contexts=("The capital", "a b c d"), search=Search(steps=5, lr=0.1))
+CONFIG = RomeConfig(layer=1, contexts=("The capital", "a b c d"), search=Search(steps=5, lr=0.1), protect=0.0)
 
 
 def covariance(model, layer=1):
@@ -89,7 +89,7 @@ def test_an_edit_teaches_the_model():
     fact = replace(
         known, target_new=next(f.target for f in facts() if f.relation == "home" and f.target != known.target)
     )
-    config = RomeConfig(layer=0, contexts=(), search=Search(steps=40, lr=0.2, clamp=80.0, decay=0.0))
+    config = RomeConfig(layer=0, contexts=(), search=Search(steps=40, lr=0.2, clamp=80.0, decay=0.0), protect=0.0)
     keys = torch.cat([record(model, model.encode(f.prompt).ids).neurons[0] for f in facts()])
     edit = rome(model, fact, config, covariance=Covariance(0, keys.T @ keys / len(keys), len(keys), {}))
     (before,) = contrast_facts(model, [fact])

@@ -1,0 +1,136 @@
+"""Which layer to edit? The one whose edits do best on a few facts that the model knows.
+
+Causal tracing does not tell (Hase et al. 2023, arXiv 2301.04213), so every candidate layer is tried: each development
+fact is edited there and asked again, and the layer with the largest Score wins, the harmonic mean of efficacy,
+paraphrase and neighbourhood success (Meng et al. 2022). What was found is kept in the cache under the model's weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from scipy.stats import hmean
+
+from ..answers import answers
+from ..errors import InputError
+from ..facts import Fact
+from ..files import write_text
+from ..models.adapter import Model
+from ..models.cache import cache_root
+from ..sources import builtin_facts
+from .apply import applied, edits_on
+from .contrast import contrast_facts, rates
+from .covariance import Covariance, covariance
+from .protect import protected_keys
+from .rome import RomeConfig, rome_many
+from .tensor_cache import key_of
+
+FACTS = 6
+CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """What edits of one layer reach on the development facts: means over facts, between 0 and 1."""
+
+    layer: int
+    ES: float
+    PS: float
+    NS: float
+
+    @property
+    def score(self) -> float:
+        return float(hmean([self.ES, self.PS, self.NS])) if min(self.ES, self.PS, self.NS) > 0 else 0.0
+
+
+def best_layer(
+    model: Model,
+    layers: Sequence[int] | None = None,
+    *,
+    facts: Sequence[Fact] | None = None,
+    config: RomeConfig | None = None,
+    progress: Callable[[LayerScore], None] = lambda found: None,
+) -> int:
+    """The layer that is best to edit. `layers`, `facts` and `config` are as `layer_scores` takes them."""
+    found = layer_scores(model, layers, facts=facts, config=config, progress=progress)
+    return max(found, key=lambda s: (s.score, -s.layer)).layer
+
+
+def layer_scores(
+    model: Model,
+    layers: Sequence[int] | None = None,
+    *,
+    facts: Sequence[Fact] | None = None,
+    config: RomeConfig | None = None,
+    covariances: dict[int, Covariance] | None = None,
+    progress: Callable[[LayerScore], None] = lambda found: None,
+) -> list[LayerScore]:
+    """Score candidate `layers`, by default eight in the lower two thirds of the model.
+
+    `facts` have a `target_new`, paraphrases and neighbours; by default the first built-in ones that the model knows,
+    one of each relation in turn. Raises `InputError` where there are none, and for
+    a model that has edits on it.
+    """
+    if layers is None:
+        top = max(1, 2 * model.n_layers // 3)
+        layers = sorted({round(i * (top - 1) / (CANDIDATES - 1)) for i in range(CANDIDATES)})
+    layers = [model.check_layer(layer) for layer in layers]
+    config = config or RomeConfig(contexts=2)
+    if edits_on(model):
+        raise InputError(f"{model.name} has edits on it, expected none while layers are tried; revert them first")
+    chosen = tuple(facts) if facts is not None else _known(model)
+    if not chosen:
+        raise InputError(f"{model.name} knows none of the facts that layers are tried on; give a layer, or facts")
+    key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [asdict(f) for f in chosen]})
+    file = cache_root() / "layers" / f"{key}.json"
+    kept = _read(file)
+    missing = [layer for layer in layers if layer not in kept]
+    if missing:
+        covariances = covariances or covariance(model, missing)
+    for layer in missing:
+        kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer])
+        progress(kept[layer])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps([asdict(score) for score in kept.values()]) + "\n")
+    return [kept[layer] for layer in layers]
+
+
+def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covariance) -> LayerScore:
+    protected = protected_keys(model, config.layer, None if config.protect else ())
+    found = []
+    for fact, edit in zip(facts, rome_many(model, facts, config, covariance=C, protected=protected), strict=True):
+        with applied(model, edit):
+            found += contrast_facts(model, [fact], heldout=False)
+    by_name = rates(found)
+    return LayerScore(config.layer, *(sum(by_name[n]) / len(by_name[n]) for n in ("ES", "PS", "NS")))
+
+
+def _known(model: Model) -> tuple[Fact, ...]:
+    """The first known facts with neighbours, one of each relation in turn."""
+    by_relation: dict[str, list[Fact]] = {}
+    for fact in builtin_facts():
+        by_relation.setdefault(fact.relation, []).append(fact)
+    found: list[Fact] = []
+    for round_ in zip(*(facts[:: max(1, len(facts) // 24)] for facts in by_relation.values()), strict=False):
+        queries = []
+        for fact in round_:
+            try:
+                queries.append((fact, model.query(fact.prompt, fact.target, fact.subject)))
+            except InputError:
+                continue
+        known = dict(answers(model, [query for _, query in queries]))
+        found += [fact for i, (fact, _) in enumerate(queries) if known[i].known]
+        if len(found) >= FACTS:
+            break
+    return tuple(found[:FACTS])
+
+
+def _read(file) -> dict[int, LayerScore]:
+    """Scores of an earlier run; a damaged file is none."""
+    try:
+        found = [LayerScore(**record) for record in json.loads(file.read_text(encoding="utf-8"))]
+        return {score.layer: score for score in found if 0 <= min(score.ES, score.PS, score.NS)}
+    except (OSError, ValueError, TypeError):
+        return {}
