@@ -268,8 +268,15 @@ def _rome(wrapped, fact, layer: int | str | None, given: dict, seconds: dict):
 def _best_layer(wrapped) -> int:
     from ..edit.layer import best_layer
 
-    with progress("choosing the layer", None, "step") as step:
-        return best_layer(wrapped, progress=step)
+    note("trying layers: first their covariances, then a few facts each") if sys.stderr.isatty() else None
+    tried = []
+    with progress("trying layers", None, "layer") as step:
+
+        def count(score) -> None:
+            tried.append(score)
+            step(len(tried))
+
+        return best_layer(wrapped, progress=count)
 
 
 def _rome_config(wrapped, layer: int | None, contexts: int | None, seed: int):
@@ -399,8 +406,11 @@ def _row(what: str, before: dict, after: dict) -> tuple:
 
 
 def _won(contrasts, ours: str) -> str:
-    other = "p_true" if ours == "p_new" else "p_new"
-    return f"{sum(c[ours] > c[other] for c in contrasts)} of {len(contrasts)}"
+    if ours == "p_new":
+        won = sum(c["p_new"] > c["p_true"] for c in contrasts)
+    else:  # a neighbour's answer may be the new one itself
+        won = sum(c["p_true"] >= c["p_new"] for c in contrasts)
+    return f"{won} of {len(contrasts)}"
 
 
 def _show_checks(report: dict) -> None:
