@@ -5,7 +5,7 @@
 
 Each run takes a known built-in fact and a random set of 1 to 5 neurons in its place, matched by stratum to
 randomly chosen strong neurons, and proves it on the fact's first held-out prompt. With `--random-weights` the sets are
-located as usual, on a model of the default one's shape and random weights.
+located as usual, on a model of the default one's shape and random weights: none should be called significant.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def located_on_noise(model, runs: int) -> dict:
     facts = knowedit.builtin_facts()
     rng = np.random.default_rng(0)
     p, sizes = {"suppress": [], "amplify": []}, []
+    significant, changes = {"suppress": 0, "amplify": 0}, {"suppress": [], "amplify": []}
     for i in tqdm(rng.choice(len(facts), runs, replace=False), unit="fact"):
         fact = facts[int(i)]
         located = locate_fact(noise, fact, config, pool=pool, weights_hash="random")
@@ -80,7 +81,12 @@ def located_on_noise(model, runs: int) -> dict:
         proof = prove(noise, located.top(5), queries)
         p["suppress"].append(proof.p_suppress)
         p["amplify"].append(proof.p_amplify)
-    return {"facts": runs, "with_neurons": len(p["suppress"]), "neurons": sizes, **{n: _rate(v) for n, v in p.items()}}
+        for name in significant:
+            significant[name] += proof.significant[name]
+            changes[name].append(getattr(proof, name).change)
+    record = {"facts": runs, "with_neurons": len(p["suppress"]), "neurons": sizes, "significant": significant}
+    record["largest_change"] = {name: max(values, key=abs, default=None) for name, values in changes.items()}
+    return record | {"p_at_most_0.05": {name: _rate(values) for name, values in p.items()}}
 
 
 def _rate(values: list[float]) -> dict:

@@ -60,15 +60,15 @@ def _proof():
 
 
 def _calibration():
-    for name, what in (
-        ("calibration", "random sets called significant at 5 %"),
-        ("calibration_random_weights", "located on random weights, called significant"),
-    ):
-        if not (FOLDER / f"{name}.json").exists():
-            continue
-        run = load(name)
-        rates = [f"{s} {run[s]['significant']} of {run[s]['n']}" for s in ("suppress", "amplify")]
-        yield what, ", ".join(rates), run["command"]
+    run = load("calibration")
+    rates = [f"{s} {run[s]['significant']} of {run[s]['n']}" for s in ("suppress", "amplify")]
+    yield "random sets called significant at 5 %", ", ".join(rates), run["command"]
+    run = load("calibration_random_weights")
+    rates = [
+        f"{s} {run['significant'][s]} of {run['with_neurons']} (largest change {run['largest_change'][s]:+.1%})"
+        for s in ("suppress", "amplify")
+    ]
+    yield "located on random weights, called significant", ", ".join(rates), run["command"]
 
 
 def _rankings():

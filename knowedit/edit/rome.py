@@ -165,7 +165,7 @@ def rome_many(
             raise InputError(f"the {name} of layer {kept.layer}, expected layer {layer}, which is edited")
     values = optimise(model, requests, layer, config.search, progress)
     return [
-        _edit(model, fact, value, C, protected, replace(config, contexts=tuple(texts)))
+        edit_of(model, fact, value, C, protected, replace(config, contexts=tuple(texts)))
         for fact, value in zip(facts, values, strict=True)
     ]
 
@@ -184,7 +184,8 @@ def _covariance(model: Model, layer: int) -> Covariance:
     return covariance(model, [layer])[layer]
 
 
-def _edit(model: Model, fact: Fact, value: Value, C: Covariance, protected: Protected, config: RomeConfig) -> Edit:
+def edit_of(model: Model, fact: Fact, value: Value, C: Covariance, protected: Protected, config: RomeConfig) -> Edit:
+    """The edit that maps the fact's key to `value`: all of ROME that is left once δ was found."""
     keys = value.keys.detach().double().cpu()  # (prompts, n_neurons)
     plain, mean = keys[0], keys.mean(0)
     key = plain if config.key == "plain" else mean

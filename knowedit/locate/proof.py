@@ -26,6 +26,7 @@ from .response import Response
 
 SUPPRESS, AMPLIFY = 0.0, 2.0
 LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on
+LEVEL, MATTERS = 0.05, 0.1  # significant: p at most LEVEL, and a change of at least MATTERS of the probability
 FIRST_STRATUM = 32  # neurons; each further stratum, of weaker ones, is twice as large
 
 
@@ -75,6 +76,9 @@ class Proof:
     - `suppress`, `amplify`: ratio of means; `*_ratios`: mean of ratios; `*_log_odds`: mean change of log-odds.
     - `control_*`: the same for random sets matched by layer and activation, `layer_control_*` by layer only.
     - `p_suppress`, `p_amplify`: one-sided, against the draws matched by layer and activation.
+    - `significant`: whether suppressing and amplifying do what they should: p at most 0.05, and the probability falls
+      (rises) by at least a tenth. On random weights some neurons push any token up a little, which a p-value alone
+      calls significant; they do not make the answer.
     - `match`: mean |activation| of located and drawn neurons.
     - `specificity`: change of other facts' targets, of the same relation and of other relations.
     """
@@ -97,6 +101,7 @@ class Proof:
     layer_control_amplify: Estimate
     p_suppress: float
     p_amplify: float
+    significant: dict[str, bool]
     match: dict[str, float]
     specificity: dict[str, dict[str, Estimate]]
 
@@ -182,6 +187,9 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         for kind in ("activation", "layer")
         for what in ("suppressed", "amplified")
     }
+    fall, rise = _change(before, suppressed), _change(before, amplified)
+    p_suppress = monte_carlo_p(fall, controls["activation", "suppressed"], "less")
+    p_amplify = monte_carlo_p(rise, controls["activation", "amplified"], "greater")
     return Proof(
         unit="prompts" if one else "facts",
         heldout=heldout,
@@ -199,8 +207,12 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         control_amplify=estimate(np.mean, (controls["activation", "amplified"],)),
         layer_control_suppress=estimate(np.mean, (controls["layer", "suppressed"],)),
         layer_control_amplify=estimate(np.mean, (controls["layer", "amplified"],)),
-        p_suppress=monte_carlo_p(_change(before, suppressed), controls["activation", "suppressed"], "less"),
-        p_amplify=monte_carlo_p(_change(before, amplified), controls["activation", "amplified"], "greater"),
+        p_suppress=p_suppress,
+        p_amplify=p_amplify,
+        significant={
+            "suppress": p_suppress <= LEVEL and fall <= -MATTERS,
+            "amplify": p_amplify <= LEVEL and rise >= MATTERS,
+        },
         match={name: float(np.mean([e.match[name] for e in effects])) for name in effects[0].match},
         specificity=_specificities(effects),
     )

@@ -1,5 +1,7 @@
 """Proofs: real neurons show, random ones do not, and the controls are what they are said to be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -113,3 +115,17 @@ def test_bad_requests_are_refused():
     ):
         with pytest.raises(InputError):
             prove(model, neurons, prompts, draws=draws)
+
+
+def test_a_small_change_is_not_called_significant(located):
+    model = trained()
+    fact, found = next((f, n) for f, n in located if len(n))
+    effect = measure(model, found, heldout(model, fact), draws=50)
+    tiny = replace(effect, suppressed=effect.before * 0.97, amplified=effect.before * 1.03)
+    for what in ("suppressed", "amplified"):
+        tiny.control["activation"][what][:] = effect.before.mean()
+    proof = summarise([tiny])
+    assert proof.p_suppress < 0.05 and proof.p_amplify < 0.05
+    assert proof.significant == {"suppress": False, "amplify": False}
+    large = replace(tiny, suppressed=effect.before * 0.8, amplified=effect.before * 1.2)
+    assert summarise([large]).significant == {"suppress": True, "amplify": True}

@@ -1,0 +1,223 @@
+"""Quality of single edits on the default model: ES, PS, NS, their argmax forms, Score and perplexity, with intervals.
+
+    python -m benchmarks.edit_quality
+    python -m benchmarks.edit_quality --counterfact-lite FILE
+
+Facts: 200 built-in ones that no setting was chosen on, or the first 200 records of a CounterFact-lite file (one
+paraphrase and one neighbour each). Each edit is applied, asked and reverted. Beside our default stand, on the same
+first records, ROME without protected keys, ROME with the original's mixed keys (same δ), fine-tuning (FT, FT-L) and
+knowledge neurons. Edits of a subject that is the prompt's first token are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binomtest, wilcoxon
+from tqdm.auto import tqdm
+
+import knowedit
+from knowedit.edit.apply import applied
+from knowedit.edit.check import perplexity
+from knowedit.edit.contrast import Contrasts, contrast, contrast_facts, rates
+from knowedit.edit.corpus import contexts as sample_contexts
+from knowedit.edit.fine_tune import FineTuneConfig, fine_tune
+from knowedit.edit.knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
+from knowedit.edit.protect import protected_keys
+from knowedit.edit.rome import SMOLLM2, edit_of
+from knowedit.edit.values import optimise, request
+from knowedit.errors import KnoweditError
+from knowedit.facts import Fact, Neighbour, templated
+from knowedit.locate.kinds import ControlPool
+from knowedit.locate.locating import LocateConfig
+from knowedit.statistics import mean
+
+from .edit_facts import reported
+from .results import save
+
+TEXT = 128  # tokens of the plain text that perplexity is measured on
+PASS = 0.01, 0.02  # rise of perplexity: in 98 % of edits, in all
+NAMES = ("ES", "PS", "NS", "ES_argmax", "PS_argmax", "NS_argmax", "EM", "PM", "NM")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--counterfact-lite", type=Path)
+    parser.add_argument("--facts", type=int, default=200)
+    parser.add_argument("--rivals", type=int, default=40, help="records that the other methods are tried on")
+    parser.add_argument("--slow", type=int, default=20, help="records that knowledge neurons are tried on")
+    options = parser.parse_args()
+    model = knowedit.load()
+    lite = options.counterfact_lite
+    if lite is None:
+        facts, ask = list(reported(options.facts)), lambda fact: contrast_facts(model, [fact], heldout=False)[0]
+    else:
+        facts, ask = _lite(lite, options.facts), lambda fact: _ask_lite(model, fact)
+    bench = _Bench(model, ask)
+    before = [ask(fact) for fact in tqdm(facts, desc="unedited")]
+    ours = bench.ours(facts, options.rivals)
+    found = {"unedited": {"rates": _summary(before)}}
+    for name, (edits, n) in {**ours, **bench.rivals(facts, options.rivals, options.slow)}.items():
+        found[name] = bench.measured(name, facts[:n], edits, before[:n])
+        print(name, json.dumps(found[name]["rates"]), flush=True)
+    for name, other in found.items():
+        if name not in ("unedited", "rome"):
+            other["against_rome"] = _paired(bench.rows["rome"], bench.rows[name])
+    known = [i for i, asked in enumerate(before) if asked.prompt.says_true]
+    found["unedited"]["known_facts"] = {"n": len(known), "rates": _summary([before[i] for i in known])}
+    name = "edit_quality" if lite is None else "edit_quality_counterfact_lite"
+    save(name, {"model": model.name, "facts": len(facts), "config": SMOLLM2.as_dict(), "methods": found})
+
+
+def _lite(path: Path, n: int) -> list[Fact]:
+    facts = []
+    for line in path.read_text(encoding="utf-8").splitlines()[:n]:
+        r = json.loads(line)
+        facts.append(
+            Fact(
+                template=templated(r["prompt"], r["subject"]),
+                subject=r["subject"],
+                target=r["ground_truth"],
+                target_new=r["target_new"],
+                neighbours=(Neighbour(r["locality_prompt"], r["locality_ground_truth"]),),
+                relation_name=r["rephrase_prompt"],  # asked as it is: not all of them hold the subject
+                id=f"counterfact-lite/{r['case_id']}",
+            )
+        )
+    return facts
+
+
+def _ask_lite(model, fact: Fact) -> Contrasts:
+    neighbour = fact.neighbours[0]
+    prompt, rephrase, near = contrast(
+        model,
+        [
+            (fact.prompt, fact.target, fact.target_new),
+            (fact.relation_name, fact.target, fact.target_new),
+            (neighbour.prompt, neighbour.target, fact.target_new),
+        ],
+    )
+    return Contrasts(prompt, (rephrase,), (near,))
+
+
+class _Bench:
+    def __init__(self, model, ask):
+        self.model, self.ask = model, ask
+        text = (Path(knowedit.__file__).parent / "data" / "plain_text.txt").read_text(encoding="utf-8")
+        self.text = model.tokenizer.decode(model.tokenizer(text)["input_ids"][:TEXT])
+        self.perplexity = perplexity(model, self.text)
+        self.rows: dict[str, list[dict]] = {}
+
+    def ours(self, facts, rivals: int) -> dict:
+        """Our default on all facts; unprotected and mixed keys from the same δ."""
+        model, layer = self.model, SMOLLM2.layer
+        C = knowedit.covariance(model, [layer])[layer]
+        protected = protected_keys(model, layer)
+        contexts = sample_contexts(model, SMOLLM2.contexts, SMOLLM2.lengths, seed=SMOLLM2.seed)
+        bar = tqdm(total=len(facts), desc="rome")
+        requests = [request(model, fact, fact.target_new, contexts) for fact in facts]
+        values = optimise(model, requests, layer, SMOLLM2.search, lambda done: bar.update(done - bar.n))
+        config = replace(SMOLLM2, contexts=contexts)
+
+        def edits(n, **changed):
+            settings = replace(config, **changed)
+            pairs = zip(facts[:n], values[:n], strict=True)
+            return [edit_of(model, fact, value, C, protected, settings) for fact, value in pairs], n
+
+        return {
+            "rome": edits(len(facts)),
+            "rome, no protected keys": edits(rivals, protect=0.0),
+            "rome, mixed keys": edits(rivals, protect=0.0, key="mixed"),
+        }
+
+    def rivals(self, facts, n: int, slow: int) -> dict:
+        pool = ControlPool(self.model, ())
+        locate = LocateConfig(method="gradient", adjust=True)
+        methods = {
+            "FT": (n, lambda fact: fine_tune(self.model, fact, FineTuneConfig(layer=SMOLLM2.layer))),
+            "FT-L": (
+                n,
+                lambda fact: fine_tune(self.model, fact, FineTuneConfig(layer=SMOLLM2.layer, norm_constraint=5e-4)),
+            ),
+            "knowledge neurons": (
+                slow,
+                lambda fact: self._kn(fact, KnowledgeNeuronsConfig(signed=False, locate=locate), pool),
+            ),
+            "knowledge neurons, signed": (
+                slow,
+                lambda fact: self._kn(fact, KnowledgeNeuronsConfig(locate=locate), pool),
+            ),
+        }
+        return {
+            name: ([method(fact) for fact in tqdm(facts[:n], desc=name)], n) for name, (n, method) in methods.items()
+        }
+
+    def _kn(self, fact, config, pool):
+        try:
+            return knowledge_neurons(self.model, fact, config, pool=pool)
+        except KnoweditError:  # no neurons: the model stays as it is
+            return None
+
+    def measured(self, name, facts, edits, before) -> dict:
+        after, rises, rows = [], [], []
+        for fact, edit, unedited in zip(facts, tqdm(edits, desc=name), before, strict=True):
+            if edit is None:
+                after.append(unedited)
+                rises.append(0.0)
+            else:
+                with applied(self.model, edit):
+                    after.append(self.ask(fact))
+                    rises.append(perplexity(self.model, self.text) / self.perplexity - 1)
+            first = self.model.encode(fact.prompt, fact.subject).lookup == 0
+            rows.append({n: v[0] for n, v in rates(after[-1:]).items()} | {"first": first, "perplexity": rises[-1]})
+        self.rows[name] = rows
+        later = [i for i, row in enumerate(rows) if not row["first"]]
+        return {
+            "rates": _summary(after),
+            "not_first": _summary([after[i] for i in later]) if len(later) < len(rows) else None,
+            "first": _summary([after[i] for i in range(len(rows)) if i not in set(later)])
+            if len(later) < len(rows)
+            else None,
+            "no_edit": sum(edit is None for edit in edits),
+            "perplexity": {
+                "within_1_percent": float(np.mean(np.abs(rises) <= PASS[0])),
+                "within_2_percent": float(np.mean(np.abs(rises) <= PASS[1])),
+                "worst": max(rises),
+                "worst_not_first": max((rises[i] for i in later), default=None),
+            },
+        }
+
+
+def _summary(found) -> dict:
+    by_name = rates(found)
+    summary = {"n": len(found)}
+    for name in NAMES:
+        values = np.array(by_name[name])
+        kept = values[~np.isnan(values)]
+        if name.startswith("ES"):
+            interval = binomtest(int(kept.sum()), len(kept)).proportion_ci(method="wilson")
+            summary[name] = {"mean": float(kept.mean()), "low": interval.low, "high": interval.high}
+        else:
+            e = mean(kept)
+            summary[name] = {"mean": e.change, "low": e.low, "high": e.high}
+    rate = [summary[name]["mean"] for name in ("ES", "PS", "NS")]
+    summary["score"] = 3 / sum(1 / r for r in rate) if min(rate) > 0 else 0.0
+    return summary
+
+
+def _paired(rome: list[dict], other: list[dict]) -> dict:
+    """Mean difference (ROME minus the other) on the same records, with a Wilcoxon signed-rank p."""
+    result = {"n": len(other)}
+    for name in ("ES", "PS", "NS"):
+        gap = np.array([a[name] - b[name] for a, b in zip(rome, other, strict=False)])
+        p = float(wilcoxon(gap, zero_method="zsplit").pvalue) if np.any(gap) else 1.0
+        result[name] = {"difference": float(gap.mean()), "p": p}
+    return result
+
+
+if __name__ == "__main__":
+    main()
