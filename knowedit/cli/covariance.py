@@ -68,7 +68,7 @@ def _show(record: dict) -> None:
     line(f"{record['model']}: keys of {first['tokens']} tokens of {record['source'].get('kind', 'text')}")
     columns = {
         "layer": "{layer}", "tokens a neuron": "{tokens_per_neuron:.1f}", "effective rank": "{effective_rank:.0f}",
-        "of": "{neurons}", "largest direction": "{largest_share:.1%}", "condition, shrunk": "{condition:.3g}",
+        "of": "{neurons}", "largest direction": "{largest_share:.1%}", "condition, shrunk": "{condition:.0f}",
     }  # fmt: skip
     table(list(columns), [[cell.format(**layer) for cell in columns.values()] for layer in record["layers"]])
     if any(layer["fewer_tokens_than_neurons"] for layer in record["layers"]):

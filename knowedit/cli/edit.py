@@ -381,12 +381,12 @@ def _show(report: dict) -> None:
         rows += [_row(what[:-1], *pair) for pair in pairs]
     table(["", "prompt", "p old", "p new", "first choice"], rows)
     line()
-    for what, ours, verb in (
+    for what, ours, how in (
         ("paraphrases", "p_new", "prefer the new answer"),
-        ("neighbours", "p_true", "keep theirs"),
+        ("neighbours", "p_true", "keep their own answer"),
     ):
         if after[what]:
-            line(f"{what}: {_won(before[what], ours)} before, {_won(after[what], ours)} after {verb}")
+            line(f"{what} that {how}: {_won(before[what], ours)} → {_won(after[what], ours)}")
     if report["lens"]:
         line()
         names = ("before_true", "before_new", "after_true", "after_new")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -220,10 +219,21 @@ def _show(record: dict) -> None:
     )
     line()
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    rows = [("created", record["created"]), ("versions", versions), ("content hash", record["content_hash"])]
+    rows = {"created": record["created"], "versions": versions, "content hash": record["content_hash"]}
     for what in ("config", "notes"):
-        rows += [(f"{what}: {name}", json.dumps(value, ensure_ascii=False)) for name, value in record[what].items()]
-    table(["", ""], rows)
+        rows |= {f"{what}: {name}": _short(value) for name, value in record[what].items()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        line(f"{name:<{width}}  {value}")
+
+
+def _short(value) -> str:
+    """A JSON value on one line, numbers to four digits."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_short(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_short, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # ---------------------------------------------------------------- export

@@ -1,13 +1,17 @@
 """The commands of editing as a user meets them, on a tiny trained model in a folder."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import test_cli
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 from test_cli import HOSTILE, fails
 from tiny import tiny
@@ -15,6 +19,7 @@ from trained import HOME, facts, trained
 
 import knowedit
 from knowedit import Covariance, RomeConfig, rome
+from knowedit.cli import app
 from knowedit.edit.contrast import contrast_facts
 from knowedit.edit.values import Search
 from knowedit.models.replay import record
@@ -99,7 +104,10 @@ def test_edit_prints_a_table_and_saves_nothing_by_itself(run, tmp_path, monkeypa
     assert "Not saved" in out and list(tmp_path.iterdir()) == []
     row = next(line for line in out.splitlines() if line.startswith("prompt"))
     assert "'Aldor' →" in row
-    assert "neighbours: 1 of 1 before" in out and "Warning: the subject is the prompt's first token" in out
+    assert (
+        "neighbours that keep their own answer: 1 of 1" in out
+        and "Warning: the subject is the prompt's first token" in out
+    )
     assert "Perplexity" in out and "‖ΔW‖/‖W‖" in out
 
 
@@ -154,6 +162,19 @@ def test_layer_auto_takes_the_best_layer(run, monkeypatch):
     status, out, err = run(*EDIT, "--layer", "auto", "--tokens", "400", "--json")
     assert status == 0, err
     assert json.loads(out)["layer"] == 2
+
+
+def test_a_masked_model_is_edited_too(run, tmp_path):
+    model = tiny("bert")
+    for part in (model.hf, model.tokenizer):
+        part.save_pretrained(tmp_path / "bert")
+    command = ("edit", "Paris is the capital of [MASK].", "--subject", "Paris", "--target-new", "Italy", "--layer", "1")
+    command = (*command, "--tokens", "200", "--out", str(tmp_path / "edit"))
+    status, out, err = run(*command, model=str(tmp_path / "bert"))
+    assert status == 0, err
+    assert "Perplexity" not in out and "Paris is the capital of [MASK]." in out
+    result = run("generate", "Paris is", "--edit", str(tmp_path / "edit"), model=str(tmp_path / "bert"))
+    fails(result, "masked model", "knowedit diff")
 
 
 # ---------------------------------------------------------------- what is done with edits
@@ -319,9 +340,6 @@ def test_an_out_that_exists_is_said_before_the_work(run, tmp_path, saved, monkey
 
 
 def test_damaged_edits_are_refused(run, saved, tmp_path):
-    import shutil
-    from pathlib import Path
-
     flipped, truncated, nan = (Path(shutil.copytree(saved[0], tmp_path / n)) for n in ("flipped", "truncated", "nan"))
     factors = flipped / "edit.safetensors"
     data = bytearray(factors.read_bytes())
@@ -403,3 +421,15 @@ def test_the_commands_import_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_names_what_there_is():
+    page = (Path(__file__).parents[2] / "docs/editing.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"knowedit\.([a-zA-Z_]+)(?![a-zA-Z_.])", page)) - {"json"}
+    assert names and names <= set(knowedit.__all__)
+    commands = typer.main.get_command(app).commands
+    known = {option for command in commands.values() for parameter in command.params for option in parameter.opts}
+    options = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", page))
+    assert options and options <= known
+    used = set(re.findall(r"(?:^|`)knowedit ([a-z]+)", page, re.M))
+    assert used and used <= set(commands)
