@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .edit import finite, progress
+from .edit import finite
+from .edit_making import progress
 from .locate import _layers
 from .options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
 from .output import line, print_json, table
