@@ -16,7 +16,7 @@ def load(name: str) -> dict:
 
 def table() -> str:
     """Markdown rows: what was measured, what came out, the command."""
-    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings()]
+    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings(), *_edits()]
     lines = ["| measured | result | command |", "|---|---|---|"]
     return "\n".join(lines + [f"| {what} | {result} | `{command}` |" for what, result, command in rows])
 
@@ -81,6 +81,33 @@ def _rankings():
     ]
     what = f"rankings against ablation on {len(run['facts'])} facts: rank correlation / precision at 10"
     yield what, ", ".join(rates), run["command"]
+
+
+def _edits():
+    for name, what in (
+        ("edit_quality", "built-in facts"),
+        ("edit_quality_counterfact_lite", "CounterFact-lite records"),
+    ):
+        run = load(name)
+        for method, found in run["methods"].items():
+            rates = found["rates"]
+            figures = ", ".join(f"{n} {100 * rates[n]['mean']:.1f}" for n in ("ES", "PS", "NS"))
+            harm = found.get("perplexity")
+            tail = "" if harm is None else f"; perplexity within 1 % in {harm['within_1_percent']:.0%}"
+            result = f"{figures}, Score {100 * rates['score']:.1f}{tail}"
+            yield f"{method} on {rates['n']} {what}", result, run["command"]
+    run = load("edit_speed")
+    for key, what in (("equal_steps", "equal steps"), ("by_default", "each by its own settings")):
+        ratios = ", ".join(f"{prompts}: **{found['ratio_median']:.1f}×**" for prompts, found in run[key].items())
+        yield f"one edit against ROME written plainly, {what}", ratios, run["command"]
+    batch = run["batch"]
+    ratios = f"equal steps **{batch['equal_steps']['ratio']:.1f}×**, by default **{batch['by_default']['ratio']:.1f}×**"
+    yield f"{batch['facts']} edits in one batch, a fact", ratios, run["command"]
+    run = load("covariance")
+    run = load("covariance")
+    ratios = run["ratio_median"]
+    result = f"**{ratios['one at a time']:.1f}×** whole passes, {ratios['one at a time, stopped']:.1f}× ended early"
+    yield "covariance of all layers in one pass against one layer at a time", result, run["command"]
 
 
 def _change(estimate: dict) -> str:

@@ -61,7 +61,9 @@ def edit(
     norm_constraint: Annotated[
         float | None, typer.Option(help="Largest change of an entry of the weight, fine_tune: this is FT-L.")
     ] = None,
-    lens: Annotated[bool, typer.Option("--lens", help="Also both answers by layer, by logit lens.")] = False,
+    lens: Annotated[
+        bool, typer.Option("--lens", help="Also whether the old answer survives: by layer, and its neurons.")
+    ] = False,
     model: ModelName = DEFAULT_MODEL,
     dtype: Dtype = None,
     device: Device = None,
@@ -235,6 +237,7 @@ def _checked(wrapped, made, protected, guard: bool, lens: bool, seconds: dict) -
         "after": found["after"],
         "perplexity": {"before": after.perplexity_before, "after": after.perplexity_after},
         "lens": found["lens"],
+        "neurons": found["neurons"],
         "preflight": before.as_dict(),
         "guard": asdict(Guard()) if guard else None,
     }

@@ -31,6 +31,10 @@ def show(report: dict) -> None:
         rows = [(row["layer"], *(f"{row[name]:.3f}" for name in names)) for row in report["lens"]]
         table(["layer", "before: old", "before: new", "after: old", "after: new"], rows, title="By logit lens")
         line()
+        rows = [(f"{n['layer']}/{n['index']}", f"{n['before']:+.4f}", f"{n['after']:+.4f}") for n in report["neurons"]]
+        title = "Neurons of the old answer: gradient × activation for it"
+        table(["neuron", "before", "after"], rows, title=title)
+        line()
     _show_checks(report)
     line(
         f"Saved to {report['out']}" if report["out"] else "Not saved; --out DIR keeps the edit. The model is unchanged."

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError, KnoweditError
 from ..facts import Fact
+from ..locate.rankings import rank
 from ..models.adapter import Model
 from ..models.replay import capture
 from .apply import applied
@@ -93,14 +94,29 @@ class LensRow:
 
 
 @dataclass(frozen=True)
+class OldNeuron:
+    """One of the neurons that the old answer rested on most: gradient × activation for it, before and after."""
+
+    layer: int
+    index: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The edit's own fact before and after, and perplexity on a plain text; `lens` by layer at the read position."""
+    """The edit's own fact before and after, and perplexity on a plain text.
+
+    `lens` and `neurons` tell whether the old answer survives elsewhere: both answers by layer at the read position, and
+    the neurons that made the old one.
+    """
 
     before: Contrasts
     after: Contrasts
     perplexity_before: float | None
     perplexity_after: float | None
     lens: tuple[LensRow, ...] | None = None
+    neurons: tuple[OldNeuron, ...] | None = None
 
     @property
     def perplexity_change(self) -> float:
@@ -154,11 +170,19 @@ def outcome(model: Model, edit: Edit, *, lens: bool = False, text: str | None = 
     before = _asked(model, fact, lens, text)
     with applied(model, edit):
         after = _asked(model, fact, lens, text)
-    rows = None
-    if lens:
-        pairs = zip(before[2], after[2], strict=True)
-        rows = tuple(LensRow(layer, *b, *a) for layer, (b, a) in enumerate(pairs))
-    return Outcome(before[0], after[0], before[1], after[1], rows)
+    if not lens:
+        return Outcome(before.contrasts, after.contrasts, before.perplexity, after.perplexity)
+    pairs = enumerate(zip(before.lens, after.lens, strict=True))
+    strongest = before.scores.flatten().argsort(descending=True)[:NEAREST].tolist()
+    sites = [divmod(i, model.n_neurons) for i in strongest]
+    return Outcome(
+        before.contrasts,
+        after.contrasts,
+        before.perplexity,
+        after.perplexity,
+        tuple(LensRow(layer, *b, *a) for layer, (b, a) in pairs),
+        tuple(OldNeuron(*site, before.scores[site].item(), after.scores[site].item()) for site in sites),
+    )
 
 
 def check(found: Preflight, after: Outcome | None, guard: Guard) -> None:
@@ -248,10 +272,22 @@ def _warnings(edit: Edit, norm: float, first: bool, nearest: Sequence[Near], gua
         yield f"the search ended with a probability of {edit.notes['probability']:.2f} for the new target"
 
 
-def _asked(model: Model, fact: Fact, lens: bool, text: str | None) -> tuple:
+@dataclass(frozen=True)
+class _Asked:
+    """What one state of the model says: `scores` (n_layers, n_neurons) are for the old answer."""
+
+    contrasts: Contrasts
+    perplexity: float | None
+    lens: list[tuple[float, float]] | None
+    scores: Tensor | None
+
+
+def _asked(model: Model, fact: Fact, lens: bool, text: str | None) -> _Asked:
     (found,) = contrast_facts(model, [fact])
     plain = None if model.masked else perplexity(model, text)
-    return found, plain, _lens(model, fact) if lens else None
+    if not lens:
+        return _Asked(found, plain, None, None)
+    return _Asked(found, plain, _lens(model, fact), rank(model, fact.prompt, fact.target, method="gradient"))
 
 
 @torch.no_grad()

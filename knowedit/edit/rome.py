@@ -54,7 +54,7 @@ class RomeConfig:
     contexts: int | tuple[str, ...] = 5
     lengths: tuple[int, ...] = (5, 10)
     shrinkage: float = 1e-2
-    protect: float = 10.0
+    protect: float = 3.0
     seed: int = 0
 
     def __post_init__(self):
@@ -104,7 +104,7 @@ _SIZES: Mapping[tuple[str, int, int], str] = MappingProxyType(
 )
 
 # chosen on the development facts by `python -m benchmarks.rome_settings`; benchmarks/results/rome_settings.json
-SMOLLM2 = RomeConfig(layer=1, search=Search(lr=1.0, stop_loss=None, stop_probability=0.95), contexts=3)
+SMOLLM2 = RomeConfig(layer=1, search=Search(lr=1.0, clamp=3.0, stop_loss=None, stop_probability=0.95), contexts=3)
 
 
 def rome_config(model: Model) -> RomeConfig:

@@ -61,6 +61,9 @@ def test_outcome_is_of_the_edit_and_leaves_the_model_alone(edited):
     assert last.after_new == pytest.approx(found.after.prompt.p_new, rel=1e-4)
     assert last.before_true == pytest.approx(found.before.prompt.p_true, rel=1e-4)
     assert found.perplexity_after != found.perplexity_before
+    befores = [neuron.before for neuron in found.neurons]
+    assert befores == sorted(befores, reverse=True) and befores[0] > 0
+    assert sum(n.after for n in found.neurons) < sum(befores), "the old answer rests on them no more"
 
 
 def test_the_guard_stops_what_is_past_it(edited):
