@@ -3,7 +3,7 @@
     python -m benchmarks.rome_settings --facts 12
 
 For each setting: efficacy, paraphrase and neighbourhood success (held-out templates left out), how many other known
-facts are still answered, perplexity, steps and seconds a fact.
+facts are still answered, perplexity, steps and seconds a fact; and how few tokens suffice for the covariance.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ SETTINGS = {
     "1 context": replace(SMOLLM2, contexts=1),
     "layer 3": replace(SMOLLM2, layer=3),
 }
+TOKENS = (1024, 2048, 4096)  # of the covariance, without protected keys
 OTHERS = 24  # known facts that should still be answered
 
 
@@ -50,6 +51,10 @@ def main() -> None:
     found = {"unedited": _means(contrast_facts(model, facts, heldout=False))}
     for name, config in tqdm(SETTINGS.items(), unit="setting"):
         found[name] = tried.means(config)
+        print(name, found[name], flush=True)
+    for tokens in TOKENS:
+        name = f"no protected keys, covariance of {tokens} tokens"
+        found[name] = tried.means(replace(SMOLLM2, protect=0.0), tokens)
         print(name, found[name], flush=True)
     save("rome_settings", {"facts": [fact.id for fact in facts], "settings": found})
 
@@ -68,8 +73,11 @@ class _Trial:
         self.others = [f for i, f in enumerate(others) if known[i].known][:OTHERS]
         self.perplexity = perplexity(model)
 
-    def means(self, config) -> dict:
+    def means(self, config, tokens: int | None = None) -> dict:
         model, layer = self.model, config.layer
+        C = self.covariances[layer]
+        if tokens is not None:
+            C = knowedit.covariance(model, [layer], tokens=tokens, few=True)[layer]
         key = layer, config.search, config.contexts
         if key not in self.searches:
             texts = contexts(model, config.contexts, config.lengths, seed=config.seed)
@@ -81,7 +89,7 @@ class _Trial:
         config = replace(config, contexts=texts)
         found, kept, rises, norms = [], [], [], []
         for fact, value in zip(self.facts, values, strict=True):
-            edit = edit_of(model, fact, value, self.covariances[layer], self.protected[layer], config)
+            edit = edit_of(model, fact, value, C, self.protected[layer], config)
             norms += [delta.matrix().norm().item() for delta in edit.deltas.values()]
             queries = [model.query(f.prompt, f.target, f.subject) for f in self.others if f.subject != fact.subject]
             with applied(model, edit):

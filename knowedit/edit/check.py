@@ -68,7 +68,7 @@ class Preflight:
     - `relative_norm`: the largest ‖ΔW‖ / ‖W‖ (Frobenius) of the edit's weights.
     - `k_C_inv_k`: k*ᵀC⁻¹k*, where the method has one: how unusual the key is.
     - `first`: the lookup position is the prompt's first token.
-    - `nearest`: known subjects with the largest leak.
+    - `nearest`: known subjects, and those of the fact's neighbours, with the largest leak.
     - `warnings`: what to think of, in words.
     """
 
@@ -150,7 +150,11 @@ def preflight(
     path, delta = max(edit.deltas.items(), key=lambda item: item[1].matrix().norm().item())
     if protected is None or protected.layer != layers[path]:
         protected = protected_keys(model, layers[path], facts)
-    nearest = _nearest(delta, lookup_keys(model, layers[path], [prompt])[0], protected, fact.subject)
+    near = [n for n in fact.neighbours if n.subject and n.subject in n.prompt]
+    prompts = [prompt, *(model.encode(n.prompt, n.subject) for n in near)]
+    k_star, *others = lookup_keys(model, layers[path], prompts)
+    names = [*(n.subject for n in near), *protected.subjects]
+    nearest = _nearest(delta, k_star, names, [*others, *protected.keys], fact.subject)
     first = prompt.lookup == 0
     return Preflight(
         relative_norm=max(norms),
@@ -241,17 +245,19 @@ def _fact(edit: Edit) -> Fact:
     return edit.facts[0]
 
 
-def _nearest(delta: Delta, k_star: Tensor, protected: Protected, subject: str) -> tuple[Near, ...]:
-    others = [i for i, name in enumerate(protected.subjects) if name.casefold() != subject.casefold()]
+def _nearest(
+    delta: Delta, k_star: Tensor, subjects: Sequence[str], keys: Sequence[Tensor], subject: str
+) -> tuple[Near, ...]:
+    others = [i for i, name in enumerate(subjects) if name.casefold() != subject.casefold()]
     if not others:
         return ()
-    keys = protected.keys[others]
+    keys = torch.stack([keys[i] for i in others])
     own = delta.of(k_star).norm().item()
     leaks = delta.of(keys).norm(dim=1) / max(own, 1e-30)
     cosines = torch.cosine_similarity(keys, k_star[None], dim=1)
     found: dict[str, Near] = {}
     for i in leaks.argsort(descending=True).tolist():
-        name = protected.subjects[others[i]]
+        name = subjects[others[i]]
         found.setdefault(name, Near(name, cosines[i].item(), leaks[i].item()))
         if len(found) == NEAREST:
             break
