@@ -9,8 +9,7 @@ import typer
 
 from .edit import finite
 from .edit_making import progress
-from .locate import _layers
-from .options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
+from .options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, layer_list, load
 from .output import line, print_json, table
 
 SCHEMA = "knowedit.covariance/1"
@@ -40,7 +39,7 @@ def covariance(
     from ..edit.rome import rome_config
     from ..models.cache import cache_root
 
-    chosen = _layers(layers)
+    chosen = layer_list(layers)
     wrapped = load(model, dtype, device, trust_remote_code)
     chosen = [rome_config(wrapped).layer] if chosen is None else list(chosen)
     counted = []

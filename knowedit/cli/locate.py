@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .facts import choose
-from .options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
+from .options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, layer_list, load
 from .output import change, line, note, percent, print_json, table
 
 SCHEMA = "knowedit.locate/1"
@@ -78,7 +78,7 @@ def locate(
             of=of, foil=foil, nodes=_integer(nodes, "auto"), quadrature=quadrature, tolerance=tolerance,
             position=_integer(position, "read", "lookup"),
         ),
-        t=t, p=p, adjust=adjust, most=most, layers=_layers(layers), drop=tuple(drop), chat=chat,
+        t=t, p=p, adjust=adjust, most=most, layers=layer_list(layers), drop=tuple(drop), chat=chat,
     )  # fmt: skip
     if facts is not None and out is None:
         raise InputError("--facts needs --out DIR, the folder for its results")
@@ -122,22 +122,6 @@ def _with_baseline(wrapped, config, baseline: str):
         return config
     mean = mean_activation(wrapped, [fact.prompt for fact in builtin_facts()[::10]])
     return replace(config, attribution=replace(config.attribution, baseline=mean))
-
-
-def _layers(text: str | None) -> tuple[int, ...] | None:
-    from ..errors import InputError
-
-    if text is None:
-        return None
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
-            raise InputError(f"layers are {text!r}, expected a range such as 2-29 or a list such as 20,21,22")
-        chosen += range(int(first), int(last or first) + 1)
-    if not chosen:
-        raise InputError(f"layers {text!r} name none; the first of a range comes first, as in 2-29")
-    return tuple(chosen)
 
 
 def _asked_fact(name: str) -> dict:

@@ -27,3 +27,20 @@ def load(name: str, dtype: str | None, device: str | None, trust_remote_code: bo
     from .. import load as load_model
 
     return load_model(name, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+
+
+def layer_list(text: str | None) -> tuple[int, ...] | None:
+    """The layers that an option names: a range, a list, or None for all."""
+    from ..errors import InputError
+
+    if text is None:
+        return None
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+            raise InputError(f"layers are {text!r}, expected a range such as 2-29 or a list such as 20,21,22")
+        chosen += range(int(first), int(last or first) + 1)
+    if not chosen:
+        raise InputError(f"layers {text!r} name none; the first of a range comes first, as in 2-29")
+    return tuple(chosen)

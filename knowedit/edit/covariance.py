@@ -185,7 +185,7 @@ def _check_enough(model: Model, tokens: int, few: bool) -> None:
     if tokens < needed and not few:
         raise InputError(
             f"{tokens} tokens are too few for the covariance of {model.n_neurons} neurons, expected {needed} or more; "
-            "take more tokens or a longer text, or pass few=True"
+            "take more tokens or a longer text (few=True in Python goes on all the same)"
         )
 
 
