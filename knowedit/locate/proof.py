@@ -36,7 +36,8 @@ class Effect:
 
     `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean
     |activation| of the located neurons, and of the draws matched by layer and by activation. `specificity`: before,
-    suppressed and amplified probabilities of other facts' targets, by sort of control.
+    suppressed and amplified probabilities of other facts' targets, by sort of control. `recalled`: share of prompts
+    whose target is the model's first choice.
     """
 
     before: np.ndarray
@@ -46,6 +47,7 @@ class Effect:
     match: dict[str, float]
     neurons: int
     specificity: dict[str, dict[str, np.ndarray]]
+    recalled: float
 
     def as_dict(self) -> dict:
         """For JSON; `from_dict` reads it back."""
@@ -53,7 +55,7 @@ class Effect:
 
     @classmethod
     def from_dict(cls, record: dict) -> Effect:
-        keep = ("match", "neurons")
+        keep = ("match", "neurons", "recalled")
         return cls(**{name: value if name in keep else _arrays(value) for name, value in record.items()})
 
 
@@ -76,9 +78,10 @@ class Proof:
     - `suppress`, `amplify`: ratio of means; `*_ratios`: mean of ratios; `*_log_odds`: mean change of log-odds.
     - `control_*`: the same for random sets matched by layer and activation, `layer_control_*` by layer only.
     - `p_suppress`, `p_amplify`: one-sided, against the draws matched by layer and activation.
-    - `significant`: whether suppressing and amplifying do what they should: p at most 0.05, and the probability falls
-      (rises) by at least a tenth. On random weights some neurons push any token up a little, which a p-value alone
-      calls significant; they do not make the answer.
+    - `recalled`: share of prompts whose target is the model's first choice.
+    - `significant`: whether the neurons make the answer: there is one to make (`recalled` is not 0), p is at most 0.05,
+      and the probability falls (rises) by at least a tenth. On random weights some neurons push any token up a little
+      whatever is asked, which a p-value alone calls significant.
     - `match`: mean |activation| of located and drawn neurons.
     - `specificity`: change of other facts' targets, of the same relation and of other relations.
     """
@@ -89,6 +92,7 @@ class Proof:
     draws: int
     neurons: float
     probability: float
+    recalled: float
     suppress: Estimate
     amplify: Estimate
     suppress_ratios: Estimate
@@ -169,6 +173,7 @@ def measure(
         },
         neurons=len(located),
         specificity={name: _specificity(found, located) for name, found in (others or {}).items() if found},
+        recalled=float(np.mean([r.known for r in responses])),
     )
 
 
@@ -190,6 +195,7 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
     fall, rise = _change(before, suppressed), _change(before, amplified)
     p_suppress = monte_carlo_p(fall, controls["activation", "suppressed"], "less")
     p_amplify = monte_carlo_p(rise, controls["activation", "amplified"], "greater")
+    recalled = float(np.mean([e.recalled for e in effects]))
     return Proof(
         unit="prompts" if one else "facts",
         heldout=heldout,
@@ -197,6 +203,7 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         draws=min(len(e.control["activation"]["suppressed"]) for e in effects),
         neurons=float(np.mean([e.neurons for e in effects])),
         probability=float(before.mean()),
+        recalled=recalled,
         suppress=ratio_of_means(before, suppressed),
         amplify=ratio_of_means(before, amplified),
         suppress_ratios=mean_of_ratios(before, suppressed),
@@ -210,8 +217,8 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         p_suppress=p_suppress,
         p_amplify=p_amplify,
         significant={
-            "suppress": p_suppress <= LEVEL and fall <= -MATTERS,
-            "amplify": p_amplify <= LEVEL and rise >= MATTERS,
+            "suppress": recalled > 0 and p_suppress <= LEVEL and fall <= -MATTERS,
+            "amplify": recalled > 0 and p_amplify <= LEVEL and rise >= MATTERS,
         },
         match={name: float(np.mean([e.match[name] for e in effects])) for name in effects[0].match},
         specificity=_specificities(effects),

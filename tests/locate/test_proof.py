@@ -129,3 +129,5 @@ def test_a_small_change_is_not_called_significant(located):
     assert proof.significant == {"suppress": False, "amplify": False}
     large = replace(tiny, suppressed=effect.before * 0.8, amplified=effect.before * 1.2)
     assert summarise([large]).significant == {"suppress": True, "amplify": True}
+    unknown = replace(large, recalled=0.0)
+    assert summarise([unknown]).significant == {"suppress": False, "amplify": False}
