@@ -56,7 +56,8 @@ def main() -> None:
     if lite is None:
         facts, ask = list(reported(options.facts)), lambda fact: contrast_facts(model, [fact], heldout=False)[0]
     else:
-        facts, ask = _lite(lite, options.facts), lambda fact: _ask_lite(model, fact)
+        facts, rephrased = _lite(lite, options.facts)
+        ask = lambda fact: _ask_lite(model, fact, rephrased[fact.id])  # noqa: E731
     bench = _Bench(model, ask)
     before = [ask(fact) for fact in tqdm(facts, desc="unedited")]
     ours = bench.ours(facts, options.rivals)
@@ -73,8 +74,9 @@ def main() -> None:
     save(name, {"model": model.name, "facts": len(facts), "config": SMOLLM2.as_dict(), "methods": found})
 
 
-def _lite(path: Path, n: int) -> list[Fact]:
-    facts = []
+def _lite(path: Path, n: int) -> tuple[list[Fact], dict[str, str]]:
+    """Facts, and their rephrasings by id, which are asked as they are: not all of them hold the subject."""
+    facts, rephrased = [], {}
     for line in path.read_text(encoding="utf-8").splitlines()[:n]:
         r = json.loads(line)
         facts.append(
@@ -84,20 +86,20 @@ def _lite(path: Path, n: int) -> list[Fact]:
                 target=r["ground_truth"],
                 target_new=r["target_new"],
                 neighbours=(Neighbour(r["locality_prompt"], r["locality_ground_truth"]),),
-                relation_name=r["rephrase_prompt"],  # asked as it is: not all of them hold the subject
                 id=f"counterfact-lite/{r['case_id']}",
             )
         )
-    return facts
+        rephrased[facts[-1].id] = r["rephrase_prompt"]
+    return facts, rephrased
 
 
-def _ask_lite(model, fact: Fact) -> Contrasts:
+def _ask_lite(model, fact: Fact, rephrased: str) -> Contrasts:
     neighbour = fact.neighbours[0]
     prompt, rephrase, near = contrast(
         model,
         [
             (fact.prompt, fact.target, fact.target_new),
-            (fact.relation_name, fact.target, fact.target_new),
+            (rephrased, fact.target, fact.target_new),
             (neighbour.prompt, neighbour.target, fact.target_new),
         ],
     )

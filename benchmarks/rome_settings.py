@@ -90,7 +90,7 @@ class _Trial:
         found, kept, rises, norms = [], [], [], []
         for fact, value in zip(self.facts, values, strict=True):
             edit = edit_of(model, fact, value, C, self.protected[layer], config)
-            norms += [delta.matrix().norm().item() for delta in edit.deltas.values()]
+            norms += [delta.norm() for delta in edit.deltas.values()]
             queries = [model.query(f.prompt, f.target, f.subject) for f in self.others if f.subject != fact.subject]
             with applied(model, edit):
                 found += contrast_facts(model, [fact], heldout=False)

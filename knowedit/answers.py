@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import exp
 
 import torch
+from torch import Tensor
 
 from .models.adapter import Model
 from .models.replay import capture
 from .prompts import Query
 
-BATCH = 16
+TOKENS = 768  # of a batch
+
+Row = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Answer:
     """The answer to one query.
 
-    - `probability`: of the whole target; `rank`: of its first token, 1 for the model's first choice.
+    - `probability`: of the whole target; `per_token`: the geometric mean of its tokens' probabilities.
+    - `rank`: of its first token, 1 for the model's first choice; `greedy`: every token of it is the first choice.
     - `top`: the model's first choices for the first token with their probabilities.
     """
 
     probability: float
+    per_token: float
     rank: int
+    greedy: bool
     top: tuple[tuple[str, float], ...]
 
     @property
@@ -32,48 +39,60 @@ class Answer:
 
 
 def answers(model: Model, queries: Sequence[Query], top: int = 5) -> Iterator[tuple[int, Answer]]:
-    """Answer many queries, yielding (index, answer) as they come: prompts of one length share a batch, unpadded."""
-    rows = [(i, step, token) for i, q in enumerate(queries) for step, token in _reads(model, q)]
-    by_length: dict[int, list] = {}
-    for row in rows:
-        by_length.setdefault(len(row[1].ids), []).append(row)
-    left = [len(_reads(model, q)) for q in queries]
-    found: dict[int, dict] = {}
-    for _, same in sorted(by_length.items()):
-        for start in range(0, len(same), BATCH):
-            part = same[start : start + BATCH]
-            for (i, step, _), read in zip(part, _read(model, part, top), strict=True):
-                found.setdefault(i, {})[step.read] = read
-                left[i] -= 1
-                if not left[i]:
-                    yield i, _answer(found.pop(i))
+    """Answer many queries, teacher-forced, yielding (index, answer) as they come.
+
+    Prompts of about one length share a batch, and queries that read the same tokens share a row.
+    """
+    rows: dict[Row, list[tuple[int, int, int]]] = {}  # token ids → (query, where it is read, what token)
+    for i, query in enumerate(queries):
+        for step, token in zip(query.steps, query.target_ids, strict=True):
+            ids = step.ids if model.masked else query.steps[-1].ids  # a decoder reads all of a target in one row
+            rows.setdefault(ids, []).append((i, step.read, token))
+    found: dict[int, dict[int, tuple]] = {}
+    for batch in _batches(sorted(rows, key=len)):
+        for (i, position, _), read in zip(*_read(model, batch, rows, top), strict=True):
+            found.setdefault(i, {})[position] = read
+            if len(found[i]) == len(queries[i].target_ids):
+                yield i, _answer(found.pop(i))
 
 
-def _reads(model: Model, query: Query) -> list:
-    """One row for each token of the target: its own teacher-forced prompt."""
-    return list(zip(query.steps, query.target_ids, strict=True))
+def _batches(rows: list[Row]) -> Iterator[list[Row]]:
+    start = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or (end + 1 - start) * len(rows[end]) > TOKENS:
+            yield rows[start:end]
+            start = end
 
 
 @torch.no_grad()
-def _read(model: Model, rows: list, top: int) -> list[tuple[float, int, tuple]]:
-    ids = torch.tensor([step.ids for _, step, _ in rows], device=model.device)
-    *_, output = capture(model, ids)
-    reads = torch.tensor([step.read for _, step, _ in rows], device=output.device)
-    logits = model.logits(model.normed(output[torch.arange(len(rows), device=output.device), reads])).float()
-    p = logits.softmax(-1)
-    target = torch.tensor([token for *_, token in rows], device=p.device)[:, None]
-    own = p.gather(1, target)
-    ranks = 1 + (p > own).sum(1)
-    best, tokens = p.topk(top)
+def _read(model: Model, batch: list[Row], rows: dict[Row, list], top: int) -> tuple[list, list[tuple]]:
+    """The reads of a batch, and of each: log-probability and rank of its token, the first choices."""
+    reads = [(r, read) for r, ids in enumerate(batch) for read in rows[ids]]
+    places = [(r, position) for r, (_, position, _) in reads]
+    log_p = _log_p(model, batch, places)
+    own = log_p.gather(1, torch.tensor([token for _, (*_, token) in reads], device=log_p.device)[:, None])
+    ranks = (1 + (log_p > own).sum(1)).tolist()
+    best, tokens = log_p.topk(min(top, log_p.shape[1]))
     words = [[model.tokenizer.decode([t]) for t in row] for row in tokens.tolist()]
-    return [
-        (own[r].item(), ranks[r].item(), tuple(zip(words[r], best[r].tolist(), strict=True))) for r in range(len(rows))
-    ]
+    choices = [tuple(zip(w, p, strict=True)) for w, p in zip(words, best.exp().tolist(), strict=True)]
+    return [read for _, read in reads], list(zip(own[:, 0].tolist(), ranks, choices, strict=True))
+
+
+def _log_p(model: Model, batch: list[Row], places: list[tuple[int, int]]) -> Tensor:
+    """Log-probabilities at (row, position) places, (places, vocabulary)."""
+    longest = len(batch[-1])
+    tokens = torch.tensor([[*row, *(row[-1:] * (longest - len(row)))] for row in batch], device=model.device)
+    mask = None
+    if model.masked:  # a decoder never looks at what comes after, so padding on the right needs no mask
+        lengths = torch.tensor([len(row) for row in batch], device=model.device)
+        mask = (torch.arange(longest, device=model.device)[None] < lengths[:, None]).long()
+    *_, output = capture(model, tokens, mask=mask)
+    at, positions = torch.tensor(places, device=output.device).T
+    return model.logits(model.normed(output[at, positions])).float().log_softmax(-1)
 
 
 def _answer(reads: dict[int, tuple]) -> Answer:
-    first = reads[min(reads)]
-    probability = 1.0
-    for own, *_ in reads.values():
-        probability *= own
-    return Answer(probability, first[1], first[2])
+    log_p = [own for own, *_ in reads.values()]
+    _, rank, top = reads[min(reads)]
+    greedy = all(rank == 1 for _, rank, _ in reads.values())
+    return Answer(exp(sum(log_p)), exp(sum(log_p) / len(log_p)), rank, greedy, top)

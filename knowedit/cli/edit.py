@@ -6,7 +6,6 @@ The model is asked before and with the edit; the edit itself is computed and sav
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -74,12 +73,14 @@ def edit(
 
     `knowedit edit TEMPLATE --subject S --target-new N`, or `--fact ID` for a built-in one.
     """
+    from ..files import check_new
+
     given = {"layer": layer, "contexts": contexts, "tokens": tokens, "text": text, "norm_constraint": norm_constraint}
     _check_method(method, given)
     where = _layer(layer, method)
     asked = _asked(template, subject, target_new, target_true, fact, paraphrase, neighbour)
     if out is not None:
-        check_new(out)
+        check_new(out)  # at once, what could not be saved after minutes of work
     seconds, clock = {}, Clock()
     wrapped = load(model, dtype, device, trust_remote_code)
     seconds["load"] = clock.lap()
@@ -172,17 +173,6 @@ def _neighbour(text: str):
     return Neighbour(prompt, answer)
 
 
-def check_new(folder: Path) -> None:
-    """Refuse at once what could not be saved after minutes of work."""
-    from ..errors import InputError
-
-    folder = folder.expanduser()
-    if os.path.lexists(folder):
-        raise InputError(f"{str(folder)!r} exists already; choose a new folder")
-    if not folder.parent.is_dir():
-        raise InputError(f"cannot write {str(folder)!r}: {str(folder.parent)!r} is no folder; make it first")
-
-
 def _first_choice(wrapped, fact) -> str:
     """What the model says now: its most probable token that is text."""
     from ..answers import answers
@@ -244,7 +234,7 @@ def _checked(wrapped, made, protected, guard: bool, lens: bool, seconds: dict) -
 
 
 def _layers(wrapped, made) -> dict:
-    layers = [layer for layer in range(wrapped.n_layers) if wrapped.down_path(layer) in made.deltas]
+    layers = sorted(wrapped.down_layers()[path] for path in made.deltas)
     return {"layer": layers[0] if len(layers) == 1 else None, "layers": layers}
 
 

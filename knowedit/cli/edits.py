@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .edit import check_new, finite
+from .edit import finite
 from .facts import choose
 from .options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
 from .output import line, print_json, table
@@ -46,6 +45,7 @@ def generate(
 
     The text without comes from the same model after they were taken off.
     """
+    from ..edit.apply import stacked
     from ..errors import InputError
 
     if tokens < 1:
@@ -62,7 +62,7 @@ def generate(
         )
     edited = None
     if edits:
-        with _stacked(wrapped, edits):
+        with stacked(wrapped, edits):
             edited = _continued(wrapped, ids, tokens, sample, seed)
     unedited = _continued(wrapped, ids, tokens, sample, seed)
     if as_json:
@@ -111,6 +111,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Which prompts does the edited model answer differently? Its first choice before and after, for many facts."""
+    from ..edit.apply import stacked
     from ..errors import InputError
     from .locate_many import evenly
 
@@ -122,7 +123,7 @@ def diff(
     chosen = evenly(choose(None if facts == "builtin" else Path(facts), relation), limit)
     wrapped = load(model, dtype, device, trust_remote_code)
     queries = [wrapped.query(fact.prompt, fact.target, fact.subject) for fact in chosen]
-    with _stacked(wrapped, edits):  # first, so that an edit of another model is refused at once
+    with stacked(wrapped, edits):  # first, so that an edit of another model is refused at once
         after = _answers(wrapped, queries, "with the edit")
     before = _answers(wrapped, queries, "without")
     own = {fact.subject for one in edits for fact in one.facts}
@@ -184,7 +185,7 @@ def show(
         "facts": [asdict(fact) for fact in edit.facts],
         "weights": {
             path: {"shape": list(delta.shape), "rank": delta.rank, "dense": not hasattr(delta, "u"),
-                   "norm": _norm(delta), "base": edit.bases[path]}
+                   "norm": delta.norm(), "base": edit.bases[path]}
             for path, delta in sorted(edit.deltas.items())
         },
         "config": dict(edit.config),
@@ -194,14 +195,6 @@ def show(
         "bytes": sum(file.stat().st_size for file in folder.expanduser().iterdir()),
     }  # fmt: skip
     print_json(finite(record)) if as_json else _show(record)
-
-
-def _norm(delta) -> float:
-    """‖ΔW‖, Frobenius; of factors by tr(uᵀu vᵀv), without the matrix."""
-    if not hasattr(delta, "u"):
-        return delta.delta.double().norm().item()
-    u, v = delta.u.double(), delta.v.double()
-    return max(0.0, ((u.T @ u) * (v.T @ v)).sum().item()) ** 0.5
 
 
 def _show(record: dict) -> None:
@@ -255,15 +248,15 @@ def export(
     """Write edits for other tools: a PEFT LoRA adapter, or a whole checkpoint with the edits in its weights."""
     from ..edit.export import to_checkpoint, to_peft
     from ..errors import InputError, did_you_mean
+    from ..files import check_new
 
     if to not in FORMATS:
         raise InputError(f"edits are exported to {to!r}{did_you_mean(to, FORMATS)}, expected peft or checkpoint")
     if base is not None and to != "peft":
         raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
-    check_new(out)
+    out = check_new(out)
     edits = _loaded(folders)
     wrapped = load(model, dtype, device, trust_remote_code)
-    out = out.expanduser()
     to_peft(edits, wrapped, out, base=base) if to == "peft" else to_checkpoint(edits, wrapped, out)
     if as_json:
         print_json({"schema": EXPORT_SCHEMA, "model": wrapped.name, "to": to, "edits": _hashes(edits), "out": str(out)})
@@ -279,14 +272,6 @@ def _loaded(folders: Sequence[Path]) -> list:
     from ..edit.storage import load_edit
 
     return [load_edit(folder) for folder in folders]
-
-
-@contextmanager
-def _stacked(wrapped, edits: Sequence):
-    with ExitStack() as stack:
-        for edit in edits:
-            stack.enter_context(edit.applied(wrapped))
-        yield
 
 
 def _hashes(edits: Sequence) -> list[str]:

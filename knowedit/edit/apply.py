@@ -15,8 +15,8 @@ than was asked for, is refused before anything is written.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -121,6 +121,15 @@ def applied(model: Model, edit: Edit, *, mode: str = "in-place", any_base: bool 
                 handle.revert()
 
 
+@contextmanager
+def stacked(model: Model, edits: Sequence[Edit], *, mode: str = "in-place") -> Iterator[None]:
+    """All of `edits`, one above the other, are on `model` while the context lasts. Errors are those of `applied`."""
+    with ExitStack() as stack:
+        for edit in edits:
+            stack.enter_context(applied(model, edit, mode=mode))
+        yield
+
+
 def edits_on(model: Model) -> tuple[Handle, ...]:
     """The edits on `model` in order of application, also those applied by way of another wrap of it."""
     stack = stack_of(model)
@@ -148,7 +157,7 @@ def unedited(model: Model) -> Iterator[None]:
 
 def _layers(model: Model, edit: Edit) -> dict[str, int]:
     """Module path → layer, for each weight of the edit."""
-    known = {model.down_path(layer): layer for layer in range(model.n_layers)}
+    known = model.down_layers()
     for path, delta in edit.deltas.items():
         if path not in known:
             raise InputError(

@@ -25,7 +25,8 @@ from .contrast import Contrasts, contrast_facts
 from .delta import Delta, Edit
 from .protect import Protected, lookup_keys, protected_keys
 
-NEAREST = 5
+NEAREST = 5  # subjects
+STRONGEST = 5  # neurons of the old answer
 _ROW = 128  # tokens of the text that perplexity is measured on, at once
 
 
@@ -141,13 +142,10 @@ def preflight(
     `model` is not changed. `protected` are those keys, if they are there already.
     """
     fact = _fact(edit)
-    layers = {model.down_path(layer): layer for layer in range(model.n_layers)}
-    norms = [
-        (d.matrix().norm() / model.down_weight(layers[path]).float().norm().cpu()).item()
-        for path, d in edit.deltas.items()
-    ]
+    layers = model.down_layers()
+    norms = [d.norm() / model.down_weight(layers[path]).float().norm().item() for path, d in edit.deltas.items()]
     prompt = model.encode(fact.prompt, fact.subject)
-    path, delta = max(edit.deltas.items(), key=lambda item: item[1].matrix().norm().item())
+    path, delta = max(edit.deltas.items(), key=lambda item: item[1].norm())
     if protected is None or protected.layer != layers[path]:
         protected = protected_keys(model, layers[path], facts)
     near = [n for n in fact.neighbours if n.subject and n.subject in n.prompt]
@@ -177,7 +175,7 @@ def outcome(model: Model, edit: Edit, *, lens: bool = False, text: str | None = 
     if not lens:
         return Outcome(before.contrasts, after.contrasts, before.perplexity, after.perplexity)
     pairs = enumerate(zip(before.lens, after.lens, strict=True))
-    strongest = before.scores.flatten().argsort(descending=True)[:NEAREST].tolist()
+    strongest = before.scores.flatten().argsort(descending=True)[:STRONGEST].tolist()
     sites = [divmod(i, model.n_neurons) for i in strongest]
     return Outcome(
         before.contrasts,

@@ -9,17 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-import torch
-from torch import Tensor
-
+from ..answers import answers
 from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
-from ..models.replay import capture
-from ..prompts import Query
-
-TOKENS = 768  # of a batch
-TOP = 5
 
 
 @dataclass(frozen=True)
@@ -77,62 +70,13 @@ def contrast_facts(model: Model, facts: Sequence[Fact], heldout: bool = True) ->
 
 def contrast(model: Model, asked: Sequence[tuple[str, str, str]]) -> list[Contrast]:
     """Ask prompts, each with its old and its new target: (prompt, target_true, target_new)."""
-    queries = [[model.query(prompt, target) for target in targets] for prompt, *targets in asked]
-    reads = _reads(model, [query for pair in queries for query in pair])
-    found = []
-    for i, (prompt, *_) in enumerate(asked):
-        (p_true, says_true, top), (p_new, says_new, _) = reads[2 * i], reads[2 * i + 1]
-        found.append(Contrast(prompt, p_true, p_new, says_true, says_new, top))
-    return found
-
-
-@torch.no_grad()
-def _reads(model: Model, queries: Sequence[Query]) -> list[tuple[float, bool, tuple]]:
-    """p̃, whether greedy, and the first choices of every query; queries that read the same tokens share a row."""
-    rows: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
-    for i, query in enumerate(queries):
-        for step, token in zip(query.steps, query.target_ids, strict=True):
-            ids = step.ids if model.masked else query.steps[-1].ids
-            rows.setdefault(ids, []).append((i, step.read, token))
-    log_p: list[list[float]] = [[] for _ in queries]
-    greedy = [True] * len(queries)
-    tops: dict[int, tuple] = {}
-    for ids in _batches(sorted(rows, key=len)):
-        logits = _logits(model, ids, [[read for _, read, _ in rows[row]] for row in ids])
-        best = logits.topk(min(TOP, logits.shape[1]))
-        choices = best.values.exp().tolist()
-        at = 0
-        for row in ids:
-            for i, read, token in rows[row]:
-                log_p[i].append(logits[at, token].item())
-                greedy[i] &= best.indices[at, 0].item() == token
-                if read == queries[i].prompt.read and i not in tops:
-                    words = [model.tokenizer.decode([t]) for t in best.indices[at].tolist()]
-                    tops[i] = tuple(zip(words, choices[at], strict=True))
-                at += 1
-    return [(float(torch.tensor(p).double().mean().exp()), greedy[i], tops[i]) for i, p in enumerate(log_p)]
-
-
-def _batches(rows: list[tuple[int, ...]]):
-    start = 0
-    for end in range(1, len(rows) + 1):
-        if end == len(rows) or (end + 1 - start) * len(rows[end]) > TOKENS:
-            yield rows[start:end]
-            start = end
-
-
-def _logits(model: Model, rows: list[tuple[int, ...]], reads: list[list[int]]) -> Tensor:
-    """Log-probabilities at the reads of every row, one after the other, (reads, vocabulary)."""
-    longest = len(rows[-1])
-    tokens = torch.tensor([[*row, *(row[-1:] * (longest - len(row)))] for row in rows], device=model.device)
-    mask = None
-    if model.masked:  # a decoder never looks at what comes after, so padding on the right needs no mask
-        lengths = torch.tensor([len(row) for row in rows], device=model.device)
-        mask = (torch.arange(longest, device=model.device)[None] < lengths[:, None]).long()
-    *_, output = capture(model, tokens, mask=mask)
-    r = torch.tensor([r for r, mine in enumerate(reads) for _ in mine], device=output.device)
-    columns = torch.tensor([read for mine in reads for read in mine], device=output.device)
-    return model.logits(model.normed(output[r, columns])).float().log_softmax(-1)
+    queries = [model.query(prompt, target) for prompt, *targets in asked for target in targets]
+    found = dict(answers(model, queries))
+    pairs = [(found[2 * i], found[2 * i + 1]) for i in range(len(asked))]
+    return [
+        Contrast(prompt, true.per_token, new.per_token, true.greedy, new.greedy, true.top)
+        for (prompt, *_), (true, new) in zip(asked, pairs, strict=True)
+    ]
 
 
 def rates(found: Sequence[Contrasts]) -> dict[str, list[float]]:

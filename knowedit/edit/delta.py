@@ -59,6 +59,11 @@ class LowRank:
         """ΔW, (out, in)."""
         return self.u @ self.v.T
 
+    def norm(self) -> float:
+        """‖ΔW‖ (Frobenius), by tr(uᵀu vᵀv) without the matrix."""
+        u, v = self.u.double(), self.v.double()
+        return max(0.0, ((u.T @ u) * (v.T @ v)).sum().item()) ** 0.5
+
     def of(self, x: Tensor) -> Tensor:
         """ΔW x for inputs (…, in), float32 on the device of `x`: (…, out)."""
         return (x.float() @ self.v.to(x.device)) @ self.u.to(x.device).T
@@ -88,6 +93,10 @@ class Dense:
     def matrix(self) -> Tensor:
         """ΔW, (out, in)."""
         return self.delta
+
+    def norm(self) -> float:
+        """‖ΔW‖ (Frobenius)."""
+        return self.delta.double().norm().item()
 
     def of(self, x: Tensor) -> Tensor:
         """ΔW x for inputs (…, in), float32 on the device of `x`: (…, out)."""

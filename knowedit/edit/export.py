@@ -12,22 +12,19 @@ a rank-one edit has the bits of W + u vᵀ; in half precision too where PEFT kee
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, ModelError
+from ..files import new_folder
 from ..models.adapter import Model
 from ..models.checks import quiet
-from .apply import applied, edits_on
+from .apply import edits_on, stacked
 from .delta import Dense, Edit
 
 PROVENANCE = "knowedit.json"  # in both kinds of export: which edits, of which facts
@@ -50,12 +47,13 @@ def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, b
             )
     touched = [path for edit in edits for path in edit.deltas]
     mode = "hook" if len(set(touched)) == len(touched) else "in-place"  # offloaded weights can be hooked, not stacked
-    with _new_folder(folder) as temporary, _stacked(model, edits, mode):
+    _check_unedited(model)
+    with new_folder(folder) as temporary, stacked(model, edits, mode=mode):  # each is checked on the weights it meets
         tensors, ranks = _factors(edits)
         (temporary / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_json(temporary / "adapter_config.json", _config(model, ranks, base or model.name))
         _write_json(temporary / PROVENANCE, _provenance(edits))
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def to_checkpoint(edits: Edit | Sequence[Edit], model: Model, folder: str | Path) -> Path:
@@ -65,11 +63,12 @@ def to_checkpoint(edits: Edit | Sequence[Edit], model: Model, folder: str | Path
     edits are on `model`; and what `apply` raises.
     """
     edits = _list(edits)
-    with _new_folder(folder) as temporary, _stacked(model, edits), quiet():
+    _check_unedited(model)
+    with new_folder(folder) as temporary, stacked(model, edits), quiet():
         model.hf.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
         _write_json(temporary / PROVENANCE, _provenance(edits))
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def _list(edits: Edit | Sequence[Edit]) -> list[Edit]:
@@ -79,38 +78,11 @@ def _list(edits: Edit | Sequence[Edit]) -> list[Edit]:
     return edits
 
 
-@contextmanager
-def _stacked(model: Model, edits: Sequence[Edit], mode: str = "in-place") -> Iterator[None]:
-    """All edits on the model, so that each is checked against the weights that it meets."""
+def _check_unedited(model: Model) -> None:
     if on := edits_on(model):
         raise InputError(
             f"{model.name} has edits on it ({len(on)}), and only those that are named are exported; revert them first"
         )
-    with ExitStack() as stack:
-        for edit in edits:
-            stack.enter_context(applied(model, edit, mode=mode))
-        yield
-
-
-@contextmanager
-def _new_folder(folder: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name if all goes well, and is gone otherwise."""
-    folder = Path(folder)
-    if folder.exists() or folder.is_symlink():
-        raise InputError(f"{str(folder)!r} exists already; choose a new folder, or remove it first")
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"cannot write {str(folder)!r}: {error.strerror}; choose a folder that exists") from None
-    try:
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        yield temporary
-        temporary.rename(folder)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write {str(folder)!r}: {reason}; nothing was left behind") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _factors(edits: Sequence[Edit]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:

@@ -173,7 +173,7 @@ class Stack:
             added = Added()
             self._hooks[path] = added, on_pass(module, added)()
         elif mode == "in-place" and path not in self._bases:
-            weight = model.down_weight(_layer(model, path))  # the parameter itself, or its transpose
+            weight = model.down_weight(model.down_layers()[path])  # the parameter itself, or its transpose
             self._bases[path] = Base(weight.detach().clone(), transposed=weight is not module.weight)
 
     def _update(self, model: Model, path: str, mode: str, *, refuse_overflow: bool = False) -> None:
@@ -225,10 +225,6 @@ class Stack:
                 "bring the model back to where it was"
             )
         return weight.T if self._bases[path].transposed else weight
-
-
-def _layer(model: Model, path: str) -> int:
-    return next(layer for layer in range(model.n_layers) if model.down_path(layer) == path)
 
 
 def _sum(base: Tensor, deltas: list[Delta]) -> Tensor:

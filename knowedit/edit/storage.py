@@ -11,19 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import DataError, InputError
 from ..facts import Fact
+from ..files import new_folder
 from ..models.checks import one_line
 from .delta import Delta, Dense, Edit, LowRank
 
@@ -50,23 +50,12 @@ def save_edit(edit: Edit, folder: str | Path) -> Path:
     Raises `InputError` where the folder exists or cannot be written, and for provenance that is not plain JSON;
     nothing is left behind then.
     """
-    folder = Path(folder).expanduser()
-    if os.path.lexists(folder):
-        raise InputError(f"{str(folder)!r} exists already, and an edit goes to a folder of its own; choose another")
-    try:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
-            new = Path(beside) / "edit"  # made by mkdir, so that it is as readable as the user's other folders
-            new.mkdir()
-            factors = safetensors.torch.save(_named_tensors(edit))
-            _write(new / FACTORS, factors)
-            _write(new / RECORD, _rendered(_record(edit, factors)))
-            _check_readable(new)
-            os.rename(new, folder)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(folder)!r}: {error.strerror or error}; choose a folder that can be written and has room"
-        ) from None
-    return folder
+    with new_folder(folder) as new:
+        factors = save(_named_tensors(edit))
+        _write(new / FACTORS, factors)
+        _write(new / RECORD, _rendered(_record(edit, factors)))
+        _check_readable(new)
+    return Path(folder).expanduser()
 
 
 def load_edit(folder: str | Path) -> Edit:
@@ -193,7 +182,7 @@ def _check_fields(what: str, found: dict, expected: dict[str, type]) -> None:
 
 def _deltas(factors: bytes) -> dict[str, Delta]:
     try:
-        tensors = safetensors.torch.load(factors)
+        tensors = load(factors)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(f"{FACTORS} cannot be read ({one_line(error)})") from None
     by_path: dict[str, dict[str, Tensor]] = {}

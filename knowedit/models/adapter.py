@@ -84,6 +84,10 @@ class Model:
         """The module path of a down-projection inside `.hf`."""
         return f"{self.layout.blocks}.{self.check_layer(layer)}.{self.layout.down}"
 
+    def down_layers(self) -> dict[str, int]:
+        """The layer of each down-projection's module path."""
+        return {self.down_path(layer): layer for layer in range(self.n_layers)}
+
     def down_weight(self, layer: int) -> Tensor:
         """The down-projection's weight, (d_model, n_neurons): a view of it, or a copy where it is offloaded."""
         module = self.down(layer)

@@ -20,9 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..hooks import first
 from .adapter import Model
-from .replay import PrefixCache, capture, is_cache, keys_values, map_leaves
+from .replay import PrefixCache, call_block, capture, is_cache, keys_values, map_leaves
 
 
 @dataclass
@@ -52,9 +51,7 @@ class Batch:
         """Run block `layer` on `hidden` (rows, suffix, d_model)."""
         cache = PrefixCache(self.prefix, self.rows)
         args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
-        if args:
-            return first(self.model.blocks[layer](hidden, *args[1:], **kwargs))
-        return first(self.model.blocks[layer](**{**kwargs, "hidden_states": hidden}))
+        return call_block(self.model, layer, hidden, args, kwargs)
 
 
 @torch.no_grad()

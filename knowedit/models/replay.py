@@ -59,10 +59,7 @@ class Recording:
                 return leaf.repeat([rows if d == dims[path] else 1 for d in range(leaf.dim())])
             return leaf
 
-        args, kwargs = map_leaves(widen, args), map_leaves(widen, kwargs)
-        if args:
-            return first(self.model.blocks[layer](hidden, *args[1:], **kwargs))
-        return first(self.model.blocks[layer](**{**kwargs, "hidden_states": hidden}))
+        return call_block(self.model, layer, hidden, map_leaves(widen, args), map_leaves(widen, kwargs))
 
     def bytes_per_row(self) -> int:
         """About how much one row keeps alive in one layer while its gradient is wanted: a budget, not an account."""
@@ -107,6 +104,13 @@ def capture(
             model.hf.base_model(input_ids=tokens, past_key_values=cache, use_cache=True, attention_mask=mask, **more)
     inputs = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
     return calls, inputs, neurons, outputs[-1]
+
+
+def call_block(model: Model, layer: int, hidden: Tensor, args: tuple, kwargs: dict) -> Tensor:
+    """What block `layer` gives for `hidden`, with all other arguments as they were recorded."""
+    if args:
+        return first(model.blocks[layer](hidden, *args[1:], **kwargs))
+    return first(model.blocks[layer](**{**kwargs, "hidden_states": hidden}))
 
 
 def map_leaves(fn: Callable, tree, path: tuple = ()):

@@ -151,7 +151,7 @@ def test_files_are_as_readable_as_others(edit, tmp_path):
 def test_a_folder_that_exists(edit, tmp_path, kind):
     taken = tmp_path / "taken"
     {"folder": taken.mkdir, "file": taken.touch, "link": lambda: taken.symlink_to("nowhere")}[kind]()
-    with pytest.raises(InputError, match="exists already.*choose another"):
+    with pytest.raises(InputError, match="exists already.*choose a new folder"):
         edit.save(taken)
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
@@ -168,7 +168,7 @@ def test_a_folder_that_appears_meanwhile(edit, tmp_path, monkeypatch):
 
 
 def test_a_parent_that_is_not_there(edit, tmp_path):
-    with pytest.raises(InputError, match="cannot write .*: No such file"):
+    with pytest.raises(InputError, match="cannot write .*: .* is no folder"):
         edit.save(tmp_path / "no" / "such")
     assert list(tmp_path.iterdir()) == []
 
