@@ -12,16 +12,15 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import ModelError
+from ..models.cache import locked, writing
 
 _SCHEMA = 1
 _log = logging.getLogger(__name__)
@@ -70,7 +69,7 @@ class TensorCache:
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         metadata = {"record": text, "sha256": _digest(text, tensors)}
         path = self._path(key, part)
-        with self._writing():
+        with writing(self.folder):
             handle, temporary = tempfile.mkstemp(prefix=_prefix(key), dir=self.folder)
             os.close(handle)
             try:
@@ -88,33 +87,15 @@ class TensorCache:
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
         """Only one process at a time is in here for `key`; what killed ones left is swept first."""
-        with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / f".{key}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                _log.info("another process is computing this; waiting for it")
-                lock.acquire()
-        try:
+        with ExitStack() as stack:
+            with writing(self.folder):
+                stack.enter_context(locked(self.folder / key))
             for left in self.folder.glob(f"{_prefix(key)}*"):
                 left.unlink(missing_ok=True)
             yield
-        finally:
-            lock.release()
 
     def _path(self, key: str, part: bool) -> Path:
         return self.folder / f"{key}.{'part' if part else 'safetensors'}"
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"cannot write the cache {str(self.folder)!r}: {getattr(error, 'strerror', None) or error}; "
-                "set KNOWEDIT_CACHE to a directory that can be written and has room"
-            ) from error
 
 
 def _prefix(key: str) -> str:

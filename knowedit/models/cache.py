@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ..errors import ModelError
 
@@ -66,7 +67,7 @@ def cached_dir(name: str, build: Callable[[Path], None]) -> Path:
     final = cache_root() / name
     if final.is_dir() and damage(final) is None:
         return final  # without the lock, so that a cache that is shared read-only works
-    with _writing(final), _locked(final):
+    with writing(final.parent), locked(final):
         found = damage(final) if final.is_dir() else None
         if found is None and final.is_dir():
             return final  # another process built it while this one waited
@@ -143,13 +144,14 @@ def _sweep(final: Path) -> None:
 
 
 @contextmanager
-def _locked(final: Path) -> Iterator[None]:
+def locked(final: Path) -> Iterator[None]:
+    """Only one process at a time is in here for the file or directory `final`, whose parent is made first."""
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(final.parent / f".{final.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _log.info("another process is building %s in the cache; waiting for it", final.name)
+        _log.info("another process is making %s in the cache; waiting for it", final.name)
         lock.acquire()
     try:
         yield
@@ -158,11 +160,12 @@ def _locked(final: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(final: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """Raise `ModelError` with the remedy where the cache's `folder` cannot be written."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
-            f"cannot write the cache {str(final.parent)!r}: {error.strerror or error}; "
+            f"cannot write the cache {str(folder)!r}: {getattr(error, 'strerror', None) or error}; "
             "set KNOWEDIT_CACHE to a directory that can be written and has room"
         ) from error
