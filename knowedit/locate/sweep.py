@@ -6,6 +6,7 @@ nothing below its first change is computed again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from ..hooks import hooked, on_input
 from ..models.replay import Recording
+
+SPARE = 0.15
 
 Patch = Callable[[int, Tensor], Tensor]
 """(layer, neurons (rows so far, suffix, n_neurons)) → altered neurons; the rows of the layer are the last ones."""
@@ -43,13 +46,14 @@ def sweep(recording: Recording, joining: Sequence[int], patch: Patch) -> Tensor:
 
 
 def chunks(entries: Sequence[int], n_layers: int, budget: int) -> Iterator[slice]:
-    """Cut rows, sorted by the layer they join at, into slices of about equal cost, at most `budget` row-layers each.
+    """Cut rows, sorted by the layer they join at, into slices of about equal cost, some `budget` row-layers each.
 
-    A row costs the layers that it goes through. A row that alone costs more than the budget makes a slice.
+    A row costs the layers that it goes through; a row that alone costs more than the budget makes a slice. Each slice
+    reads all weights once, so what is left over has no slice of its own while it is less than `SPARE` of a budget.
     """
     costs = [n_layers - entry for entry in entries]
-    parts = max(1, -(-sum(costs) // budget))
-    limit = min(budget, -(-sum(costs) // parts) + n_layers)
+    parts = max(1, math.ceil(sum(costs) / budget - SPARE))
+    limit = min(int((1 + SPARE) * budget), -(-sum(costs) // parts) + n_layers)
     start, cost = 0, 0
     for i, more in enumerate(costs):
         if i > start and cost + more > limit:
