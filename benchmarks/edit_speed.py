@@ -1,4 +1,4 @@
-"""One edit, covariance and contexts given: knowedit beside ROME's algorithm written plainly, on the default model.
+"""One edit, covariance, contexts and protected keys given: knowedit beside ROME's algorithm written plainly, on the default model.
 
     python -m benchmarks.edit_speed
 
@@ -18,6 +18,7 @@ import torch
 
 import knowedit
 from knowedit.edit.corpus import contexts
+from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, rome_many
 from knowedit.edit.values import Search, optimise, request
 
@@ -37,14 +38,14 @@ def main() -> None:
     options = parser.parse_args()
     model = knowedit.load()
     facts = development(options.batch)
-    C = knowedit.covariance(model, [LAYER])[LAYER]
+    given = {"covariance": knowedit.covariance(model, [LAYER])[LAYER], "protected": protected_keys(model, LAYER)}
     sampled = contexts(model, 20)
     plain_delta(model, _request(model, facts[0], sampled[:5]), LAYER, replace(EQUAL, steps=2))  # warm up
     few = facts[: options.facts]
     record = {"layer": LAYER, "facts": [fact.id for fact in few]}
     record["equal_steps"] = {f"{n + 1} prompts": _equal(model, few, sampled[:n]) for n in (5, 20)}
-    record["by_default"] = {f"{n + 1} prompts": _default(model, few, sampled[:n], C) for n in (5, 20)}
-    record["batch"] = {"facts": options.batch, **_batch(model, facts, few, sampled, C)}
+    record["by_default"] = {f"{n + 1} prompts": _default(model, few, sampled[:n], given) for n in (5, 20)}
+    record["batch"] = {"facts": options.batch, **_batch(model, facts, few, sampled, given)}
     save("edit_speed", record)
 
 
@@ -70,14 +71,14 @@ def _equal(model, facts, texts) -> dict:
     return _ratios(plain, ours) | {"largest_gap_of_delta": max(gaps)}
 
 
-def _default(model, facts, texts, C) -> dict:
+def _default(model, facts, texts, given) -> dict:
     config = replace(SMOLLM2, contexts=_own(texts))
     plain, ours, steps = [], [], []
     for fact in facts:
         asked = _request(model, fact, texts)
         seconds, (_, made) = _timed(lambda asked=asked: plain_delta(model, asked, LAYER, PUBLISHED))
         plain.append(seconds)
-        seconds, (edit,) = _timed(lambda fact=fact: rome_many(model, [fact], config, covariance=C))
+        seconds, (edit,) = _timed(lambda fact=fact: rome_many(model, [fact], config, **given))
         ours.append(seconds)
         steps.append([made, edit.notes["steps"]])
     return _ratios(plain, ours) | {"steps_plain_ours": steps}
@@ -89,7 +90,7 @@ def _own(texts) -> tuple[str, ...]:
     return (*texts[: n // 2], *texts[len(texts) - (n - n // 2) :])
 
 
-def _batch(model, facts, few, sampled, C) -> dict:
+def _batch(model, facts, few, sampled, given) -> dict:
     """Seconds a fact: the batch once, the plain loop on a few of its facts before and after."""
     result = {}
     asked = [_request(model, fact, sampled[:5]) for fact in facts]
@@ -100,7 +101,7 @@ def _batch(model, facts, few, sampled, C) -> dict:
     result["equal_steps"] = {"plain": before + after, "ours": ours, "ratio": median(before + after) / ours}
     config = replace(SMOLLM2, contexts=_own(sampled[:5]))
     before = [_timed(lambda a=a: plain_delta(model, a, LAYER, PUBLISHED))[0] for a in asked[: len(few)]]
-    seconds, _ = _timed(lambda: rome_many(model, facts, config, covariance=C))
+    seconds, _ = _timed(lambda: rome_many(model, facts, config, **given))
     after = [_timed(lambda a=a: plain_delta(model, a, LAYER, PUBLISHED))[0] for a in asked[: len(few)]]
     ours = seconds / len(facts)
     result["by_default"] = {"plain": before + after, "ours": ours, "ratio": median(before + after) / ours}

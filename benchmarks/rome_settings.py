@@ -33,7 +33,7 @@ SETTINGS = {
     "protected keys, weight 10": replace(SMOLLM2, protect=10.0),
     "key mean": replace(SMOLLM2, key="mean"),
     "clamp 4": replace(SMOLLM2, search=replace(SMOLLM2.search, clamp=4.0)),
-    "clamp 2": replace(SMOLLM2, search=replace(SMOLLM2.search, clamp=2.0)),
+    "clamp 3": replace(SMOLLM2, search=replace(SMOLLM2.search, clamp=3.0)),
     "1 context": replace(SMOLLM2, contexts=1),
     "layer 3": replace(SMOLLM2, layer=3),
 }

@@ -104,7 +104,7 @@ _SIZES: Mapping[tuple[str, int, int], str] = MappingProxyType(
 )
 
 # chosen on the development facts by `python -m benchmarks.rome_settings`; benchmarks/results/rome_settings.json
-SMOLLM2 = RomeConfig(layer=1, search=Search(lr=1.0, clamp=3.0, stop_loss=None, stop_probability=0.95), contexts=3)
+SMOLLM2 = RomeConfig(layer=1, search=Search(lr=1.0, clamp=2.0, stop_loss=None, stop_probability=0.95), contexts=3)
 
 
 def rome_config(model: Model) -> RomeConfig:
