@@ -1,10 +1,11 @@
-"""One edit, covariance, contexts and protected keys given: knowedit beside ROME's algorithm written plainly, on the default model.
+"""One edit on the default model: knowedit beside ROME's algorithm written plainly.
 
     python -m benchmarks.edit_speed
 
-Each pair is measured in turn, fact by fact; ratios are of the times of one fact, the median over facts and rounds.
-"Equal steps" ends neither search before its last step, and compares the δ that come out. "By default" is knowedit with
-its own settings against the plain loop with ROME's (6 or 21 prompts, 25 steps, ending below a loss of 0.05).
+Covariance, contexts and protected keys are given. Each pair is measured in turn, fact by fact; ratios are of the
+times of one fact, the median over facts and rounds. "Equal steps" ends neither search before its last step, and
+compares the δ that come out. "By default" is knowedit with its own settings against the plain loop with ROME's (6 or
+21 prompts, 25 steps, ending below a loss of 0.05).
 """
 
 from __future__ import annotations
