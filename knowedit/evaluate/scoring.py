@@ -34,8 +34,9 @@ from ..models.adapter import Model
 from ..prompts import Query
 from .row_edits import check_edits, row_edits
 
-TOKENS = 384  # of a batch: fills the processor, and fits its cache
+TOKENS = 512  # of a batch, about: fills the processor, more is not faster
 TREE = 64  # tokens of a tree at most, if it has several sequences: attention is paid for the whole row
+WINDOW, SLACK = 8, 1.1  # trees are packed so many batches at a time; a batch may be so much larger than its share
 PLACES = 64  # rows of logits at once
 
 # decoders that take each token's position and a mask of who sees whom; others are run on plain rows
@@ -95,9 +96,9 @@ def score_edits(
 ) -> list[list[Score]]:
     """Ask each edit its (prompt, target) pairs; None asks the model as it is. Scores come in the order of the pairs.
 
-    `tokens` is the size of a batch. Edits may be of any rank and change any layers. Raises `InputError` where there are
-    not as many lists of pairs as edits, for prompts and targets that `query` refuses or that are longer than the model
-    takes, and what `check_edits` refuses; the model's weights are not touched.
+    `tokens` is about the size of a batch. Edits may be of any rank and change any layers. Raises `InputError` where
+    there are not as many lists of pairs as edits, for prompts and targets that `query` refuses or that are longer than
+    the model takes, and what `check_edits` refuses; the model's weights are not touched.
     """
     if len(edits) != len(asked):
         raise InputError(f"{len(edits)} edits and {len(asked)} lists of pairs, expected one list for each edit")
@@ -188,27 +189,42 @@ def _plain(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
 
 
 def _packed(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
-    """Batches of rows that are filled with trees, as wide as leaves the least padding."""
-    trees = sorted(trees, key=len, reverse=True)
+    """Batches of about `tokens` tokens, and of about one size; their rows are filled with trees, and as wide as leaves
+    the least padding."""
     batches = []
-    while trees:
-        largest = len(trees[0])
-        tries = [_fill(trees, width, tokens) for width in range(largest, max(largest, TREE) + 1, 4)]
-        rows = max(tries, key=_fullness)
-        batches.append(rows)
-        taken = {id(tree) for row in rows for tree in row}
-        trees = [tree for tree in trees if id(tree) not in taken]
+    for some in _windows(sorted(trees, key=len, reverse=True), WINDOW * tokens):
+        while some:
+            left = sum(map(len, some))
+            share = round(left / tokens)
+            limit = SLACK * left / share if share > 1 else math.inf
+            largest = len(some[0])
+            tries = [_fill(some, width, limit) for width in range(largest, max(largest, TREE) + 1, 4)]
+            batches.append(max(tries, key=_fullness))
+            taken = {id(tree) for row in batches[-1] for tree in row}
+            some = [tree for tree in some if id(tree) not in taken]
     return batches
 
 
-def _fill(trees: list[_Tree], width: int, tokens: int) -> list[list[_Tree]]:
+def _windows(trees: list[_Tree], tokens: int) -> list[list[_Tree]]:
+    """Consecutive trees with about `tokens` tokens: to pack many at once would take time that grows with its square."""
+    windows, size = [], math.inf
+    for tree in trees:
+        if size >= tokens:
+            windows.append([])
+            size = 0
+        windows[-1].append(tree)
+        size += len(tree)
+    return windows
+
+
+def _fill(trees: list[_Tree], width: int, limit: float) -> list[list[_Tree]]:
     """The first row with room takes the next tree."""
     rows: list[list[_Tree]] = []
     room: list[int] = []
     for tree in trees:
         at = next((r for r, free in enumerate(room) if free >= len(tree)), None)
         if at is None:
-            if rows and (len(rows) + 1) * width > tokens:
+            if rows and (len(rows) + 1) * width > limit:
                 continue
             at = len(rows)
             rows.append([])
