@@ -53,6 +53,26 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """A question with its accepted answers, which should hold once the fact was edited.
+
+    `kind` names what it is about: `two-hop` (MQuAKE), `Logical_Generalization` (RippleEdits), `locality` and so on.
+    """
+
+    kind: str
+    prompt: str
+    answers: tuple[str, ...]
+
+    def __post_init__(self):
+        for name in ("kind", "prompt"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
+                raise InputError(f"the {name} of a probe is {getattr(self, name)!r}, expected text that is not empty")
+        object.__setattr__(self, "answers", _texts("answers", self.answers))
+        if not self.answers or not all(answer.strip() for answer in self.answers):
+            raise InputError(f"the answers of the probe {self.prompt!r} are {list(self.answers)!r}, expected texts")
+
+
+@dataclass(frozen=True)
 class Fact:
     """One fact: `template` filled with `subject` should be continued by `target`.
 
@@ -64,7 +84,10 @@ class Fact:
     - `aliases`: other accepted answers.
     - `paraphrases`: templates that refine the located neurons.
     - `heldout`: templates that only prove them; never used to refine.
+    - `rephrasings`: prompts, complete as they stand, that ask for the fact in other words, with or without the subject.
     - `neighbours`: prompts about other subjects, each with its own target.
+    - `generation`: prompts, complete as they stand, that a model is to write on from.
+    - `probes`: questions that should be answered so after the edit.
     - `relation`, `relation_name`: a property id such as `P36`, and its name.
     - `id`: unique in its file.
 
@@ -78,7 +101,10 @@ class Fact:
     aliases: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     heldout: tuple[str, ...] = ()
+    rephrasings: tuple[str, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
+    generation: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
     relation: str | None = None
     relation_name: str | None = None
     id: str | None = None
@@ -113,9 +139,10 @@ class Fact:
             if name not in record:
                 raise InputError(f"the fact {record.get('id', dict(record))!r} has no {name!r}")
         values = dict(record)
-        for name in ("aliases", "paraphrases", "heldout"):
+        for name in ("aliases", "paraphrases", "heldout", "rephrasings", "generation"):
             values[name] = _texts(name, values.get(name, ()))
         values["neighbours"] = tuple(_neighbour(n) for n in _list("neighbours", values.get("neighbours", ())))
+        values["probes"] = tuple(_probe(p) for p in _list("probes", values.get("probes", ())))
         return cls(**values)
 
 
@@ -143,3 +170,10 @@ def _neighbour(record: Any) -> Neighbour:
     if not isinstance(neighbour.subject, str | None):
         raise InputError(f"the subject of a neighbour is {neighbour.subject!r}, expected text")
     return neighbour
+
+
+def _probe(record: Any) -> Probe:
+    try:
+        return Probe(**record)
+    except TypeError:
+        raise InputError(f"a probe is an object with kind, prompt and answers, found {record!r}") from None

@@ -1,21 +1,22 @@
-"""Where facts come from: the built-in ones, and JSONL files of the user's."""
+"""Facts in our own format: the built-in ones, and JSONL files of the user's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from .errors import DataError, InputError, did_you_mean
-from .facts import Fact
+from ..errors import DataError, InputError, did_you_mean
+from ..facts import Fact
 
 
 @cache
 def builtin_facts() -> tuple[Fact, ...]:
     """The facts that ship with knowedit, in the order of their file."""
     text = resources.files("knowedit").joinpath("data", "facts.jsonl").read_text(encoding="utf-8")
-    return tuple(_parse(text, "the built-in facts"))
+    return tuple(parse(text, "the built-in facts"))
 
 
 def read_facts(path: str | Path) -> tuple[Fact, ...]:
@@ -30,7 +31,7 @@ def read_facts(path: str | Path) -> tuple[Fact, ...]:
         raise InputError(f"cannot read the facts file {str(path)!r}: {error.strerror}; give a JSONL file") from None
     except UnicodeDecodeError:
         raise DataError(f"{str(path)!r} is not UTF-8 text; a facts file has one JSON object a line") from None
-    facts = tuple(_parse(text, str(path)))
+    facts = tuple(parse(text, str(path)))
     if not facts:
         raise InputError(f"{str(path)!r} holds no facts; expected one JSON object a line")
     return facts
@@ -47,7 +48,8 @@ def find_fact(name: str, facts: tuple[Fact, ...] | None = None) -> Fact:
     return by_id[name]
 
 
-def _parse(text: str, source: str):
+def parse(text: str, source: str) -> Iterator[Fact]:
+    """The facts in `text`, one JSON object a line; errors name `source` and the line."""
     seen = set()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():

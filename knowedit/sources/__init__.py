@@ -1,0 +1,11 @@
+"""Where facts come from: the built-in ones, JSONL files of the user's, and the field's public data sets.
+
+own.py        our format, and the built-in facts
+formats.py    the public formats: for each, one function from a record to a fact
+loading.py    load_source: a name or a path → `Source`
+"""
+
+from .loading import Source, load_source
+from .own import builtin_facts, find_fact, read_facts
+
+__all__ = ["Source", "builtin_facts", "find_fact", "load_source", "read_facts"]

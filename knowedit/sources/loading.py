@@ -1,0 +1,247 @@
+"""`load_source`: facts out of a name or a path, whatever the format; what could not be used is counted and said.
+
+source = load_source("counterfact.json", limit=1000)
+source.facts, source.skipped, source.sha256
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import DataError, InputError, did_you_mean
+from ..facts import Fact
+from .formats import FORMATS, Fields, Skip, of_relation, pararel_templates
+from .own import builtin_facts, parse
+
+NAMES = ("builtin",)
+_OWN = ("template", "subject", "target")  # the fields that only our own format has
+_PATTERNS = ("pattern_data/graphs_json", "graphs_json", "patterns")  # ParaRel's folders
+_TRIPLES = ("trex_lms_vocab", "triples", "TREx")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Facts and where they are from.
+
+    - `name`: as it was asked for; `format`: `builtin`, `facts`, `counterfact`, `counterfact-lite`, `zsre`, `pararel`,
+      `relations`, `knowedit`, `mquake` or `rippleedits`.
+    - `skipped`: (record, reason) of those that are no facts that can be asked.
+    - `sha256`: of the bytes of the files, or of the records of a data set of the Hub.
+    """
+
+    name: str
+    format: str
+    facts: tuple[Fact, ...]
+    skipped: tuple[tuple[str, str], ...]
+    sha256: str
+    path: str | None = None
+
+
+def load_source(
+    name: str,
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    format: str | None = None,
+    revision: str | None = None,
+) -> Source:
+    """The facts of `name`: "builtin", a file, a folder, or a data set of the Hub as owner/name.
+
+    **Arguments:**
+
+    - `limit`: the first so many; `sample`: so many drawn by `seed`, in the order of the source; of what `limit` leaves.
+    - `format`: where it is not to be told from the first record. `revision`: of a data set of the Hub.
+
+    Raises `InputError` for a source that is not there, is empty or holds records of another shape (naming record and
+    field) or an id twice, and `DataError` for a file that is not JSON.
+    """
+    for option, value in (("limit", limit), ("sample", sample)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"the {option} is {value!r}, expected a number of records from 1 on")
+    known = (*FORMATS, "facts")
+    if format is not None and format not in known:
+        raise InputError(f"no format is called {format!r}{did_you_mean(format, known)}; expected {', '.join(known)}")
+    found, facts, skipped, digest, path = _found(str(name), format, revision)
+    if not facts:
+        why = f": the first of {len(skipped)} records that were skipped: {skipped[0][1]}" if skipped else ""
+        raise InputError(f"{name!r} holds no facts that can be asked{why}")
+    _check_ids(str(name), facts)
+    facts = facts[:limit]
+    if sample is not None and sample < len(facts):
+        facts = [facts[i] for i in sorted(random.Random(seed).sample(range(len(facts)), sample))]
+    return Source(str(name), found, tuple(facts), tuple(skipped), digest, path)
+
+
+def _found(name: str, format: str | None, revision: str | None):
+    """(format, facts, skipped, sha256, path)"""
+    path = Path(name).expanduser()
+    if name in NAMES and not path.exists():
+        facts = list(builtin_facts())
+        return "builtin", facts, [], _sha(json.dumps([asdict(f) for f in facts], sort_keys=True).encode()), None
+    if path.is_dir():
+        return _folder(path, format)
+    if path.is_file():
+        data = path.read_bytes()
+        return *_of_file(path, data, format), _sha(data), str(path)
+    if name.count("/") == 1 and all(name.split("/")) and not path.suffix:
+        records = list(_hub(name, revision))
+        digest = _sha(json.dumps(records, sort_keys=True).encode())
+        return *_read(name, records, format), digest, None
+    raise InputError(
+        f"there is no source {name!r}{did_you_mean(name, NAMES)}; expected builtin, a file, a folder, or a data set of "
+        "the Hub as owner/name"
+    )
+
+
+def _of_file(path: Path, data: bytes, format: str | None):
+    """(format, facts, skipped)"""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{str(path)!r} is not UTF-8 text; expected JSON or JSON lines") from None
+    records = _records(path, text)
+    if format == "facts" or (
+        format is None and records and isinstance(records[0], dict) and set(_OWN) <= set(records[0])
+    ):
+        return "facts", list(parse(text, str(path))), []
+    if records and isinstance(records[0], dict) and "samples" in records[0]:
+        records = [{**record, "file": path.stem} for record in records]
+    return _read(str(path), records, format)
+
+
+def _records(path: Path, text: str) -> list:
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise DataError(f"{str(path)!r} is not JSON (nested too deeply)") from None
+    except json.JSONDecodeError:
+        found = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    found.append(json.loads(line))
+                except (json.JSONDecodeError, RecursionError) as error:
+                    reason = getattr(error, "msg", "nested too deeply")
+                    raise DataError(
+                        f"{str(path)!r}, line {number}: not JSON ({reason}); expected a JSON list or one object a line"
+                    ) from None
+    return found if isinstance(found, list) else [found]
+
+
+def _read(name: str, records: list, format: str | None):
+    """(format, facts, skipped) of a list of JSON records."""
+    if not records:
+        raise InputError(f"{name!r} is empty; expected at least one record")
+    format = format or _format_of(name, records[0])
+    facts: list[Fact] = []
+    skipped: list[tuple[str, str]] = []
+    for index, record in enumerate(records):
+        label = str(record.get("case_id", index)) if isinstance(record, dict) else str(index)
+        try:
+            for fact in FORMATS[format].read(Fields(record), index):
+                if isinstance(fact, Skip):
+                    skipped.append((label, str(fact)))
+                else:
+                    facts.append(fact)
+        except Skip as reason:
+            skipped.append((label, str(reason)))
+        except InputError as error:
+            raise InputError(f"{name!r}, record {label}: {error}; expected a record of {format}") from None
+    return format, facts, skipped
+
+
+def _format_of(name: str, record: object) -> str:
+    if isinstance(record, dict):
+        for format, known in FORMATS.items():
+            if known.known_by and set(known.known_by) <= set(record):
+                return format
+        if record and all(_is_bags(value) for value in record.values()):
+            return "pararel"
+    fields = ", ".join(map(repr, list(record)[:6])) if isinstance(record, dict) else type(record).__name__
+    raise InputError(
+        f"the first record of {name!r} has the fields {fields}, those of no known format; name one of "
+        f"{', '.join((*FORMATS, 'facts'))}"
+    )
+
+
+def _is_bags(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
+
+
+def _folder(path: Path, format: str | None):
+    """A folder of relations' files, or of ParaRel's patterns and LAMA's triples."""
+    patterns = next((path / name for name in _PATTERNS if (path / name).is_dir()), None)
+    triples = next((path / name for name in _TRIPLES if (path / name).is_dir()), None)
+    if patterns is not None and triples is not None:
+        return _pararel(path, patterns, triples)
+    files = sorted(path.glob("*.json"))
+    if not files:
+        raise InputError(f"{str(path)!r} holds no .json file; expected relations' files, or ParaRel's folders")
+    facts, skipped, digest = [], [], hashlib.sha256()
+    formats = set()
+    for file in files:
+        data = file.read_bytes()
+        digest.update(data)
+        found, some, left = _of_file(file, data, format)
+        formats.add(found)
+        facts += some
+        skipped += left
+    if len(formats) > 1:
+        raise InputError(f"{str(path)!r} mixes files of {' and '.join(sorted(formats))}; give one format")
+    return formats.pop(), facts, skipped, digest.hexdigest(), str(path)
+
+
+def _pararel(path: Path, patterns: Path, triples: Path):
+    facts, skipped, digest = [], [], hashlib.sha256()
+    for file in sorted(patterns.glob("*.jsonl")):
+        pairs_file = triples / file.name
+        if not pairs_file.exists():
+            skipped.append((file.stem, "it has no triples"))
+            continue
+        read = []
+        for part, field in ((file, ("pattern",)), (pairs_file, ("sub_label", "obj_label"))):
+            data = part.read_bytes()
+            digest.update(data)
+            rows = [Fields(r, f"{part.name} {i}") for i, r in enumerate(_records(part, data.decode("utf-8-sig")), 1)]
+            read.append([tuple(row.text(name) for name in field) for row in rows])
+        templates = pararel_templates([pattern for (pattern,) in read[0]])
+        if not templates:
+            skipped.append((file.stem, "none of its patterns ends in the object"))
+            continue
+        facts += of_relation(f"pararel/{file.stem}", file.stem, None, templates, read[1])
+    return "pararel", facts, skipped, digest.hexdigest(), str(path)
+
+
+def _hub(name: str, revision: str | None) -> Iterable[dict]:
+    from datasets import load_dataset
+
+    try:
+        found = load_dataset(name, revision=revision)
+    except Exception as error:  # whatever datasets or the network raise: the user can only choose another source
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"cannot load the data set {name!r} from the Hub: {reason}; give a local file") from None
+    splits = [found] if not isinstance(found, dict) else [found[split] for split in sorted(found)]
+    return _rows(splits)
+
+
+def _rows(splits: list) -> Iterator[dict]:
+    for split in splits:
+        yield from (dict(row) for row in split)
+
+
+def _check_ids(name: str, facts: list[Fact]) -> None:
+    seen: set[str | None] = set()
+    for fact in facts:
+        if fact.id in seen:
+            raise InputError(f"{name!r} has the id {fact.id!r} twice; ids are unique")
+        seen.add(fact.id)
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
