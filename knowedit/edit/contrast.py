@@ -56,16 +56,21 @@ def contrast_facts(model: Model, facts: Sequence[Fact], heldout: bool = True) ->
     """Ask the prompts of `facts` that have a `target_new`; paraphrases are held-out ones too, if `heldout`."""
     asked, sizes = [], []
     for fact in facts:
-        templates = (*fact.paraphrases, *(fact.heldout if heldout else ()))
-        prompts = [fact.prompt, *(fill(t, fact.subject) for t in templates)]
-        asked += [(prompt, fact.target, fact.target_new) for prompt in prompts]
+        paraphrases = paraphrases_of(fact, heldout)
+        asked += [(prompt, fact.target, fact.target_new) for prompt in (fact.prompt, *paraphrases)]
         asked += [(n.prompt, n.target, fact.target_new) for n in fact.neighbours]
-        sizes.append((len(templates), len(fact.neighbours)))
+        sizes.append((len(paraphrases), len(fact.neighbours)))
     found = iter(contrast(model, asked))
     return [
         Contrasts(next(found), tuple(next(found) for _ in range(p)), tuple(next(found) for _ in range(n)))
         for p, n in sizes
     ]
+
+
+def paraphrases_of(fact: Fact, heldout: bool) -> list[str]:
+    """Prompts that ask for `fact` in other words: filled paraphrases, held-out ones too if `heldout`, rephrasings."""
+    templates = (*fact.paraphrases, *(fact.heldout if heldout else ()))
+    return [*(fill(template, fact.subject) for template in templates), *fact.rephrasings]
 
 
 def contrast(model: Model, asked: Sequence[tuple[str, str, str]]) -> list[Contrast]:
