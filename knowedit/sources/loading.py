@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..facts import Fact
 from .formats import FORMATS, Fields, Skip, of_relation, pararel_templates
 from .own import builtin_facts, parse
 
-NAMES = ("builtin",)
+NAMES = ("builtin", "azhx/counterfact")  # known by name; a data set of the Hub with the fields of a format is as good
 _OWN = ("template", "subject", "target")  # the fields that only our own format has
 _PATTERNS = ("pattern_data/graphs_json", "graphs_json", "patterns")  # ParaRel's folders
 _TRIPLES = ("trex_lms_vocab", "triples", "TREx")
@@ -74,24 +73,26 @@ def load_source(
     _check_ids(str(name), facts)
     facts = facts[:limit]
     if sample is not None and sample < len(facts):
-        facts = [facts[i] for i in sorted(random.Random(seed).sample(range(len(facts)), sample))]
+        drawn = sorted(facts, key=lambda fact: _sha(f"{seed}/{fact.id}".encode()))[:sample]
+        ids = {fact.id for fact in drawn}
+        facts = [fact for fact in facts if fact.id in ids]
     return Source(str(name), found, tuple(facts), tuple(skipped), digest, path)
 
 
 def _found(name: str, format: str | None, revision: str | None):
     """(format, facts, skipped, sha256, path)"""
     path = Path(name).expanduser()
-    if name in NAMES and not path.exists():
+    if name == "builtin":
         facts = list(builtin_facts())
         return "builtin", facts, [], _sha(json.dumps([asdict(f) for f in facts], sort_keys=True).encode()), None
     if path.is_dir():
         return _folder(path, format)
     if path.is_file():
-        data = path.read_bytes()
+        data = _bytes(path)
         return *_of_file(path, data, format), _sha(data), str(path)
     if name.count("/") == 1 and all(name.split("/")) and not path.suffix:
         records = list(_hub(name, revision))
-        digest = _sha(json.dumps(records, sort_keys=True).encode())
+        digest = _sha(json.dumps(records, sort_keys=True, default=str).encode())
         return *_read(name, records, format), digest, None
     raise InputError(
         f"there is no source {name!r}{did_you_mean(name, NAMES)}; expected builtin, a file, a folder, or a data set of "
@@ -101,10 +102,7 @@ def _found(name: str, format: str | None, revision: str | None):
 
 def _of_file(path: Path, data: bytes, format: str | None):
     """(format, facts, skipped)"""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{str(path)!r} is not UTF-8 text; expected JSON or JSON lines") from None
+    text = _text(path, data)
     records = _records(path, text)
     if format == "facts" or (
         format is None and records and isinstance(records[0], dict) and set(_OWN) <= set(records[0])
@@ -115,12 +113,28 @@ def _of_file(path: Path, data: bytes, format: str | None):
     return _read(str(path), records, format)
 
 
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}; give a file that can be read") from None
+
+
+def _text(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{str(path)!r} is not UTF-8 text; expected JSON or JSON lines") from None
+
+
 def _records(path: Path, text: str) -> list:
     try:
         found = json.loads(text)
     except RecursionError:
         raise DataError(f"{str(path)!r} is not JSON (nested too deeply)") from None
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as whole:
+        if text.lstrip().startswith("["):
+            raise DataError(f"{str(path)!r}, line {whole.lineno}: not JSON ({whole.msg}); is the file whole?") from None
         found = []
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
@@ -186,7 +200,7 @@ def _folder(path: Path, format: str | None):
     facts, skipped, digest = [], [], hashlib.sha256()
     formats = set()
     for file in files:
-        data = file.read_bytes()
+        data = _bytes(file)
         digest.update(data)
         found, some, left = _of_file(file, data, format)
         formats.add(found)
@@ -206,9 +220,9 @@ def _pararel(path: Path, patterns: Path, triples: Path):
             continue
         read = []
         for part, field in ((file, ("pattern",)), (pairs_file, ("sub_label", "obj_label"))):
-            data = part.read_bytes()
+            data = _bytes(part)
             digest.update(data)
-            rows = [Fields(r, f"{part.name} {i}") for i, r in enumerate(_records(part, data.decode("utf-8-sig")), 1)]
+            rows = [Fields(r, f"{part.name} {i}") for i, r in enumerate(_records(part, _text(part, data)), 1)]
             read.append([tuple(row.text(name) for name in field) for row in rows])
         templates = pararel_templates([pattern for (pattern,) in read[0]])
         if not templates:
@@ -225,8 +239,9 @@ def _hub(name: str, revision: str | None) -> Iterable[dict]:
         found = load_dataset(name, revision=revision)
     except Exception as error:  # whatever datasets or the network raise: the user can only choose another source
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"cannot load the data set {name!r} from the Hub: {reason}; give a local file") from None
-    splits = [found] if not isinstance(found, dict) else [found[split] for split in sorted(found)]
+        hint = "" if name in NAMES else did_you_mean(name, NAMES)
+        raise InputError(f"cannot load the data set {name!r}{hint} from the Hub: {reason}; give a local file") from None
+    splits = list(found.values()) if isinstance(found, dict) else [found]  # of a dict in its order: train comes first
     return _rows(splits)
 
 

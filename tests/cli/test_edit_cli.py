@@ -121,7 +121,7 @@ def test_a_second_run_finds_the_covariance_in_the_cache(run, monkeypatch):
 
 
 def test_a_built_in_fact_brings_its_prompts(run, monkeypatch):
-    import knowedit.sources as sources
+    import knowedit.sources.own as sources
 
     monkeypatch.setattr(sources, "builtin_facts", facts)
     status, out, err = run(

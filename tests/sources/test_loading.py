@@ -117,7 +117,7 @@ def test_counterfact_lite(write):
 def test_zsre_is_read_as_rome_does(write):
     fact = one(write, ZSRE, "zsre")
     assert fact.target_new == "Illinois Institute of Technology" and fact.target == "Trinity College"
-    assert fact.neighbours[0].prompt == "nq question: who played desmond doss father?"
+    assert fact.probes == (Probe("locality", "nq question: who played desmond doss father?", ("Hugo Weaving",)),)
     assert fact.template == "What university did {} attend?"
 
 
@@ -133,7 +133,13 @@ def test_relations_make_targets_and_neighbours_of_each_other(write):
 def test_knowedit(write):
     fact = one(write, KNOWEDIT, "knowedit")
     assert Probe("Reasoning", "The father of Leo's sister is", ("Bob", "Rob")) in fact.probes
-    assert fact.probes[-1].kind == "locality:Relation_Specificity"
+    assert fact.probes[-1] == Probe("locality", "Leo's mother is", ("Eve",))
+
+
+def test_knowedit_of_recent_facts_has_no_old_answers(write):
+    recent = {key: value for key, value in KNOWEDIT.items() if key != "ground_truth"}
+    source = load_source(write([recent, KNOWEDIT]))
+    assert source.skipped == (("0", "it has no ground truth"),) and source.facts[0].id == "knowedit/1"
 
 
 def test_mquake_keeps_records_of_one_edit(write):
@@ -142,6 +148,36 @@ def test_mquake_keeps_records_of_one_edit(write):
     (fact,) = source.facts
     assert fact.probes[0].answers == ("Rome", "Roma") and fact.probes[0].kind == "two-hop"
     assert source.skipped == (("4", "its questions need 2 edits at once"),)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "subject", "targets"),
+    [
+        ("The name of the country which Nice is associated with is {}.", "Nice", ("United States", "United Kingdom")),
+        ("Super Bowl LV is followed by {}.", "Super Bowl LV", ("Super Bowl LVI", "a parade")),
+        ("The number of children Ann B. has is {}.", "Ann B.", ("2", "3")),
+        ("The name of the author of The Lord of the Rings is {}.", "The Lord of the Rings", ("Tolkien", "Tolstoy")),
+        ("The place of birth of Ann is {}.", "Ann", ("Washington, D.C.", "Rome")),
+        ("The names of the cast members of What Is Love are {}.", "What Is Love", ("Ann", "Bob")),
+    ],
+)
+def test_rippleedits_has_many_sentences(write, sentence, subject, targets):
+    old, new = (sentence.format(target) for target in targets)
+    edit = {"prompt": new, "relation": "ANY", "original_fact": {"prompt": old}}
+    fact = one(write, {**RIPPLE, "edit": edit}, "rippleedits")
+    assert (fact.subject, fact.target, fact.target_new) == (subject, *targets)
+    assert fact.prompt + " " == sentence.split("{}")[0]
+
+
+def test_rippleedits_of_recent_facts_are_skipped_and_a_misspelt_criterion_is_read(write):
+    recent = {**RIPPLE, "edit": {k: v for k, v in RIPPLE["edit"].items() if k != "original_fact"}}
+    misspelt = {k: v for k, v in RIPPLE.items() if k != "Relation_Specificity"}
+    misspelt["Relation_Specifity"] = [
+        {"test_queries": [{"prompt": "His mother is", "answers": [{"value": "Irmelin"}]}]}
+    ]
+    source = load_source(write([misspelt, recent]))
+    assert Probe("Relation_Specificity", "His mother is", ("Irmelin",)) in source.facts[0].probes
+    assert source.skipped == (("1", "it has no original fact, so no old answer"),)
 
 
 def test_rippleedits_finds_subject_and_targets_in_the_sentence(write):
@@ -189,6 +225,8 @@ def test_limit_and_sample_are_in_the_order_of_the_source(write):
     assert len(drawn) == 10 and drawn == sorted(drawn, key=ids.index)
     assert drawn == [fact.id for fact in load_source(path, sample=10, seed=1).facts]
     assert drawn != [fact.id for fact in load_source(path, sample=10, seed=2).facts]
+    backwards = write([{**LITE, "case_id": i} for i in reversed(range(50))], "backwards.json")
+    assert {fact.id for fact in load_source(backwards, sample=10, seed=1).facts} == set(drawn)
 
 
 def test_a_record_whose_subject_is_not_in_its_prompt_is_skipped_and_said(write):
@@ -224,6 +262,13 @@ def test_what_is_not_json_or_not_there(write, tmp_path):
         load_source(write('{"a": 1}\n{"b":\n', "x.jsonl"))
     with pytest.raises(InputError, match="did you mean 'builtin'"):
         load_source("builtn")
+    with pytest.raises(InputError, match="no source 'counterfact' .did you mean 'azhx/counterfact'"):
+        load_source("counterfact")
+    with pytest.raises(DataError, match="line 2: not JSON .*is the file whole"):
+        load_source(write('[{"a": 1},\n{"b":', "cut.json"))
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_source(str(tmp_path / "bytes.json"))
     with pytest.raises(InputError, match="did you mean 'zsre'"):
         load_source(write([LITE]), format="zsree")
     with pytest.raises(InputError, match="limit is 0"):
@@ -242,4 +287,27 @@ def test_a_data_set_of_the_hub(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     source = load_source("azhx/counterfact", revision="abc")
-    assert asked == [("azhx/counterfact", "abc")] and [f.id for f in source.facts] == ["counterfact/8", "counterfact/7"]
+    assert asked == [("azhx/counterfact", "abc")] and [f.id for f in source.facts] == ["counterfact/7", "counterfact/8"]
+
+
+def test_rows_of_the_datasets_library_have_null_for_what_a_record_lacks(monkeypatch):
+    import datasets
+
+    bare = {key: value for key, value in COUNTERFACT.items() if key != "generation_prompts"} | {"case_id": 8}
+    table = datasets.Dataset.from_list([COUNTERFACT, bare])
+    assert table[1]["generation_prompts"] is None
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, revision=None: datasets.DatasetDict(train=table))
+    source = load_source("someone/counterfact")
+    assert (source.format, source.path, len(source.sha256)) == ("counterfact", None, 64)
+    assert source.facts[1].generation == () and source.facts[0].neighbours == source.facts[1].neighbours
+
+
+def test_the_hub_out_of_reach_is_one_sentence(monkeypatch):
+    def load_dataset(name, revision=None):
+        raise ConnectionError("Couldn't reach the Hub\nlong story")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(
+        InputError, match="did you mean 'azhx/counterfact'.* from the Hub: Couldn't reach the Hub; give"
+    ):
+        load_source("azhx/counterfct")
