@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from knowedit.errors import InputError
-from knowedit.facts import Fact, Neighbour, check_template, fill, templated
+from knowedit.facts import Fact, Neighbour, Probe, check_template, fill, templated
 
 texts = st.text(max_size=30).filter(lambda t: "{}" not in t and "{" not in t and "}" not in t)
 subjects = texts.filter(bool)
@@ -123,3 +123,24 @@ def test_optional_texts_of_the_wrong_type_are_input_errors(name):
 def test_neighbours_hold_texts(wrong):
     with pytest.raises(InputError, match="neighbour"):
         Fact.from_dict({**RECORD, "neighbours": [wrong]})
+
+
+def test_prompts_that_are_complete_and_probes_are_read_and_checked():
+    record = {
+        "template": "{} is in", "subject": "Rome", "target": "Italy", "rephrasings": ["It lies in"],
+        "generation": ["Rome is"], "probes": [{"kind": "two-hop", "prompt": "They speak", "answers": ["Italian"]}],
+    }  # fmt: skip
+    fact = Fact.from_dict(record)
+    assert fact.rephrasings == ("It lies in",) and fact.generation == ("Rome is",)
+    assert fact.probes == (Probe("two-hop", "They speak", ("Italian",)),)
+    for wrong, said in (
+        ({"rephrasings": "It lies in"}, "rephrasings of a fact"),
+        (
+            {"probes": [{"kind": "two-hop", "prompt": "They speak"}]},
+            "a probe is an object with kind, prompt and answers",
+        ),
+        ({"probes": [{"kind": "two-hop", "prompt": "They speak", "answers": []}]}, "answers of the probe"),
+        ({"probes": [{"kind": "", "prompt": "They speak", "answers": ["x"]}]}, "the kind of a probe is ''"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Fact.from_dict(record | wrong)

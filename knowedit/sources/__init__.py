@@ -1,8 +1,12 @@
 """Where facts come from: the built-in ones, JSONL files of the user's, and the field's public data sets.
 
-own.py        our format, and the built-in facts
-formats.py    the public formats: for each, one function from a record to a fact
-loading.py    load_source: a name or a path → `Source`
+own.py           our format, and the built-in facts
+fields.py        records of others, looked up field by field
+edits.py         CounterFact, CounterFact-lite, zsRE
+consequences.py  KnowEdit, MQuAKE, RippleEdits
+relations.py     the relations format, ParaRel
+formats.py       the table of formats
+loading.py       load_source: a name or a path → `Source`
 """
 
 from .loading import Source, load_source

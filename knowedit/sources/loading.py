@@ -14,8 +14,10 @@ from pathlib import Path
 
 from ..errors import DataError, InputError, did_you_mean
 from ..facts import Fact
-from .formats import FORMATS, Fields, Skip, of_relation, pararel_templates
+from .fields import Fields, Skip
+from .formats import FORMATS
 from .own import builtin_facts, parse
+from .relations import of_relation, pararel_templates
 
 NAMES = ("builtin", "azhx/counterfact")  # known by name; a data set of the Hub with the fields of a format is as good
 _OWN = ("template", "subject", "target")  # the fields that only our own format has
@@ -94,6 +96,8 @@ def _found(name: str, format: str | None, revision: str | None):
         records = list(_hub(name, revision))
         digest = _sha(json.dumps(records, sort_keys=True, default=str).encode())
         return *_read(name, records, format), digest, None
+    if name in FORMATS:
+        raise InputError(f"{name!r} is a format, not a source: give the path of its file{did_you_mean(name, NAMES)}")
     raise InputError(
         f"there is no source {name!r}{did_you_mean(name, NAMES)}; expected builtin, a file, a folder, or a data set of "
         "the Hub as owner/name"

@@ -42,6 +42,7 @@ RELATION = {
     "samples": [
         {"subject": "Japan", "object": "Yen"}, {"subject": "Spain", "object": "Euro"},
         {"subject": "India", "object": "Rupee"}, {"subject": "Spain", "object": "Peseta"},
+        {"subject": "Spain", "object": "Euro"},
     ],
 }  # fmt: skip
 KNOWEDIT = {
@@ -121,6 +122,16 @@ def test_zsre_is_read_as_rome_does(write):
     assert fact.template == "What university did {} attend?"
 
 
+def test_zsre_without_an_old_answer(write):
+    new = ZSRE["answers"][0]
+    only_alt = {**ZSRE, "pred": ""}
+    source = load_source(write([ZSRE, only_alt, {**ZSRE, "pred": None, "alt": new}, {**ZSRE, "answers": []}]))
+    assert [(fact.id, fact.target) for fact in source.facts] == [
+        ("zsre/0", "Trinity College"), ("zsre/1", "University of Michigan"),
+    ]  # fmt: skip
+    assert [record for record, _ in source.skipped] == ["2", "3"]
+
+
 def test_relations_make_targets_and_neighbours_of_each_other(write):
     source = load_source(write(RELATION, "money.json"))
     japan, spain, _ = source.facts
@@ -178,6 +189,11 @@ def test_rippleedits_of_recent_facts_are_skipped_and_a_misspelt_criterion_is_rea
     source = load_source(write([misspelt, recent]))
     assert Probe("Relation_Specificity", "His mother is", ("Irmelin",)) in source.facts[0].probes
     assert source.skipped == (("1", "it has no original fact, so no old answer"),)
+
+
+def test_mquake_counts_hops(write):
+    fact = one(write, {**MQUAKE, "new_single_hops": [{"answer": str(i)} for i in range(3)]}, "mquake")
+    assert fact.probes[0].kind == "three-hop"
 
 
 def test_rippleedits_finds_subject_and_targets_in_the_sentence(write):
@@ -262,7 +278,7 @@ def test_what_is_not_json_or_not_there(write, tmp_path):
         load_source(write('{"a": 1}\n{"b":\n', "x.jsonl"))
     with pytest.raises(InputError, match="did you mean 'builtin'"):
         load_source("builtn")
-    with pytest.raises(InputError, match="no source 'counterfact' .did you mean 'azhx/counterfact'"):
+    with pytest.raises(InputError, match="'counterfact' is a format.* .did you mean 'azhx/counterfact'"):
         load_source("counterfact")
     with pytest.raises(DataError, match="line 2: not JSON .*is the file whole"):
         load_source(write('[{"a": 1},\n{"b":', "cut.json"))
