@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from . import covariance, edit, edits, facts, locate, models
+from . import bench, covariance, edit, edits, facts, locate, models
 from .output import inert
 
 _INTERRUPTED = 130
@@ -30,6 +30,7 @@ app.command("diff")(edits.diff)
 app.command("show")(edits.show)
 app.command("export")(edits.export)
 app.command("covariance")(covariance.covariance)
+app.add_typer(bench.app)
 app.command("neuron")(models.neuron)
 app.command("probe")(facts.probe)
 app.command("facts")(facts.list_facts)

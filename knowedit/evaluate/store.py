@@ -116,13 +116,8 @@ class Writer:
         write_text(self.run.folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
-@contextmanager
-def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iterator[Writer]:
-    """A new run, or with `resume` one that goes on. Nobody else can write to it while the context lasts.
-
-    Raises `InputError` for a folder that is there (without `resume`) or not there (with it), that another process
-    writes to, or whose manifest says something else.
-    """
+def check_folder(folder: str | Path, *, resume: bool = False) -> Path:
+    """`folder` with `~` expanded, if a run could begin there, or with `resume` go on. Raises `InputError` otherwise."""
     folder = Path(folder).expanduser()
     there = (folder / "manifest.json").is_file()
     if resume and not there:
@@ -130,6 +125,18 @@ def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iter
     if not resume and _holds_anything(folder):
         what = "holds a run already; go on with --resume" if there else "exists already"
         raise InputError(f"{str(folder)!r} {what}, or choose a new folder")
+    return folder
+
+
+@contextmanager
+def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iterator[Writer]:
+    """A new run, or with `resume` one that goes on. Nobody else can write to it while the context lasts.
+
+    Raises `InputError` for a folder that is there (without `resume`) or not there (with it), that another process
+    writes to, or whose manifest says something else.
+    """
+    folder = check_folder(folder, resume=resume)
+    there = (folder / "manifest.json").is_file()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -63,6 +63,13 @@ class _Source:
     hub: dict
 
 
+def config_of(name: str, *, revision: str | None = None, trust_remote_code: bool = False):
+    """The transformers config of a model that `load` would find by `name`, without its weights. Errors as there."""
+    source = _find(name, revision)
+    with quiet(), _reading(source, "configuration"):
+        return AutoConfig.from_pretrained(source.place, **source.hub, trust_remote_code=trust_remote_code)
+
+
 def load(
     name: str | os.PathLike = DEFAULT,
     *,

@@ -1,0 +1,366 @@
+"""`knowedit bench edit`: what edits do, record by record, each beside the unedited model.
+
+Single edits are never applied: the edits of a batch are made together, and everything is asked in shared forward
+passes in which each row has its own edit (`scoring.py`). Sequential edits all stay on; after some numbers of them
+(`checkpoints`) every record edited so far is asked again.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib import resources
+
+import numpy as np
+import torch
+
+from ..answers import answers
+from ..edit.apply import apply, unedited
+from ..edit.delta import Edit, LowRank
+from ..edit.making import check_request, make_edit
+from ..errors import InputError
+from ..facts import Fact
+from ..models.adapter import Model
+from ..sources import Source, load_source
+from .engine import said
+from .methods import Editor, check_method, config_dict, make_editor, method_config
+from .metrics import asked_of, check_metric, record_metrics, summarise, zsre_asked, zsre_metrics
+from .scoring import Score, score_edits
+
+TEXT = 128  # tokens of plain text that perplexity is measured on
+BEFORE = "before"
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class EditStudyConfig:
+    """What is edited, how, and what is measured.
+
+    - `source`, `format`, `revision`, `limit`, `sample`, `seed`: as `load_source` takes them.
+    - `known_only`: only facts whose target is the model's first choice.
+    - `method`, `settings`, `layer`: as `method_config` takes them; settings by default those of the model.
+    - `sequential`: edits stay on; `checkpoints`: after how many all records so far are asked again.
+    - `batch`: records that are edited and asked together.
+    - `metrics`: of the summary; empty for all that there are.
+    - `perplexity`: relative rise on a short plain text, for every record.
+    - `generate`: also what the model writes of its own accord, and the probes of the facts.
+    """
+
+    source: str = "builtin"
+    model: str = "smollm2-135m"
+    dtype: str | None = None
+    method: str = "rome"
+    settings: Mapping = field(default_factory=dict)
+    layer: int | None = None
+    sequential: bool = False
+    checkpoints: tuple[int, ...] = (1, 10, 100, 1000)
+    batch: int = 16
+    metrics: tuple[str, ...] = ()
+    known_only: bool = False
+    perplexity: bool = False
+    generate: bool = False
+    format: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        check_method(self.method)
+        method_config(self.method, self.settings, self.layer)
+        for name in self.metrics:
+            check_metric(name)
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise InputError(f"the batch is {self.batch!r}, expected a number of records from 1 on")
+        checkpoints = tuple(self.checkpoints)
+        if not all(isinstance(n, int) and n > 0 for n in checkpoints) or list(checkpoints) != sorted(set(checkpoints)):
+            raise InputError(
+                f"the checkpoints are {list(checkpoints)}, expected rising numbers of edits, such as 1, 10"
+            )
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return {**asdict(self), "settings": dict(self.settings), "checkpoints": list(self.checkpoints),
+                "metrics": list(self.metrics)}  # fmt: skip
+
+
+class EditStudy:
+    """A `Study` of edits. The model is `model`, or loaded by its name; so is the source."""
+
+    name = "edit"
+
+    def __init__(
+        self,
+        config: EditStudyConfig,
+        model: Model | None = None,
+        source: Source | None = None,
+        trust_remote_code: bool = False,
+        device: str | None = None,
+    ):
+        if model is None:
+            from ..models.loading import load
+
+            model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
+        self.settings = config
+        self.model = model
+        self.sequential = config.sequential
+        self.source = source or source_of(config)
+        self.facts = {fact.id: fact for fact in self._chosen()}
+        self.method = method_config(config.method, config.settings, config.layer, model)
+        self.config = {**config.as_dict(), "resolved": config_dict(self.method)}
+        self._so_far: list[Fact] = []
+
+    def identity(self) -> dict:
+        return {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
+
+    def batches(self) -> list[list[str]]:
+        ids = list(self.facts)
+        return [ids[i : i + self.settings.batch] for i in range(0, len(ids), self.settings.batch)]
+
+    def run(self, batch: list[str]) -> list[dict]:
+        facts = [self.facts[i] for i in batch]
+        return self._one_after_the_other(facts) if self.sequential else self._single(facts)
+
+    def restore(self, rows: list[dict]) -> None:
+        for row in rows:
+            if "error" not in row:
+                fact = self.facts[row["id"]]
+                edit = self._again(fact, row["edit"])
+                if edit is not None:
+                    apply(self.model, edit)
+                self._so_far.append(fact)
+
+    def summarise(self, rows: Iterable[dict]) -> dict:
+        found = summary(rows, self.settings.metrics, self.settings.seed)
+        return {**found, "skipped": len(self.source.skipped)}
+
+    # ---------------------------------------------------------------- single edits
+
+    def _single(self, facts: Sequence[Fact]) -> list[dict]:
+        start = time.perf_counter()
+        for fact in facts:
+            check_request(fact)
+        edits = self._editor(facts)
+        made = time.perf_counter()
+        n = len(facts)
+        found = self._ask([None] * n + edits, [*facts, *facts])
+        asked = time.perf_counter()
+        rises = self._rises(edits)
+        written = self._written(facts, edits)
+        done = time.perf_counter()
+        seconds = {"edit": (made - start) / n, "score": (asked - made) / n, "other": (done - asked) / n}
+        return [
+            {
+                **_about(fact, before), "before": {**before.metrics, **write[0]},
+                "after": {**after.metrics, **write[1]}, "perplexity": rise, "edit": _notes(edit), "seconds": seconds,
+            }
+            for fact, edit, before, after, rise, write in zip(
+                facts, edits, found[:n], found[n:], rises, written, strict=True
+            )
+        ]  # fmt: skip
+
+    def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[Metrics, Metrics]]:
+        """What is measured of free writing, before and after."""
+        if not self.settings.generate:
+            return [({}, {}) for _ in facts]
+        from .generation import generation_metrics
+
+        before = generation_metrics(self.model, facts, [None] * len(facts), seed=self.settings.seed)
+        after = generation_metrics(self.model, facts, edits, seed=self.settings.seed)
+        return list(zip(before, after, strict=True))
+
+    # ---------------------------------------------------------------- sequential edits
+
+    def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
+        rows = []
+        with unedited(self.model):
+            before = self._ask([None] * len(facts), facts)
+        for fact, asked in zip(facts, before, strict=True):
+            start = time.perf_counter()
+            try:
+                check_request(fact)
+                (edit,) = self._editor([fact])
+            except Exception as error:  # one record must not end a run
+                rows.append({"id": fact.id, "error": said(error)})
+                continue
+            if edit is not None:
+                apply(self.model, edit)
+            self._so_far.append(fact)
+            made = time.perf_counter()
+            (after,) = self._ask([None], [fact])
+            row = {**_about(fact, asked), "before": asked.metrics, "after": after.metrics,
+                   "edit": {**_notes(edit), **self._factors(edit)}}  # fmt: skip
+            if len(self._so_far) in self.settings.checkpoints:
+                row["checkpoint"] = self._checkpoint()
+            row["seconds"] = {"edit": made - start, "score": time.perf_counter() - made}
+            rows.append(row)
+        return rows
+
+    def _checkpoint(self) -> dict:
+        """All records edited so far, and plain text, under all edits that are on."""
+        found = self._ask([None] * len(self._so_far), self._so_far)
+        rise = self._rises([None])[0] if self.settings.perplexity else None
+        metrics = summarise([asked.metrics for asked in found], self.settings.seed)
+        return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
+
+    def _again(self, fact: Fact, notes: dict) -> Edit | None:
+        """The edit of a finished record, bit for bit: from its factors, or made again where it is not of low rank."""
+        if notes.get("method") is None:
+            return None
+        if "factors" not in notes:
+            return self._editor([fact])[0]
+        deltas = {int(layer): LowRank(*(_decoded(f) for f in pair)) for layer, pair in notes["factors"].items()}
+        return make_edit(self.model, deltas, method=notes["method"], config={}, facts=[fact])
+
+    def _factors(self, edit: Edit | None) -> dict:
+        """The factors of an edit of low rank as text, by layer: exact, and as whole as the record itself."""
+        if edit is None or not all(isinstance(delta, LowRank) for delta in edit.deltas.values()):
+            return {}
+        layers = self.model.down_layers()
+        return {
+            "factors": {str(layers[path]): [_encoded(d.u), _encoded(d.v)] for path, d in edit.deltas.items()},
+        }
+
+    # ---------------------------------------------------------------- asking
+
+    def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[_Found]:
+        pairs = [self._pairs(fact) for fact in facts]
+        scores = score_edits(self.model, edits, pairs)
+        return [self._found(fact, some) for fact, some in zip(facts, scores, strict=True)]
+
+    def _pairs(self, fact: Fact) -> list[tuple[str, str]]:
+        asked = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
+        return asked + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
+
+    def _found(self, fact: Fact, scores: Sequence[Score]) -> _Found:
+        n = 2 * len(asked_of(fact))
+        metrics = record_metrics(fact, scores[0:n:2], scores[1:n:2])
+        if self._zsre:
+            metrics |= zsre_metrics(fact, scores[n:])
+        return _Found(metrics, scores[1].greedy)
+
+    def _rises(self, edits: Sequence[Edit | None]) -> list[float | None]:
+        """By how much, relatively, the perplexity of a plain text rises."""
+        if not self.settings.perplexity:
+            return [None] * len(edits)
+        scores = score_edits(self.model, edits, [[self._text]] * len(edits))
+        return [float(np.exp(score.nll) / self._perplexity - 1) for (score,) in scores]
+
+    @cached_property
+    def _editor(self) -> Editor:
+        return make_editor(self.model, self.settings.method, self.method)
+
+    @cached_property
+    def _zsre(self) -> bool:
+        return self.source.format == "zsre"
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        with unedited(self.model):
+            return self.model.weights_hash()
+
+    @cached_property
+    def _text(self) -> tuple[str, str]:
+        """A plain text as its first word and what follows."""
+        text = resources.files("knowedit").joinpath("data", "plain_text.txt").read_text(encoding="utf-8")
+        ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"][:TEXT]
+        first, _, rest = self.model.tokenizer.decode(ids).strip().partition(" ")
+        return first, rest
+
+    @cached_property
+    def _perplexity(self) -> float:
+        with unedited(self.model):
+            ((score,),) = score_edits(self.model, [None], [[self._text]])
+        return float(np.exp(score.nll))
+
+    def _chosen(self) -> Sequence[Fact]:
+        facts = self.source.facts
+        if self.settings.known_only:
+            asked = [self.model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
+            known = dict(answers(self.model, asked))
+            facts = [fact for i, fact in enumerate(facts) if known[i].greedy]
+            if not facts:
+                raise InputError(
+                    f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
+                )
+        return facts
+
+
+@dataclass(frozen=True)
+class _Found:
+    metrics: Metrics
+    known: bool
+
+
+def source_of(config) -> Source:
+    """The source of a study."""
+    return load_source(
+        config.source, limit=config.limit, sample=config.sample, seed=config.seed, format=config.format,
+        revision=config.revision,
+    )  # fmt: skip
+
+
+def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0) -> dict:
+    """Means over the records of a run with intervals: `metrics` after the edit, `before`, `by_relation`, `checkpoints`.
+
+    Only figures are kept of the records, so memory hardly grows with them.
+    """
+    after, before, relations, checkpoints = [], [], [], {}
+    known = 0
+    for row in rows:
+        rise = {} if row.get("perplexity") is None else {"perplexity": row["perplexity"]}
+        after.append({**row["after"], **rise})
+        before.append(row["before"])
+        relations.append(row["relation"])
+        known += bool(row["known"])
+        if "checkpoint" in row:
+            checkpoints[str(row["checkpoint"]["edits"])] = row["checkpoint"]
+    if not after:
+        return {"metrics": {}, "before": {}, "by_relation": {}, "known": 0}
+
+    def chosen(found: dict) -> dict:
+        return {name: found[name] for name in found if not metrics or name in metrics}
+
+    names = sorted({name for name in relations if name})
+    found = {
+        "metrics": chosen(summarise(after, seed)),
+        "before": chosen(summarise(before, seed)),
+        "by_relation": {
+            name: chosen(summarise([a for a, r in zip(after, relations, strict=True) if r == name], seed))
+            for name in names
+        },
+        "known": known,
+    }
+    rises = [row["perplexity"] for row in after if "perplexity" in row]
+    if rises:
+        within = {f"within_{p}_percent": float(np.mean(np.abs(rises) <= p / 100)) for p in (1, 2)}
+        found["perplexity"] = {**within, "worst": max(rises), "n": len(rises)}
+    if checkpoints:
+        found["checkpoints"] = checkpoints
+    return found
+
+
+def _about(fact: Fact, before: _Found) -> dict:
+    return {"id": fact.id, "relation": fact.relation_name or fact.relation, "subject": fact.subject,
+            "known": before.known}  # fmt: skip
+
+
+def _notes(edit: Edit | None) -> dict:
+    if edit is None:
+        return {"method": None}
+    kept = {name: edit.notes[name] for name in ("steps", "probability", "clamped", "k_C_inv_k") if name in edit.notes}
+    norm = sum(delta.norm() ** 2 for delta in edit.deltas.values()) ** 0.5
+    return {"method": edit.method, "norm": norm, **kept}
+
+
+def _encoded(factor: torch.Tensor) -> dict:
+    return {"shape": list(factor.shape), "float32": base64.b64encode(factor.contiguous().numpy().tobytes()).decode()}
+
+
+def _decoded(record: dict) -> torch.Tensor:
+    values = np.frombuffer(base64.b64decode(record["float32"]), dtype="<f4")
+    return torch.from_numpy(values.reshape(record["shape"]).copy())
