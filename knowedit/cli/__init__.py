@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from . import bench, covariance, edit, edits, facts, locate, models
+from . import bench, bench_neurons, covariance, edit, edits, facts, locate, models
 from .output import inert
 
 _INTERRUPTED = 130
@@ -30,6 +30,7 @@ app.command("diff")(edits.diff)
 app.command("show")(edits.show)
 app.command("export")(edits.export)
 app.command("covariance")(covariance.covariance)
+bench.app.command("neurons")(bench_neurons.neurons)
 app.add_typer(bench.app)
 app.command("neuron")(models.neuron)
 app.command("probe")(facts.probe)

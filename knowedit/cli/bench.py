@@ -182,15 +182,20 @@ def show_run(run, as_json: bool) -> None:
         print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
         return
     before = summary.get("before", {})
-    rows = [
-        [name, _figure(before.get(name)), _figure(figure), _interval(figure), figure["n"]]
-        for name, figure in summary["metrics"].items()
-    ]
-    table(["metric", "before", "after", "95 % interval", "n"], rows)
+    figures = summary["metrics"].items()
+    if before:
+        rows = [[name, _figure(before.get(name)), *_shown(figure)] for name, figure in figures]
+        table(["metric", "before", "after", "95 % interval", "n"], rows)
+    else:
+        table(["metric, in %", "value", "95 % interval", "n"], [[name, *_shown(figure)] for name, figure in figures])
     line(
         f"{summary['records']} records, {summary['failed']} failed, {summary.get('skipped', 0)} skipped; "
         f"{summary['seconds']:.0f} seconds; in {run.folder}"
     )
+
+
+def _shown(figure: dict) -> list:
+    return [_figure(figure), _interval(figure), figure["n"]]
 
 
 def _figure(figure: dict | None) -> str:
