@@ -16,7 +16,7 @@ Country facts come from the data of three public Python packages, pinned below:
 
 Everything a person decided is in scripts/facts/: which countries under which
 names, what is left out as contested, the rulings where sources differ, the list
-of landmarks, the templates. The build stops when the sources disagree on a fact
+of landmarks, lists of pairs for what no package has, the templates. The build stops when the sources disagree on a fact
 that has neither a ruling nor an exclusion, so no disagreement passes unseen.
 A fact is dropped when its question contains the answer.
 
@@ -319,6 +319,24 @@ def landmark_facts(relation: str, column: str) -> Iterator[Fact]:
         )
 
 
+# --- Lists of pairs
+
+
+def pair_facts(relation: str) -> Iterator[Fact]:
+    for row in table("pairs"):
+        if row["relation"] == relation:
+            group = row["group"]
+            place = Place(iso=row["subject"], continent=group, subregion=group, borders=frozenset())
+            yield Fact(
+                relation=relation,
+                subject=row["subject"],
+                target=row["target"],
+                aliases=split(row["aliases"]),
+                place=place,
+                article=row["article"] == "the",
+            )
+
+
 # --- Records
 
 
@@ -408,6 +426,7 @@ def build() -> str:
         continent_facts(),
         landmark_facts("landmark-city", "city"),
         landmark_facts("landmark-country", "country"),
+        *(pair_facts(relation) for relation in dict.fromkeys(row["relation"] for row in table("pairs"))),
     )
     records = []
     for facts in lists:

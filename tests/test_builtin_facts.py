@@ -42,6 +42,12 @@ RELATIONS = {
     "P30": "continent",
     "P131": "landmark city",
     "P17": "landmark country",
+    "P246": "element",
+    "P50": "author",
+    "P101": "field of work",
+    "P641": "sport",
+    "P176": "maker",
+    "P27": "home country",
 }
 TAKE_THE = {
     "Alamo",
@@ -108,7 +114,8 @@ each_relation = pytest.mark.parametrize("relation", RELATIONS)
 def test_there_are_enough_facts_and_relations():
     counts = {relation: len(facts) for relation, facts in BY_RELATION.items()}
     assert counts.keys() == RELATIONS.keys()
-    assert len(FACTS) >= 400
+    assert len(FACTS) >= 1000 and len(counts) >= 10
+    assert min(counts.values()) >= 50
     assert counts["P36"] >= 150
     assert counts["P37"] >= 80
     assert counts["P30"] >= 120
@@ -147,6 +154,12 @@ def test_eiffel_tower_reads_as_documented():
         ("continent/new-zealand", "Oceania"),
         ("landmark-city/big-ben", "London"),
         ("landmark-country/machu-picchu", "Peru"),
+        ("element/fe", "iron"),
+        ("author/war-and-peace", "Leo Tolstoy"),
+        ("field-of-work/leonhard-euler", "mathematics"),
+        ("sport/roger-federer", "tennis"),
+        ("maker/walkman", "Sony"),
+        ("home-country/isaac-newton", "England"),
     ],
 )
 def test_well_known_facts(fact_id, target):
