@@ -50,7 +50,6 @@ MAGNITUDES = {
 OTHERS = {
     "Score": "harmonic mean of ES, PS and NS",
     "GE": "entropy of n-grams in generated text, in bits",
-    "RS": "similarity of generated text to reference texts",
     "perplexity": "relative rise of perplexity on plain text",
 }
 METRICS = {**RATES, **MAGNITUDES, **OTHERS}
