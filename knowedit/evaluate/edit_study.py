@@ -177,8 +177,8 @@ class EditStudy:
 
     def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
         rows = []
-        with unedited(self.model):
-            before = self._ask([None] * len(facts), facts)
+        with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
+            before = [self._ask([None], [fact])[0] for fact in facts]
         for fact, asked in zip(facts, before, strict=True):
             start = time.perf_counter()
             try:
@@ -267,9 +267,14 @@ class EditStudy:
     def _text(self) -> tuple[str, str]:
         """A plain text as its first word and what follows."""
         text = resources.files("knowedit").joinpath("data", "plain_text.txt").read_text(encoding="utf-8")
-        ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"][:TEXT]
+        ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"][: self._text_tokens]
         first, _, rest = self.model.tokenizer.decode(ids).strip().partition(" ")
         return first, rest
+
+    @property
+    def _text_tokens(self) -> int:
+        limit = getattr(self.model.hf.config, "max_position_embeddings", None)
+        return TEXT if limit is None else min(TEXT, limit // 2)  # tokenized again it may be some tokens longer
 
     @cached_property
     def _perplexity(self) -> float:
