@@ -1,13 +1,19 @@
 """The README's table of numbers, made from the committed result files; a test compares the two.
 
-python -m benchmarks.table
+python -m benchmarks.table            prints it
+python -m benchmarks.table --write    puts it into the README
 """
 
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 
 from .results import FOLDER
+
+README = Path(__file__).parent.parent / "README.md"
+START, END = "<!-- numbers -->\n", "<!-- end -->"
 
 
 def load(name: str) -> dict:
@@ -104,7 +110,6 @@ def _edits():
     ratios = f"equal steps **{batch['equal_steps']['ratio']:.1f}×**, by default **{batch['by_default']['ratio']:.1f}×**"
     yield f"{batch['facts']} edits in one batch, a fact", ratios, run["command"]
     run = load("covariance")
-    run = load("covariance")
     ratios = run["ratio_median"]
     result = f"**{ratios['one at a time']:.1f}×** whole passes, {ratios['one at a time, stopped']:.1f}× ended early"
     yield "covariance of all layers in one pass against one layer at a time", result, run["command"]
@@ -114,5 +119,11 @@ def _change(estimate: dict) -> str:
     return f"{estimate['change']:+.1%}"
 
 
+def write() -> None:
+    text = README.read_text(encoding="utf-8")
+    head, tail = text[: text.index(START) + len(START)], text[text.index(END) :]
+    README.write_text(f"{head}{table()}\n{tail}", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(table())
+    write() if sys.argv[1:] == ["--write"] else print(table())

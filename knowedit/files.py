@@ -14,15 +14,20 @@ from .errors import InputError
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path` by way of a temporary file beside it, so that no reader ever sees half of it."""
+    """Write `text` to `path`, so that no reader ever sees half of it."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write `data` to `path` by way of a temporary file beside it. Raises `InputError` where it cannot be written."""
     path = Path(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}; choose a folder that exists") from None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

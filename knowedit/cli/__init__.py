@@ -10,8 +10,8 @@ import sys
 
 import typer
 
+from ..inert import inert
 from . import bench, bench_neurons, covariance, edit, edits, facts, locate, models
-from .output import inert
 
 _INTERRUPTED = 130
 

@@ -4,21 +4,11 @@ ANSI escapes, are spelled out, and nothing is read as markup."""
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 import typer
 
-
-def inert(text: object) -> str:
-    """`text` with control, format and surrogate characters spelled out (`\\x1b`), fit for any terminal."""
-    return "".join(_shown(c) for c in str(text))
-
-
-def _shown(character: str) -> str:
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-    return character
+from ..inert import inert
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

@@ -4,7 +4,8 @@
     ├── hf, tokenizer          the transformers objects, untouched
     ├── n_layers, d_model, n_neurons
     ├── blocks[l]              a transformer block
-    │   ├── attention(l)       its attention module
+    │   ├── attention(l)       its attention module: n_heads heads, joined (n_heads × head width)
+    │   │   └── heads(l)       the projection from the joined heads → residual stream (d_model)
     │   └── down(l)            its down-projection: neurons (n_neurons) → residual stream (d_model)
     │       └── down_weight(l) always (out, in), whatever the module stores
     └── normed(h) → logits(x)  final norm, then unembedding with the family's scaling of logits
@@ -27,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, LayoutError, ModelError
 from ..prompts import Prompt, Query, encode, query
-from .layouts import REMEDY, Layout
+from .layouts import REMEDY, Layout, heads_path
 
 
 class Model:
@@ -80,6 +81,19 @@ class Model:
     def attention(self, layer: int) -> nn.Module:
         return self._attention[self.check_layer(layer)]
 
+    def heads(self, layer: int) -> nn.Module:
+        """The projection whose input are the outputs of a layer's attention heads, joined in their order."""
+        attention = self.attention(layer)
+        return _submodule(attention, self.layout.heads or heads_path(attention), "heads")
+
+    @property
+    def n_heads(self) -> int:
+        return self.hf.config.get_text_config().num_attention_heads
+
+    def heads_weight(self, layer: int) -> Tensor:
+        """The weight of `heads(layer)`, (d_model, n_heads × head width): a view, or a copy where it is offloaded."""
+        return _weight(self.heads(layer))
+
     def down_path(self, layer: int) -> str:
         """The module path of a down-projection inside `.hf`."""
         return f"{self.layout.blocks}.{self.check_layer(layer)}.{self.layout.down}"
@@ -90,10 +104,7 @@ class Model:
 
     def down_weight(self, layer: int) -> Tensor:
         """The down-projection's weight, (d_model, n_neurons): a view of it, or a copy where it is offloaded."""
-        module = self.down(layer)
-        with align_module_device(module):
-            weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-            return weight.clone() if hasattr(module, "_hf_hook") else weight
+        return _weight(self.down(layer))
 
     def down_bias(self, layer: int) -> Tensor | None:
         return getattr(self.down(layer), "bias", None)
@@ -164,6 +175,13 @@ class Model:
                     digest.update(f"{path}.{name} {weight.dtype} {tuple(weight.shape)}".encode())
                     digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """A projection's weight as (out, in)."""
+    with align_module_device(module):
+        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+        return weight.clone() if hasattr(module, "_hf_hook") else weight
 
 
 def _is_masked(hf: nn.Module) -> bool:

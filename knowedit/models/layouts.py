@@ -20,6 +20,8 @@ class Layout:
 
     - `blocks`: the `ModuleList` of transformer blocks.
     - `attention`, `down`: inside a block; `down` is the projection from the neurons back to the residual stream.
+    - `heads`: inside the attention module, the projection from the joined heads to the residual stream; empty where its
+      name tells.
     - `final`: what stands between the last block and the unembedding, in order. A step is a module path, an
       activation function's name, or a path with a `?` that some models of the family leave out.
 
@@ -30,6 +32,7 @@ class Layout:
     attention: str
     down: str
     final: tuple[str, ...]
+    heads: str = ""
 
 
 _LLAMA = Layout("model.layers", "self_attn", "mlp.down_proj", ("model.norm",))
@@ -83,6 +86,7 @@ LAYOUTS: dict[str, Layout] = {
 
 REMEDY = "pass layout=knowedit.Layout(blocks=…, attention=…, down=…, final=(…,)) with this model's module paths"
 
+_HEADS_NAMES = ("o_proj", "c_proj", "out_proj", "dense", "Wo", "out_lin")
 _DOWN_NAMES = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2", "output.dense", "proj_out")
 
 
@@ -130,3 +134,14 @@ def by_structure(hf: nn.Module) -> Layout:
     after = after[after.index(blocks_path.rpartition(".")[2]) + 1 :]
     norms = [f"{parent}.{n}".lstrip(".") for n in after if "norm" in n.lower() or n.lower().startswith("ln")]
     return Layout(blocks_path, attention, down[0], tuple(norms))
+
+
+def heads_path(attention: nn.Module) -> str:
+    """The projection from an attention module's joined heads to the residual stream, by its name."""
+    found = [name for name, _ in attention.named_modules() if name.rsplit(".", 1)[-1] in _HEADS_NAMES]
+    if len(found) != 1:
+        raise LayoutError(
+            f"{type(attention).__name__} has {found or 'no module'} for the projection of its heads, expected one; "
+            "pass layout=knowedit.Layout(…, heads=…) with its path in the attention module"
+        )
+    return found[0]

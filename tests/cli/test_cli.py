@@ -7,49 +7,13 @@ import sys
 import pytest
 import torch
 import transformers as T
+from commands import HOSTILE, fails
 from tiny import hf, tokenizer
 from trained import facts, trained
-
-from knowedit.cli import main
 
 NEEDED = {
     "schema", "model", "prompt", "target", "probability", "neurons", "completeness", "effect", "seconds",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """The trained tiny model as a directory, as a user would have one."""
-    place = tmp_path_factory.mktemp("model")
-    model = trained()
-    model.hf.save_pretrained(place)
-    model.tokenizer.save_pretrained(place)
-    return str(place)
-
-
-@pytest.fixture
-def run(capsys, folder):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-
-    def call(*arguments, model=folder):
-        with pytest.raises(SystemExit) as end:
-            main([*arguments, *(["--model", model] if model else [])])
-        done = capsys.readouterr()
-        return end.value.code, done.out, done.err
-
-    return call
-
-
-def fails(result, *words):
-    """Status 2, nothing on stdout, one line on stderr that holds `words` and no traceback."""
-    status, out, err = result
-    last = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert status == 2
-    assert out == ""
-    assert len(last) == 1 and err.rstrip().endswith(last[0])
-    assert "Traceback" not in err
-    for word in words:
-        assert word in last[0], (word, last[0])
 
 
 ZARN = ("locate", "Zarn lives in", "--target", "Aldor", "--subject", "Zarn", "--draws", "40")
@@ -227,9 +191,6 @@ def test_paraphrases_that_share_no_neuron_are_an_answer(run):
     assert record["effect"]["suppress"] == {"change": None, "low": None, "high": None, "n": 0}
     status, out, _ = run(*ZARN, "--heldout", "Today {} stays in", "--paraphrase", "{}", "--t", "1", "--p", "1")
     assert status == 0 and "share none" in out
-
-
-HOSTILE = "[/red] \x1b[31mZarn\x1b[0m $x_{ $ [bold]lives[/bold] \u202e in"
 
 
 def test_text_from_outside_is_inert(run, folder, tmp_path):

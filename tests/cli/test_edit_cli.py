@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import test_cli
 import torch
 import typer
+from commands import HOSTILE, fails
 from safetensors.torch import load_file, save_file
-from test_cli import HOSTILE, fails
 from tiny import tiny
 from trained import HOME, facts, trained
 
@@ -23,8 +22,6 @@ from knowedit.cli import app
 from knowedit.edit.contrast import contrast_facts
 from knowedit.edit.values import Search
 from knowedit.models.replay import record
-
-folder, run = test_cli.folder, test_cli.run  # fixtures
 
 EDIT = ("edit", "Zarn lives in", "--subject", "Zarn", "--target-new", "Bexum")
 ROME = (*EDIT, "--layer", "0", "--tokens", "400", "--contexts", "2")

@@ -22,10 +22,10 @@ def local_ray():
     import os
     from pathlib import Path
 
-    folder = str(Path(__file__).parent)
+    tests = Path(__file__).parent.parent
     ray.init(
         num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False, logging_level="ERROR",
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join((folder, str(Path(folder).parent.parent)))}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))}},
     )  # fmt: skip
     yield
     ray.shutdown()

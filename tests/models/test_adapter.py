@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, hf, tiny, tokenizer
+from tiny import FAMILIES, PROMPT, hf, tiny, tokenizer
 
 from knowedit import InputError, LayoutError, ModelError, wrap
+from knowedit.hooks import hooked, on_input, on_output
 from knowedit.models.adapter import frozen
 
 
@@ -138,3 +139,20 @@ def test_an_offloaded_model_gives_the_same_answers():
     torch.testing.assert_close(rank(away, prompt, "Paris", method="logit"), logit)
     assert vocabulary(away, 1, 3) == vocabulary(here, 1, 3)
     assert away.weights_hash() == here.weights_hash()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_joined_heads_are_what_their_projection_maps(family):
+    model = tiny(family)
+    ids = torch.tensor([model.encode(PROMPT).ids])
+    seen = []
+    with (
+        hooked(on_input(model.heads(1), lambda x: seen.append(x)), on_output(model.heads(1), lambda x: seen.append(x))),
+        torch.no_grad(),
+    ):
+        model.hf(input_ids=ids)
+    joined, out = seen
+    weight, bias = model.heads_weight(1), getattr(model.heads(1), "bias", None)
+    assert joined.shape[-1] % model.n_heads == 0
+    wanted = joined @ weight.T + (0 if bias is None else bias)
+    torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)

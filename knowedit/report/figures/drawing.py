@@ -1,0 +1,119 @@
+"""What all figures share: one look, text that is taken literally, and files written whole or not at all.
+
+    with figure(7, 3) as (fig, axes):
+        axes.plot(values, color=BLUE)
+        axes.set_title(inert(prompt))
+        save(fig, path)
+
+Text from outside goes through `inert`; mathtext is off, so a `$` is a dollar sign. The same figure gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ...errors import InputError
+from ...files import write_bytes
+from ...inert import inert
+
+FORMATS = ("png", "svg", "pdf")
+# distinguishable in print and by the colour-blind (Okabe and Ito)
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#767676",
+)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
+DIVERGING, SEQUENTIAL = "RdBu_r", "Blues"
+
+_LOOK = {
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": "medium",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 150,
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "knowedit",
+    "text.parse_math": False,
+}
+
+
+@contextmanager
+def figure(width: float = 7, height: float = 3, rows: int = 1, columns: int = 1, **options) -> Iterator[tuple]:
+    """A figure of `width` × `height` inches and its axes (one, or an array of them), in knowedit's look.
+
+    Everything that is drawn and saved inside the context looks alike. No window is ever opened.
+    """
+    with matplotlib.rc_context(_LOOK):
+        fig = Figure(figsize=(width, height))
+        yield fig, fig.subplots(rows, columns, **options)
+
+
+def save(fig: Figure, path: str | Path) -> Path:
+    """Write a figure as its suffix says, png, svg or pdf. Raises `InputError` for others, and where it cannot."""
+    path = check_path(path)
+    write_bytes(path, _rendered(fig, path.suffix[1:].lower()))
+    return path
+
+
+def check_path(path: str | Path) -> Path:
+    """`path` with `~` expanded. Raises `InputError` for a suffix that no figure is written as, or a missing folder."""
+    path = Path(path).expanduser()
+    if path.suffix[1:].lower() not in FORMATS:
+        raise InputError(f"the figure {str(path)!r} ends in {path.suffix!r}, expected .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: {str(path.parent)!r} is no folder; make it first")
+    return path
+
+
+def svg(fig: Figure) -> str:
+    """The figure as an `<svg>` element, to stand inside a page."""
+    text = _rendered(fig, "svg").decode()
+    return text[text.index("<svg") :]
+
+
+def _rendered(fig: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else {}
+    with matplotlib.rc_context(_LOOK):
+        fig.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()
+
+
+def heat_map(
+    axes: Axes, values, *, columns: Sequence[str], rows: Sequence[str], label: str, centre: float | None = None, **more
+) -> None:
+    """A heat map with a colour bar: `values` (rows, columns); diverging around `centre` where one is given."""
+    limits = {}
+    if centre is not None:
+        reach = max(abs(float(v) - centre) for line in values for v in line) or 1.0
+        limits = {"vmin": centre - reach, "vmax": centre + reach}
+    colours = SEQUENTIAL if centre is None else DIVERGING
+    image = axes.imshow(values, aspect="auto", cmap=colours, interpolation="nearest", **{**limits, **more})
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(*_ticks(columns, 40), rotation=90 if max(map(len, columns), default=0) > 3 else 0)
+    axes.set_yticks(*_ticks(rows, 40))
+    axes.figure.colorbar(image, ax=axes, label=label)
+
+
+def _ticks(names: Sequence[str], most: int) -> tuple[range, list[str]]:
+    """At most `most` of the names, evenly, with their places."""
+    step = max(1, -(-len(names) // most))
+    return range(0, len(names), step), [inert(name) for name in names[::step]]

@@ -1,0 +1,29 @@
+"""Commands run in this process, on the trained tiny model as a directory."""
+
+import pytest
+from trained import trained
+
+from knowedit.cli import main
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The trained tiny model as a directory, as a user would have one."""
+    place = tmp_path_factory.mktemp("model")
+    model = trained()
+    model.hf.save_pretrained(place)
+    model.tokenizer.save_pretrained(place)
+    return str(place)
+
+
+@pytest.fixture
+def run(capsys, folder):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+
+    def call(*arguments, model=folder):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, *(["--model", model] if model else [])])
+        done = capsys.readouterr()
+        return end.value.code, done.out, done.err
+
+    return call

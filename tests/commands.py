@@ -1,0 +1,15 @@
+"""What commands are tried with, and what a failure looks like."""
+
+HOSTILE = "[/red] \x1b[31mZarn\x1b[0m $x_{ $ [bold]lives[/bold] \u202e in"
+
+
+def fails(result, *words):
+    """Status 2, nothing on stdout, one line on stderr that holds `words` and no traceback."""
+    status, out, err = result
+    last = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert status == 2
+    assert out == ""
+    assert len(last) == 1 and err.rstrip().endswith(last[0])
+    assert "Traceback" not in err
+    for word in words:
+        assert word in last[0], (word, last[0])
