@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ..inert import inert
-from . import bench, bench_neurons, covariance, edit, edits, facts, locate, models
+from . import bench, bench_neurons, covariance, edit, edits, facts, locate, merge, models
 
 _INTERRUPTED = 130
 
@@ -32,6 +32,7 @@ app.command("export")(edits.export)
 app.command("covariance")(covariance.covariance)
 bench.app.command("neurons")(bench_neurons.neurons)
 app.add_typer(bench.app)
+app.command("merge")(merge.merge)
 app.command("neuron")(models.neuron)
 app.command("probe")(facts.probe)
 app.command("facts")(facts.list_facts)

@@ -1,4 +1,4 @@
-"""`knowedit bench edit`: edit the facts of a data set and measure what that does; `knowedit bench merge`."""
+"""`knowedit bench edit`: edit the facts of a data set and measure what that does; what all benchmarks share."""
 
 from __future__ import annotations
 
@@ -93,28 +93,6 @@ def edit(
     run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address}
     build = partial(EditStudy, chosen, device=device, trust_remote_code=trust_remote_code)
     execute("edit", chosen, build, out, run, tracker, dry_run, as_json)
-
-
-@app.command("merge")
-def merge(
-    runs: Annotated[list[Path], typer.Argument(help="The folders of all shards of one run.")],
-    out: Annotated[Path, typer.Option(help="A new folder for the whole run.")],
-    as_json: AsJson = False,
-) -> None:
-    """Make one run out of the shards of one."""
-    from ..evaluate.store import Run, merge_runs
-
-    config = Run(runs[0]).manifest
-    merged = merge_runs(runs, out, partial(_summarise, config["study"], config["config"]))
-    show_run(merged, as_json)
-
-
-def _summarise(study: str, config: dict, rows) -> dict:
-    if study == "edit":
-        from ..evaluate.edit_study import summary
-    else:
-        from ..evaluate.neuron_summary import summary
-    return summary(rows, tuple(config.get("metrics") or ()), config.get("seed") or 0)
 
 
 # ---------------------------------------------------------------- what all benchmarks share
