@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy import stats
 
+from .errors import InputError
+
 RESAMPLES = 2000
+_BLOCK = 1 << 20  # numbers that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,83 @@ def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # degenerate data: told by the NaN that follows
             found = stats.bootstrap(
-                samples, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method=method, rng=seed
-            ).confidence_interval
+                samples, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method=method, rng=seed,
+                batch=max(1, _BLOCK // n),
+            ).confidence_interval  # fmt: skip
         if np.isfinite(found.low) and np.isfinite(found.high):
             return Estimate(value, float(found.low), float(found.high), n)
     return Estimate(value, None, None, n)
+
+
+def bounded_interval(values: np.ndarray, statistic: Callable, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of `statistic` of the columns' means; values (records, columns) in [0, 1] or NaN, n > 1.
+
+    `statistic` maps (…, columns) to (…). Bootstrap over records (Rubin's, with random weights), with half a success and
+    half a failure beside them as in Jeffreys' interval: where records agree, a bootstrap without these knows no doubt.
+    """
+    n, columns = values.shape
+    there, filled = (~np.isnan(values)).astype(np.float64), np.nan_to_num(values)
+    value = statistic(filled.sum(0) / there.sum(0))
+    rng = np.random.default_rng(seed)
+    draws = []
+    rows = max(1, _BLOCK // n)
+    for start in range(0, RESAMPLES, rows):
+        size = min(rows, RESAMPLES - start)
+        weights = rng.standard_exponential((size, n))
+        more, less = rng.standard_gamma(0.5, (2, size, columns))
+        draws.append(statistic((weights @ filled + more) / (weights @ there + more + less)))
+    low, high = np.quantile(np.concatenate(draws), (0.025, 0.975))
+    return float(min(low, value)), float(max(high, value))
+
+
+def harmonic_mean(values: np.ndarray) -> np.ndarray:
+    """Along the last axis; 0 where one of them is 0."""
+    with np.errstate(divide="ignore"):
+        return values.shape[-1] / (1 / values).sum(-1)
+
+
+# ---------------------------------------------------------------- two samples, in pairs
+
+
+def mcnemar(one: Sequence[float], other: Sequence[float]) -> float:
+    """Exact two-sided p of as many pairs (0, 1) as (1, 0), by the binomial distribution; 1 where no pair differs.
+
+    Raises `InputError` for values that are not 0 or 1.
+    """
+    one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if not np.isin([one, other], (0, 1)).all():
+        raise InputError("McNemar's test was given other values than 0 and 1; use Wilcoxon's for these")
+    up, down = int((other > one).sum()), int((other < one).sum())
+    return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
+
+
+def wilcoxon(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Two-sided p of Wilcoxon's signed-rank test; pairs that agree are split over both sides (`zsplit`).
+
+    None without pairs, 1 where all agree (scipy has NaN there). Differences are rounded to 12 digits of the largest
+    one first, since the last bits of values that should agree would be ranked otherwise.
+    """
+    differences = np.asarray(other, dtype=np.float64) - np.asarray(one, dtype=np.float64)
+    largest = np.abs(differences).max(initial=0.0)
+    if not len(differences) or not np.isfinite(largest):
+        return None
+    if largest < 1e-12:
+        return 1.0
+    rounded = np.round(differences / largest, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a small sample with ties, whose p is approximate
+        p = float(stats.wilcoxon(rounded, zero_method="zsplit").pvalue)
+    return p if np.isfinite(p) else 1.0
+
+
+def false_discovery(p: Sequence[float | None]) -> list[float | None]:
+    """p-values after Benjamini and Hochberg: among those below q, a share of q is expected to be by chance.
+
+    None stays None and does not count.
+    """
+    there = [value for value in p if value is not None]
+    found = iter(stats.false_discovery_control(there).tolist() if there else ())
+    return [None if value is None else next(found) for value in p]
 
 
 def monte_carlo_p(observed: float, null: Sequence[float], alternative: str) -> float:

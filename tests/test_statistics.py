@@ -1,9 +1,24 @@
 """Intervals cover, p-values are valid, and nothing is made up where there is nothing to compute."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from knowedit.statistics import estimate, log_odds, mean, mean_of_ratios, monte_carlo_p, ratio_of_means
+from knowedit.errors import InputError
+from knowedit.statistics import (
+    bounded_interval,
+    estimate,
+    false_discovery,
+    harmonic_mean,
+    log_odds,
+    mcnemar,
+    mean,
+    mean_of_ratios,
+    monte_carlo_p,
+    ratio_of_means,
+    wilcoxon,
+)
 
 
 def test_the_two_ratios_differ_as_defined():
@@ -67,3 +82,68 @@ def test_estimate_takes_any_statistic_of_pairs():
     found = estimate(lambda a, b, axis=-1: (a - b).mean(axis), ([1.0, 2.0, 3.0], [0.0, 1.0, 1.0]))
     assert found.change == pytest.approx(4 / 3)
     assert found.n == 3
+
+
+def test_many_records_are_resampled_in_blocks_of_bounded_memory():
+    values = np.random.default_rng(0).random(4000)
+    tracemalloc.start()
+    found = mean(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 4000**0.5, rel=0.1)
+    assert peak < 60e6  # all resamples at once are 128 MB, and twice that for their indices
+
+
+def test_the_interval_of_bounded_values_knows_doubt_where_all_agree():
+    low, high = bounded_interval(np.ones((20, 1)), harmonic_mean)
+    assert 0.8 < low < 0.95 and high == 1.0
+    assert harmonic_mean(np.array([[0.5, 1.0], [0.0, 1.0]])).tolist() == pytest.approx([2 / 3, 0.0])
+
+
+# ---------------------------------------------------------------- two samples, in pairs
+
+
+def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ():
+    one, other = [0, 0, 0, 0, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0, 1, 0]
+    assert mcnemar(one, other) == pytest.approx(2 * (1 + 7) / 2**7)  # 6 against 1
+    assert mcnemar(other, one) == mcnemar(one, other)
+    assert mcnemar([0, 1, 1], [0, 1, 1]) == 1.0 and mcnemar([], []) == 1.0
+    with pytest.raises(InputError, match="other values than 0 and 1"):
+        mcnemar([0.5], [1])
+
+
+def test_wilcoxon_of_small_samples_is_exact():
+    one, other = np.zeros(6), np.arange(1, 7)
+    assert wilcoxon(one, other) == pytest.approx(2 / 2**6)
+    assert wilcoxon(other, one) == wilcoxon(one, other)
+
+
+def test_wilcoxon_where_there_is_nothing_to_rank():
+    assert wilcoxon([], []) is None
+    assert wilcoxon([0.2, 0.4], [0.2, 0.4]) == 1.0
+    assert wilcoxon([1 / 3], [0.1 + 0.2]) == 1.0
+    assert wilcoxon([0.1, float("inf")], [0.2, 0.3]) is None
+
+
+def test_wilcoxon_takes_differences_as_equal_that_are_so_but_for_their_last_bits():
+    one, other = np.array([0.0, 0.1, 0.2, 0.3, 0.8, 0.6]), np.array([0.1, 0.2, 0.3, 0.4, 0.7, 0.5])
+    assert len(set(np.abs(other - one))) > 1
+    assert wilcoxon(one, other) == wilcoxon(np.zeros(6), [1, 1, 1, 1, -1, -1])
+
+
+def test_agreeing_pairs_weigh_against_a_difference():
+    one, other = np.zeros(60), np.r_[np.ones(12), np.zeros(48)]
+    assert wilcoxon(one, other) > wilcoxon(one[:12], other[:12])
+
+
+def test_paired_tests_hold_their_level_where_nothing_differs():
+    rng = np.random.default_rng(0)
+    pairs = [rng.random((2, 40)) for _ in range(400)]
+    assert np.mean([wilcoxon(*pair) <= 0.05 for pair in pairs]) == pytest.approx(0.05, abs=0.03)
+    assert np.mean([mcnemar(*(pair < 0.4)) <= 0.05 for pair in pairs]) <= 0.06  # discrete: below its level
+
+
+def test_false_discovery_is_benjamini_and_hochbergs_and_leaves_none_alone():
+    found = false_discovery([0.01, None, 0.04, 0.03, 0.5])
+    assert found == [pytest.approx(0.04), None, pytest.approx(0.16 / 3), pytest.approx(0.16 / 3), pytest.approx(0.5)]
+    assert false_discovery([]) == [] and false_discovery([None]) == [None]

@@ -25,6 +25,7 @@ from scipy import stats
 from ..edit.contrast import Contrast, Contrasts, paraphrases_of, rates
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
+from ..statistics import bounded_interval, harmonic_mean
 from .scoring import Score
 
 RATES = {
@@ -54,9 +55,6 @@ OTHERS = {
 }
 METRICS = {**RATES, **MAGNITUDES, **OTHERS}
 PROBE = "probe:"  # one metric for each kind of a fact's probes
-
-RESAMPLES = 2000
-_BLOCK = 1 << 20  # numbers that are drawn at once
 
 
 @dataclass(frozen=True)
@@ -184,14 +182,14 @@ def _summary(name: str, kept: np.ndarray, seed: int) -> dict:
     if n < 2:
         return _figure(kept[0] if n else None, None, None, n)
     if name in MAGNITUDES:
-        low, high = (2 * end - 1 for end in _bounded((kept[:, None] + 1) / 2, seed))
+        low, high = (2 * end - 1 for end in bounded_interval((kept[:, None] + 1) / 2, harmonic_mean, seed))
     elif name not in RATES and not name.startswith(PROBE):
         half = stats.t.ppf(0.975, n - 1) * kept.std(ddof=1) / math.sqrt(n)
         low, high = kept.mean() - half, kept.mean() + half
     elif np.isin(kept, (0, 1)).all():
         low, high = stats.binomtest(int(kept.sum()), n).proportion_ci(method="wilson")
     else:
-        low, high = _bounded(kept[:, None], seed)
+        low, high = bounded_interval(kept[:, None], harmonic_mean, seed)
     return _figure(kept.mean(), low, high, n)
 
 
@@ -203,29 +201,5 @@ def _figure(value, low, high, n: int) -> dict:
 def _score(values: np.ndarray, seed: int) -> dict:
     """Of columns (records, 3)."""
     values = values[~np.isnan(values).all(1)]
-    interval = _bounded(values, seed) if len(values) > 1 else (None, None)
-    return _figure(_harmonic(np.nanmean(values, 0)), *interval, len(values))
-
-
-def _bounded(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """The interval of the harmonic mean of the columns' means (of one column: its mean), values (records, columns) in
-    [0, 1] or NaN."""
-    n, columns = values.shape
-    there, filled = (~np.isnan(values)).astype(np.float64), np.nan_to_num(values)
-    value = _harmonic(filled.sum(0) / there.sum(0))
-    rng = np.random.default_rng(seed)
-    draws = []
-    rows = max(1, _BLOCK // n)
-    for start in range(0, RESAMPLES, rows):
-        size = min(rows, RESAMPLES - start)
-        weights = rng.standard_exponential((size, n))
-        more, less = rng.standard_gamma(0.5, (2, size, columns))
-        draws.append(_harmonic((weights @ filled + more) / (weights @ there + more + less)))
-    low, high = np.quantile(np.concatenate(draws), (0.025, 0.975))
-    return min(low, value), max(high, value)
-
-
-def _harmonic(means: np.ndarray) -> np.ndarray:
-    """The harmonic mean along the last axis, 0 where one of them is 0."""
-    with np.errstate(divide="ignore"):
-        return means.shape[-1] / (1 / means).sum(-1)
+    interval = bounded_interval(values, harmonic_mean, seed) if len(values) > 1 else (None, None)
+    return _figure(harmonic_mean(np.nanmean(values, 0)), *interval, len(values))
