@@ -21,11 +21,12 @@ Patch = Callable[[int, Tensor], Tensor]
 """(layer, neurons (rows so far, suffix, n_neurons)) → altered neurons; the rows of the layer are the last ones."""
 
 
-def sweep(recording: Recording, joining: Sequence[int], patch: Patch) -> Tensor:
+def sweep(recording: Recording, joining: Sequence[int], patch: Patch, site: Callable = on_input) -> Tensor:
     """Run rows upward, `joining[l]` of them from layer `l` on; return the last block's output (rows, suffix, d_model).
 
     `patch` is called at the down-projection of every layer that has rows, with the neurons of all rows so far.
-    Rows come out in the order in which they joined.
+    Rows come out in the order in which they joined. With `on_output` as `site` it is given, and alters, what the
+    down-projection puts out, (rows so far, suffix, d_model).
     """
     model = recording.model
     hidden = None
@@ -40,7 +41,7 @@ def sweep(recording: Recording, joining: Sequence[int], patch: Patch) -> Tensor:
             shape = neurons.shape  # some families flatten rows and tokens
             return patch(layer, neurons.reshape(-1, recording.length, shape[-1])).reshape(shape)
 
-        with hooked(on_input(model.down(layer), patched)):
+        with hooked(site(model.down(layer), patched)):
             hidden = recording.block(layer, hidden)
     return hidden
 

@@ -22,6 +22,7 @@ class Layout:
     - `attention`, `down`: inside a block; `down` is the projection from the neurons back to the residual stream.
     - `heads`: inside the attention module, the projection from the joined heads to the residual stream; empty where its
       name tells.
+    - `up`, `gate`: inside a block, the projections that the neurons are made of; empty where structure tells.
     - `final`: what stands between the last block and the unembedding, in order. A step is a module path, an
       activation function's name, or a path with a `?` that some models of the family leave out.
 
@@ -33,6 +34,8 @@ class Layout:
     down: str
     final: tuple[str, ...]
     heads: str = ""
+    up: str = ""
+    gate: str = ""
 
 
 _LLAMA = Layout("model.layers", "self_attn", "mlp.down_proj", ("model.norm",))
