@@ -20,13 +20,13 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.edit.apply import applied
-from knowedit.edit.corpus import contexts
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, RomeConfig, edit_of, rome_many
 from knowedit.edit.values import Value, request
 from knowedit.evaluate.metrics import asked_of, record_metrics, summarise
 from knowedit.evaluate.scoring import score_edits
 from knowedit.sources import load_source
+from knowedit.texts.corpus import contexts
 
 from .edit_speed import EQUAL, LAYER, PUBLISHED
 from .plain_rome import plain_delta

@@ -16,10 +16,10 @@ import time
 import torch
 
 import knowedit
-from knowedit.edit.corpus import corpus
 from knowedit.edit.covariance import _add
-from knowedit.edit.rows import text_of
 from knowedit.hooks import hooked, on_input
+from knowedit.texts.corpus import corpus
+from knowedit.texts.rows import text_of
 
 from .results import save
 

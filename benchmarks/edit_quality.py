@@ -24,7 +24,6 @@ import knowedit
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
 from knowedit.edit.contrast import Contrasts, contrast, contrast_facts, rates
-from knowedit.edit.corpus import contexts as sample_contexts
 from knowedit.edit.fine_tune import FineTuneConfig, fine_tune
 from knowedit.edit.knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
 from knowedit.edit.protect import protected_keys
@@ -35,6 +34,7 @@ from knowedit.facts import Fact, Neighbour, templated
 from knowedit.locate.kinds import ControlPool
 from knowedit.locate.locating import LocateConfig
 from knowedit.statistics import mean
+from knowedit.texts.corpus import contexts as sample_contexts
 
 from .edit_facts import reported
 from .results import save

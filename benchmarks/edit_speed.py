@@ -18,10 +18,10 @@ from statistics import median
 import torch
 
 import knowedit
-from knowedit.edit.corpus import contexts
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, rome_many
 from knowedit.edit.values import Search, optimise, request
+from knowedit.texts.corpus import contexts
 
 from .edit_facts import development
 from .plain_rome import plain_delta

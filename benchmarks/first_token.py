@@ -17,11 +17,11 @@ import knowedit
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
 from knowedit.edit.contrast import contrast_facts, rates
-from knowedit.edit.corpus import contexts
 from knowedit.edit.protect import lookup_keys, protected_keys
 from knowedit.edit.rome import SMOLLM2, edit_of
 from knowedit.edit.values import optimise, request
 from knowedit.facts import Neighbour, fill
+from knowedit.texts.corpus import contexts
 
 from .results import save
 

@@ -19,10 +19,10 @@ from knowedit.answers import answers
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
 from knowedit.edit.contrast import contrast_facts, rates
-from knowedit.edit.corpus import contexts
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, edit_of
 from knowedit.edit.values import optimise, request
+from knowedit.texts.corpus import contexts
 
 from .edit_facts import development
 from .results import save

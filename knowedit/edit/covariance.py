@@ -28,9 +28,9 @@ from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root
+from ..texts.corpus import Corpus, corpus
+from ..texts.rows import text_of
 from .apply import unedited
-from .corpus import Corpus, corpus
-from .rows import text_of
 from .tensor_cache import TensorCache, key_of
 
 SHRINKAGE = 1e-2

@@ -24,8 +24,8 @@ from types import MappingProxyType
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
 from ..models.adapter import Model
+from ..texts.corpus import contexts as sample_contexts
 from .apply import unedited
-from .corpus import contexts as sample_contexts
 from .covariance import Covariance, covariance
 from .delta import Edit, LowRank
 from .making import check_request, make_edit

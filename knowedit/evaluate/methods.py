@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from ..edit.apply import unedited
-from ..edit.corpus import contexts as sample_contexts
 from ..edit.covariance import covariance
 from ..edit.delta import Edit
 from ..edit.fine_tune import PUBLISHED as FT_PUBLISHED
@@ -26,6 +25,7 @@ from ..facts import Fact
 from ..locate.kinds import ControlPool
 from ..models.adapter import Model
 from ..sources import builtin_facts
+from ..texts.corpus import contexts as sample_contexts
 from .configs import overridden
 
 METHODS = ("rome", "fine_tune", "knowledge_neurons", "none")

@@ -3,7 +3,7 @@
     for rows in corpus("samples").batches(model, tokens=8192):      # (rows, row) token ids, as rows.py describes
         ...
 
-By default a decoder says the text itself; `texts.py` has the sources of given text. Each corpus says what it is in a
+By default a decoder says the text itself; `given.py` has the sources of given text. Each corpus says what it is in a
 dict for JSON, which the cache's key is made of, and can go on where another reading of it stopped.
 """
 
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
 from ..models.adapter import Model
+from .given import BuiltinText, HubText, TextFile
 from .rows import PER_ROW, ROWS, check_per_row, fitting, frame, special, tokenization
-from .texts import BuiltinText, HubText, TextFile
 
 SOURCES = ("samples", "builtin")
 

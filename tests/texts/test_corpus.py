@@ -7,11 +7,11 @@ import torch
 from tiny import DECODERS, tiny
 
 from knowedit.edit import corpus as corpora
-from knowedit.edit.corpus import Samples, contexts, corpus
-from knowedit.edit.rows import frame, special, text_of
-from knowedit.edit.texts import HubText, TextFile
 from knowedit.errors import DataError, InputError
 from knowedit.sources import builtin_facts
+from knowedit.texts.corpus import Samples, contexts, corpus
+from knowedit.texts.given import HubText, TextFile
+from knowedit.texts.rows import frame, special, text_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
