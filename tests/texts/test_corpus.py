@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import DECODERS, tiny
 
-from knowedit.edit import corpus as corpora
 from knowedit.errors import DataError, InputError
 from knowedit.sources import builtin_facts
+from knowedit.texts import corpus as corpora
 from knowedit.texts.corpus import Samples, contexts, corpus
 from knowedit.texts.given import HubText, TextFile
 from knowedit.texts.rows import frame, special, text_of
