@@ -20,6 +20,7 @@ from ..facts import Fact
 from ..locate.rankings import rank
 from ..models.adapter import Model
 from ..models.replay import capture
+from ..recall.lens import Aim, lens, parting
 from .apply import applied
 from .contrast import Contrasts, contrast_facts
 from .delta import Delta, Edit
@@ -85,7 +86,7 @@ class Preflight:
 
 @dataclass(frozen=True)
 class LensRow:
-    """Probabilities of the old and the new target's first token, read from the output of one layer (logit lens)."""
+    """Probabilities of the old and the new target after one layer, by logit lens: of the first tokens that differ."""
 
     layer: int
     before_true: float
@@ -294,14 +295,9 @@ def _asked(model: Model, fact: Fact, lens: bool, text: str | None) -> _Asked:
     return _Asked(found, plain, _lens(model, fact), rank(model, fact.prompt, fact.target, method="gradient"))
 
 
-@torch.no_grad()
 def _lens(model: Model, fact: Fact) -> list[tuple[float, float]]:
-    """Of each layer the probabilities of the two targets' first tokens."""
+    """After each layer the probabilities of the two targets' tokens, the first that differ."""
     true, new = (model.query(fact.prompt, target, fact.subject) for target in (fact.target, fact.target_new))
-    ids = torch.tensor([true.prompt.ids], device=model.device)
-    _, inputs, _, output = capture(model, ids)
-    rows = []
-    for hidden in (*inputs[1:], output):
-        p = model.logits(model.normed(hidden[:, true.prompt.read])).float().softmax(-1)[0]
-        rows.append((p[true.target_ids[0]].item(), p[new.target_ids[0]].item()))
-    return rows
+    step = parting(true.target_ids, new.target_ids) or 0
+    found = lens(model, Aim(true.steps[step], true.target_ids[step], new.target_ids[step]), top=1)
+    return list(zip(found.probability[1:, 0].tolist(), found.foil_probability[1:, 0].tolist(), strict=True))
