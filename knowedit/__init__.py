@@ -27,6 +27,8 @@ _HOME = {
     "knowedit.locate.locating": ("locate_fact", "locate_prompts", "LocateConfig", "mean_activation"),
     "knowedit.locate.proof": ("prove", "Proof"),
     "knowedit.answers": ("answers", "Answer"),
+    "knowedit.recall.lens": ("lens", "Lens"),
+    "knowedit.recall.contributions": ("contributions", "Contributions"),
     "knowedit.edit.delta": ("Edit", "LowRank", "Dense"),
     "knowedit.edit.apply": ("apply", "applied", "edits_on", "unedited", "Handle"),
     "knowedit.edit.storage": ("load_edit",),

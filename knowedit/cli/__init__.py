@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ..inert import inert
-from . import bench, bench_neurons, covariance, edit, edits, facts, locate, merge, models
+from . import bench, bench_neurons, covariance, edit, edits, facts, lens, locate, merge, models
 
 _INTERRUPTED = 130
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command("locate")(locate.locate)
+app.command("lens")(lens.lens)
 app.command("edit")(edit.edit)
 app.command("generate")(edits.generate)
 app.command("diff")(edits.diff)

@@ -1,0 +1,174 @@
+"""What the residual stream predicts by layer, and which parts make the logit, as pictures.
+
+One figure holds all: the target's (and the foil's) probability and rank by layer, the first choices by layer and
+position, and what layers, heads and neurons add to the logit. Each part can be drawn alone onto axes of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
+
+from ...inert import inert
+from ...recall.contributions import Contributions
+from ...recall.lens import Lens
+from .drawing import BLUE, GREEN, GREY, ORANGE, SEQUENTIAL, figure, save
+
+STRONGEST = 8  # heads, and neurons
+COLUMNS = 16  # positions that fit side by side
+_LETTERS, _TITLE = 12, 120  # of a token, of a title
+
+
+def lens_figure(
+    path: str | Path,
+    found: Lens,
+    parts: Contributions | None = None,
+    *,
+    edited: Lens | None = None,
+    edited_parts: Contributions | None = None,
+    title: str = "",
+) -> Path:
+    """Draw a lens and the parts of the logit, with those of the edited model beside them where there are any."""
+    drawn = [p for p in (parts, edited_parts) if p is not None]
+    tall = 1 + 0.155 * (found.n_layers + 1)
+    ratios = [2.6, tall, *[2.6] * len(drawn)]
+    with figure(11, sum(ratios) + 0.4, rows=len(ratios), columns=2, height_ratios=ratios) as (fig, axes):
+        draw_probability(axes[0, 0], found, edited)
+        draw_rank(axes[0, 1], found, edited)
+        if edited is None:
+            wide = fig.add_subplot(axes[1, 0].get_gridspec()[1, :])
+            for unused in axes[1]:
+                unused.remove()
+            draw_choices(wide, found)
+        else:
+            draw_choices(axes[1, 0], found, "before the edit")
+            draw_choices(axes[1, 1], edited, "with the edit")
+        for row, one in enumerate(drawn):
+            when = "" if edited is None else (", before the edit", ", with the edit")[row]
+            draw_layers(axes[row + 2, 0], one, when)
+            draw_strongest(axes[row + 2, 1], one, when)
+        fig.suptitle(_cut(inert(title), _TITLE), x=0.01, ha="left", fontsize="large")
+        return save(fig, path)
+
+
+def draw_probability(axes: Axes, found: Lens, edited: Lens | None = None) -> None:
+    """Probability of target and foil at the read position, by layer."""
+    for values, style in _lines(found, edited, "probability"):
+        axes.plot(range(-1, found.n_layers), values, **style)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title("Probability at the read position")
+    _layer_axis(axes, found.n_layers)
+    axes.legend(loc="upper left")
+
+
+def draw_rank(axes: Axes, found: Lens, edited: Lens | None = None) -> None:
+    """Their ranks, the first choice on top."""
+    for values, style in _lines(found, edited, "rank"):
+        axes.plot(range(-1, found.n_layers), values, **style)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.invert_yaxis()
+    axes.set_title("Rank (1 is the first choice)")
+    _layer_axis(axes, found.n_layers)
+
+
+def draw_choices(axes: Axes, found: Lens, when: str = "") -> None:
+    """The first choice after every layer (upwards) at every position; at one position alone, its first choices.
+
+    Colour is the choice's probability; the target's cells have a frame.
+    """
+    if len(found.positions) == 1:
+        cells = [row[0] for row in found.top]
+        names = [f"choice {i + 1}" for i in range(len(cells[0]))]
+    else:
+        shown = range(max(0, len(found.positions) - COLUMNS), len(found.positions))  # the last ones lead to the answer
+        cells = [[row[j][0] for j in shown] for row in found.top]
+        names = [_short(found.tokens[j]) for j in shown]
+    image = axes.imshow(
+        [[p for _, p in row] for row in cells], aspect="auto", origin="lower", cmap=SEQUENTIAL, vmin=0, vmax=1,
+        interpolation="nearest",
+    )  # fmt: skip
+    for y, row in enumerate(cells):
+        for x, (token, p) in enumerate(row):
+            axes.text(x, y, _short(token), ha="center", va="center", fontsize=6, color="white" if p > 0.55 else "black")
+            if token == found.target:
+                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=GREEN, linewidth=1.2))
+    axes.set_xticks(
+        range(len(names)), names, rotation=45 if len(names) > 6 else 0, ha="right" if len(names) > 6 else "center"
+    )
+    step = -(-len(cells) // 32)
+    axes.set_yticks(range(0, len(cells), step), ["emb.", *map(str, range(found.n_layers))][::step], fontsize=7)
+    axes.set_ylabel("after layer")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    last = f"the last {COLUMNS} positions" if len(found.positions) > COLUMNS else ""
+    axes.set_title(", ".join(filter(None, ["First choices", when, last, f"framed: {_short(found.target)}"])))
+    axes.figure.colorbar(image, ax=axes, label="probability", pad=0.01, fraction=0.03, aspect=40)
+
+
+def draw_layers(axes: Axes, parts: Contributions, when: str = "") -> None:
+    """What the embeddings, each layer's attention and MLP, and the last biases add to the logit."""
+    layers = list(range(len(parts.mlp)))
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.bar([-1], [parts.embedding], 0.8, color=GREY, label="embeddings")
+    if abs(parts.bias) > 1e-9:
+        axes.bar([len(layers)], [parts.bias], 0.8, color=GREEN, label="norm's and head's bias")
+    axes.bar([x - 0.2 for x in layers], parts.attention.tolist(), 0.4, color=BLUE, label="attention")
+    axes.bar([x + 0.2 for x in layers], parts.mlp.tolist(), 0.4, color=ORANGE, label="MLP")
+    axes.set_title(f"What each layer adds to {_what(parts)}{when}")
+    _layer_axis(axes, len(layers))
+    axes.legend(loc="best", fontsize=7)
+
+
+def draw_strongest(axes: Axes, parts: Contributions, when: str = "", n: int = STRONGEST) -> None:
+    """The heads and the neurons that add or take away most."""
+    heads, neurons = parts.strongest_heads(n), parts.strongest_neurons(n)
+    bars = [(f"head {layer}.{head}", value, BLUE) for layer, head, value in heads]
+    bars += [(f"neuron {layer}/{index}", value, ORANGE) for layer, index, value in neurons]
+    places = range(len(bars))
+    axes.axvline(0, color=GREY, linewidth=0.6)
+    axes.barh(places, [value for _, value, _ in bars], color=[colour for *_, colour in bars])
+    axes.set_yticks(places, [name for name, *_ in bars], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_title(f"Strongest heads and neurons{when}")
+    axes.set_xlabel("logit")
+
+
+def _lines(found: Lens, edited: Lens | None, what: str) -> list[tuple[Sequence[float], dict]]:
+    lines = []
+    for one, when, style in ((found, "", "-"), (edited, ", with the edit", "--")):
+        if one is None:
+            continue
+        j = one.column(one.read)
+        for name, values, colour in (
+            (one.target, getattr(one, what), BLUE),
+            (one.foil, getattr(one, f"foil_{what}"), ORANGE),
+        ):
+            if values is not None:
+                label = {"label": f"{_short(name)}{when}", "color": colour, "linestyle": style}
+                lines.append((values[:, j].tolist(), {**label, "marker": ".", "markersize": 3}))
+    return lines
+
+
+def _layer_axis(axes: Axes, n_layers: int) -> None:
+    axes.set_xlim(-1.7, n_layers + 0.7)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer (−1: embeddings)")
+
+
+def _what(parts: Contributions) -> str:
+    target = _short(parts.target)
+    return f"the logit of {target}" if parts.foil is None else f"the logit of {target} over {_short(parts.foil)}"
+
+
+def _short(token: str) -> str:
+    return _cut(inert(token.strip() or token.replace(" ", "␣")), _LETTERS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
