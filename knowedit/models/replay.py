@@ -55,7 +55,7 @@ class Recording:
         def widen(path, leaf):
             if is_cache(leaf):
                 return cache
-            if path in dims and rows != 1:
+            if path in dims and rows != 1 and leaf is not None:  # a mask that hides nothing may be left out
                 return leaf.repeat([rows if d == dims[path] else 1 for d in range(leaf.dim())])
             return leaf
 
@@ -141,7 +141,7 @@ def keys_values(cache, layer: int) -> tuple[Tensor, Tensor] | None:
 
 
 class PrefixCache:
-    """Stands in for a cache inside one block's call: the clean prefix, seen by every row."""
+    """Stands in for a cache inside one block's call: the prefix that was kept, seen by every row."""
 
     def __init__(self, prefix: list[tuple[Tensor, Tensor] | None], rows: int):
         self.prefix = prefix
@@ -151,8 +151,14 @@ class PrefixCache:
         kept = self.prefix[layer_idx]
         if kept is None:
             return keys, values
-        old_keys, old_values = (t.expand(self.rows, -1, -1, -1) for t in kept)  # one row for all, or one each
+        old_keys, old_values = (self._widened(t) for t in kept)
         return torch.cat([old_keys, keys], dim=-2), torch.cat([old_values, values], dim=-2)
+
+    def _widened(self, kept: Tensor) -> Tensor:
+        """One row for all, one each, or several in turn."""
+        if len(kept) in (1, self.rows):
+            return kept.expand(self.rows, -1, -1, -1)
+        return kept.repeat(self.rows // len(kept), 1, 1, 1)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         kept = self.prefix[layer_idx]
