@@ -19,7 +19,7 @@ from knowedit.recall.imputation import ImputationConfig, _random, impute
 from .plain_imputation import plain_imputation
 from .results import save
 
-FACTS = ("landmark-city/eiffel-tower", "country-capital/japan", "country-capital/italy")
+FACTS = ("landmark-city/eiffel-tower", "capital/japan", "capital/italy")
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     queries = [model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
     impute(model, queries[0])  # warm up
     record = {"facts": list(FACTS), "tokens": [len(q.prompt.ids) for q in queries], "layers": model.n_layers}
-    record["by_draws"] = {
+    record["by_draws"] = {str(n): _compared(model, queries, ImputationConfig(draws=n)) for n in options.draws}
         str(draws): _compared(model, queries, ImputationConfig(draws=draws)) for draws in options.draws
     }
     save("imputation_speed", record)
