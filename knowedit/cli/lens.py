@@ -207,7 +207,8 @@ def _show_positions(found: dict, when: str) -> None:
 
 def _show_parts(parts: dict, when: str) -> None:
     what = f"the logit of {parts['target']!r}" + ("" if parts["foil"] is None else f" over {parts['foil']!r}")
-    capped = "" if abs(parts["capped"] - parts["logit"]) < 1e-9 else f" (after the cap {parts['capped']:.3f})"
+    same = abs(parts["capped"] - parts["logit"]) <= 1e-3  # but for rounding
+    capped = "" if same else f" (after the cap {parts['capped']:.3f})"
     line(f"Direct logit attribution{when}: {what} is {parts['logit']:.3f}{capped}")
     sums = {name: sum(row[name] for row in parts["layers"]) for name in ("attention", "mlp")}
     line(
@@ -229,4 +230,5 @@ def _show_parts(parts: dict, when: str) -> None:
     ):  # fmt: skip
         if rows:
             line()
-            table([title.split()[1][:-1], "adds", "activation"][: len(rows[0])], rows, title=title)
+            line(title)
+            table([title.split()[1][:-1], "adds", "activation"][: len(rows[0])], rows)

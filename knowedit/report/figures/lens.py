@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
@@ -51,7 +52,7 @@ def lens_figure(
             when = "" if edited is None else (", before the edit", ", with the edit")[row]
             draw_layers(axes[row + 2, 0], one, when)
             draw_strongest(axes[row + 2, 1], one, when)
-        fig.suptitle(_cut(inert(title), _TITLE), x=0.01, ha="left", fontsize="large")
+        fig.suptitle(_cut(_drawable(title), _TITLE), x=0.01, ha="left", fontsize="large")
         return save(fig, path)
 
 
@@ -122,7 +123,7 @@ def draw_layers(axes: Axes, parts: Contributions, when: str = "") -> None:
     axes.bar([x + 0.2 for x in layers], parts.mlp.tolist(), 0.4, color=ORANGE, label="MLP")
     axes.set_title(f"What each layer adds to {_what(parts)}{when}")
     _layer_axis(axes, len(layers))
-    axes.legend(loc="best", fontsize=7)
+    axes.legend(loc="upper left", fontsize=7)
 
 
 def draw_strongest(axes: Axes, parts: Contributions, when: str = "", n: int = STRONGEST) -> None:
@@ -167,7 +168,13 @@ def _what(parts: Contributions) -> str:
 
 
 def _short(token: str) -> str:
-    return _cut(inert(token.strip() or token.replace(" ", "␣")), _LETTERS)
+    return _cut(_drawable(token.strip() or token.replace(" ", "␣")), _LETTERS)
+
+
+def _drawable(text: str) -> str:
+    """`text`, inert, with characters that the figures' font lacks spelled out: early layers favour rare tokens."""
+    font = get_font(findfont("DejaVu Sans"))
+    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in inert(text))
 
 
 def _cut(text: str, most: int) -> str:
