@@ -11,7 +11,7 @@ import sys
 import typer
 
 from ..inert import inert
-from . import bench, bench_neurons, covariance, edit, edits, facts, lens, locate, merge, models
+from . import bench, bench_neurons, covariance, edit, edits, explain, facts, lens, locate, merge, models, report
 
 _INTERRUPTED = 130
 
@@ -34,6 +34,8 @@ app.command("covariance")(covariance.covariance)
 bench.app.command("neurons")(bench_neurons.neurons)
 app.add_typer(bench.app)
 app.command("merge")(merge.merge)
+app.command("report")(report.report)
+app.command("explain")(explain.explain)
 app.command("neuron")(models.neuron)
 app.command("probe")(facts.probe)
 app.command("facts")(facts.list_facts)

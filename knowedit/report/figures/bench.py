@@ -1,0 +1,221 @@
+"""Figures of benchmarks: suppression and amplification by relation, neurons by layer, metrics of edits, many edits.
+
+Each takes what a run's summary holds and writes to all of `paths`. A figure of a summary is {value, low, high}, a
+fraction; it is drawn in %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+
+from ...inert import inert
+from .drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
+
+Figures = Mapping[str, Mapping]  # metric → {value, low, high}
+MOST = 40  # relations in one figure
+METRICS = (("ES", "PS", "NS", "Score"), ("Efficacy", "Paraphrase", "Specificity"))  # CounterFact's, zsRE's
+PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
+_METHOD_COLOURS = {"activation": ORANGE, "random": GREY}
+
+
+def effects_by_relation(
+    by_relation: Mapping[str, Figures], overall: Figures, methods: Sequence[str], paths: Sequence[str | Path]
+) -> None:
+    """The bar charts of Dai et al. 2022 (figures 4 and 5): the change of the target's probability in each relation.
+
+    `methods`: the sets of neurons, the located ones first, the baselines after them. Of many relations the first 40 are
+    drawn. `overall` is drawn below all.
+    """
+    relations = list(by_relation)
+    rows = [*relations[:MOST], "all"]
+    figures = [*(by_relation[name] for name in relations[:MOST]), overall]
+    with figure(7.5, 1.2 + 0.13 * len(rows) * (len(methods) + 1), columns=2, sharey=True) as (fig, both):
+        for axes, (what, title) in zip(both, PANELS, strict=True):
+            for i, method in enumerate(methods):
+                label = method if method in _METHOD_COLOURS and i else f"located by {method}"
+                found = [row.get(f"{what}:{method}") for row in figures]
+                _bars(axes, found, i, len(methods), colour=_colour(method, i), label=inert(label), across=True)
+            axes.axvline(0, color="black", linewidth=0.6)
+            axes.axhline(len(rows) - 1.5, color="#dddddd", linewidth=0.8)
+            axes.set_title(title)
+            axes.set_xlabel("change of the target's probability, %")
+        both[0].set_yticks(range(len(rows)), [inert(name) for name in rows])
+        both[0].set_ylim(len(rows) - 0.4, -0.6)
+        left = f"; {len(relations) - MOST} more relations not shown" if len(relations) > MOST else ""
+        fig.suptitle(f"Held-out prompts, by relation{left}", x=0.01, ha="left", fontsize="large")
+        _legend(fig, both[0], len(methods))
+        _save(fig, paths)
+
+
+def neurons_by_layer(layers: Mapping[str, Sequence[int]], paths: Sequence[str | Path]) -> None:
+    """The histogram of Dai et al. 2022 (figure 3): in which layers the neurons lie, in % of each method's neurons."""
+    with figure(7, 2.8) as (fig, axes):
+        for i, (method, counts) in enumerate(layers.items()):
+            shares = 100 * np.asarray(counts, dtype=float) / max(1, sum(counts))
+            width = 0.8 / len(layers)
+            places = np.arange(len(counts)) + (i - (len(layers) - 1) / 2) * width
+            axes.bar(places, shares, width, color=_colour(method, i), label=f"{inert(method)} (n = {sum(counts)})")
+        axes.set_xlabel("layer")
+        axes.set_ylabel("% of neurons")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title("Neurons by layer")
+        _legend(fig, axes, 3)
+        _save(fig, paths)
+
+
+def edit_metrics(runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[str | Path]) -> None:
+    """ES, PS, NS and Score (or zsRE's metrics) with intervals: by name of the run, before and after the edit."""
+    names = _names_of(after for _, after in runs.values())
+    with figure(max(5.0, 1.5 + 0.35 * len(names) * (len(runs) + 1)), 3) as (fig, axes):
+        for i, (run, (before, after)) in enumerate(runs.items()):
+            colour = _series(i, len(runs))
+            _bars(axes, [before.get(n) for n in names], 2 * i, 2 * len(runs), colour=colour, faint=True)
+            _bars(axes, [after.get(n) for n in names], 2 * i + 1, 2 * len(runs), colour=colour, label=inert(run))
+        axes.bar(0, 0, color=GREY, alpha=0.35, label="the same, before the edit")
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylim(0, 105)
+        axes.set_ylabel("%")
+        axes.set_title("Before and after the edit, 95 % intervals over records")
+        _legend(fig, axes, 3)
+        _save(fig, paths)
+
+
+def sequential_curves(
+    runs: Mapping[str, Mapping[str, Figures]], before: Mapping[str, Figures], paths: Sequence[str | Path]
+) -> None:
+    """Metrics of all records edited so far against the number of edits that are on, one panel a metric, one line a run.
+
+    `runs`: by name, number of edits → metrics; `before`: by name, the metrics of the unedited model (dashed).
+    """
+    names = _names_of(figures for points in runs.values() for figures in points.values())
+    with figure(max(3.5, 2.1 * len(names)), 2.9, columns=len(names), sharey=True, squeeze=False) as (fig, panels):
+        for axes, metric in zip(panels[0], names, strict=True):
+            for i, (run, points) in enumerate(runs.items()):
+                _curve(axes, points, metric, _series(i, len(runs)), inert(run))
+            levels = {run: before.get(run, {}).get(metric, {}).get("value") for run in runs}
+            same = len(set(levels.values())) == 1  # all ask one model about one set of records
+            for i, level in enumerate(levels.values()):
+                if level is not None:
+                    colour = GREY if same else _series(i, len(runs))
+                    axes.axhline(100 * level, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.set_xscale("log")
+            axes.set_xticks(*_decades(runs))
+            axes.minorticks_off()
+            axes.set_title(metric)
+            axes.set_xlabel("edits on the model")
+        panels[0][0].set_ylim(0, 105)
+        panels[0][0].set_ylabel("%")
+        panels[0][0].plot([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="all records, unedited")
+        _legend(fig, panels[0][0], 3)
+        _save(fig, paths)
+
+
+def differences(rows: Sequence[Mapping], first: str, paths: Sequence[str | Path]) -> None:
+    """Differences between runs in percentage points with their intervals: {metric, run, difference, low, high, q}.
+
+    Filled points are those with q below 0.05.
+    """
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    with figure(6, 1.2 + 0.16 * len(metrics) * (len(runs) + 0.5)) as (fig, axes):
+        for row in rows:
+            i = runs.index(row["run"])
+            y = metrics.index(row["metric"]) + (i - (len(runs) - 1) / 2) * 0.7 / len(runs)
+            colour = _series(i, len(runs))
+            if row["low"] is not None:
+                axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.2)
+            clear = row["q"] is not None and row["q"] < 0.05
+            axes.plot(100 * row["difference"], y, "o", color=colour, markersize=4, mfc=colour if clear else "white")
+        for i, run in enumerate(runs):
+            axes.plot([], [], "o-", color=_series(i, len(runs)), markersize=4, label=inert(run))
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.set_yticks(range(len(metrics)), [inert(name) for name in metrics])
+        axes.set_ylim(len(metrics) - 0.4, -0.6)
+        axes.set_xlabel("difference in percentage points, 95 % interval; filled: q < 0.05")
+        axes.set_title(f"Against {inert(first)}, record by record")
+        _legend(fig, axes, 3)
+        _save(fig, paths)
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _bars(
+    axes: Axes,
+    found: Sequence[Mapping | None],
+    i: int,
+    of: int,
+    *,
+    colour: str,
+    label: str | None = None,
+    across: bool = False,
+    faint: bool = False,
+) -> None:
+    """The `i`-th of `of` bars of each group, with intervals; nothing where nothing was measured."""
+    width = 0.8 / of
+    there = [(place, one) for place, one in enumerate(found) if one is not None and one["value"] is not None]
+    places = [place + (i - (of - 1) / 2) * width for place, _ in there]
+    values = [100 * one["value"] for _, one in there]
+    ends = [[_reach(one, end) for _, one in there] for end in ("low", "high")]
+    options = {
+        "color": colour, "alpha": 0.35 if faint else 1, "label": label,
+        "error_kw": {"elinewidth": 0.7, "capsize": 1.2, "capthick": 0.7, "ecolor": "#333333"},
+    }  # fmt: skip
+    if across:
+        axes.barh(places, values, width, xerr=ends, **options)
+    else:
+        axes.bar(places, values, width, yerr=ends, **options)
+
+
+def _reach(found: Mapping, end: str) -> float:
+    """How far the interval reaches from the value, in %; 0 where there is none."""
+    return 0.0 if found[end] is None else 100 * max(0.0, abs(found[end] - found["value"]))
+
+
+def _curve(axes: Axes, points: Mapping[str, Figures], metric: str, colour: str, label: str) -> None:
+    there = [(int(edits), figures[metric]) for edits, figures in points.items()
+             if figures.get(metric, {}).get("value") is not None]  # fmt: skip
+    there.sort(key=lambda point: point[0])
+    edits = [n for n, _ in there]
+    axes.plot(edits, [100 * found["value"] for _, found in there], "o-", color=colour, markersize=3.5, label=label)
+    sure = [(n, 100 * found["low"], 100 * found["high"]) for n, found in there if found["low"] is not None]
+    if sure:
+        axes.fill_between(*zip(*sure, strict=True), color=colour, alpha=0.15, linewidth=0)
+
+
+def _decades(runs: Mapping[str, Mapping]) -> tuple[list[int], list[str]]:
+    """At most six of the numbers of edits, with their names."""
+    edits = sorted({int(n) for points in runs.values() for n in points})
+    step = -(-len(edits) // 6)
+    kept = edits[::-1][::step][::-1]
+    return kept, [f"{n:,}" for n in kept]
+
+
+def _names_of(found) -> list[str]:
+    """Of the kinds of metrics the first that is there."""
+    there = {name for figures in found for name in figures}
+    return next(([n for n in names if n in there] for names in METRICS if there & set(names)), [])
+
+
+def _colour(method: str, i: int) -> str:
+    return _METHOD_COLOURS.get(method, (BLUE, PURPLE)[i % 2]) if i else BLUE
+
+
+def _series(i: int, of: int):
+    """The colour of the `i`-th of `of` runs."""
+    return COLOURS[i] if of <= len(COLOURS) else colormaps["tab20"](i % 20)
+
+
+def _legend(fig, axes: Axes, columns: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize="small")
+
+
+def _save(fig, paths: Sequence[str | Path]) -> None:
+    for path in paths:
+        save(fig, path)
