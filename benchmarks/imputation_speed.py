@@ -32,8 +32,6 @@ def main() -> None:
     impute(model, queries[0])  # warm up
     record = {"facts": list(FACTS), "tokens": [len(q.prompt.ids) for q in queries], "layers": model.n_layers}
     record["by_draws"] = {str(n): _compared(model, queries, ImputationConfig(draws=n)) for n in options.draws}
-        str(draws): _compared(model, queries, ImputationConfig(draws=draws)) for draws in options.draws
-    }
     save("imputation_speed", record)
 
 
