@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 from ...inert import inert
 from ...recall.contributions import Contributions
 from ...recall.lens import Lens
-from .drawing import BLUE, GREEN, GREY, ORANGE, SEQUENTIAL, figure, save
+from .drawing import BLUE, GREEN, GREY, ORANGE, RED, SEQUENTIAL, figure, save
 
 STRONGEST = 8  # heads, and neurons
 COLUMNS = 16  # positions that fit side by side
@@ -98,7 +98,7 @@ def draw_choices(axes: Axes, found: Lens, when: str = "") -> None:
         for x, (token, p) in enumerate(row):
             axes.text(x, y, _short(token), ha="center", va="center", fontsize=6, color="white" if p > 0.55 else "black")
             if token == found.target:
-                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=GREEN, linewidth=1.2))
+                axes.add_patch(Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, fill=False, edgecolor=RED, linewidth=1.2))
     axes.set_xticks(
         range(len(names)), names, rotation=45 if len(names) > 6 else 0, ha="right" if len(names) > 6 else "center"
     )
