@@ -11,7 +11,22 @@ import sys
 import typer
 
 from ..inert import inert
-from . import bench, bench_neurons, covariance, edit, edits, explain, facts, lens, locate, merge, models, report
+from . import (
+    bench,
+    bench_neurons,
+    covariance,
+    edit,
+    edits,
+    explain,
+    facts,
+    lens,
+    locate,
+    memory,
+    merge,
+    models,
+    neuron,
+    report,
+)
 
 _INTERRUPTED = 130
 
@@ -36,7 +51,8 @@ app.add_typer(bench.app)
 app.command("merge")(merge.merge)
 app.command("report")(report.report)
 app.command("explain")(explain.explain)
-app.command("neuron")(models.neuron)
+app.command("neuron")(neuron.neuron)
+app.command("memory")(memory.memory)
 app.command("probe")(facts.probe)
 app.command("facts")(facts.list_facts)
 app.command("models")(models.list_models)

@@ -156,15 +156,23 @@ def vocabulary(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The `n` tokens that a neuron's value vector, times `sign`, promotes and suppresses most.
 
-    The value vector goes through the odd part of the final norm, (norm(v) − norm(−v)) / 2, so that a norm's gain
-    counts and its bias does not, and then through the unembedding (Geva et al. 2022).
+    The value vector is read as `read_values` says.
     """
     model.check_neuron(layer, index)
     value = model.down_weight(layer)[:, index].to(model.device) * (1.0 if sign >= 0 else -1.0)
-    odd = (model.normed(value[None]) - model.normed(-value[None])) / 2
+    odd = read_values(model, value[None])
     with align_module_device(model.unembedding):
         weight = model.unembedding.weight
         logits = torch.nn.functional.linear(odd.to(weight), weight)[0]
     promoted, suppressed = logits.topk(n).indices.tolist(), (-logits).topk(n).indices.tolist()
     words = [tuple(model.tokenizer.decode([i]) for i in ids) for ids in (promoted, suppressed)]
     return words[0], words[1]
+
+
+def read_values(model: Model, values: Tensor) -> Tensor:
+    """What the unembedding reads of directions of the residual stream, both (…, d_model).
+
+    They go through the odd part of the final norm, (norm(v) − norm(−v)) / 2, so that a norm's gain counts and its bias
+    does not (Geva et al. 2022 read value vectors by the unembedding alone).
+    """
+    return (model.normed(values) - model.normed(-values)) / 2

@@ -19,6 +19,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from ...errors import InputError
 from ...files import write_bytes
@@ -95,6 +96,12 @@ def _rendered(fig: Figure, kind: str) -> bytes:
     with matplotlib.rc_context(_LOOK):
         fig.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
+
+
+def drawable(text: object) -> str:
+    """`text`, inert, with characters that the figures' font lacks spelled out."""
+    font = get_font(findfont("DejaVu Sans"))
+    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in inert(text))
 
 
 def heat_map(

@@ -1,0 +1,199 @@
+"""What neurons' value vectors say, against what follows their triggers and what their layer says (Geva et al. 2021).
+
+A neuron's value vector v, read by the unembedding under the sign of its activation, has a first token. Two questions:
+
+- *Agreement* (section 4 there): how often is it the token that follows the neuron's strongest trigger? By chance it
+  would be as often as if the layer's triggers were dealt out anew, Σ_t (share of values with first token t) · (share
+  of triggers followed by t).
+- *Compositional* (section 5): for how many tokens of text does the layer's output, Σ a v, have a first token that is
+  the first token of none of its active neurons?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from ..locate.neurons import read_values
+from ..locate.readout import BLOCK
+from ..models.adapter import Model
+from ..models.expansion import expansions
+from ..statistics import Estimate, bounded_interval
+from ..texts.rows import text_of
+from .scan import Glimpse, Scan, watch
+
+SAMPLES = 256  # tokens of text on which a layer's output is read
+_A_ROW = 8  # of them from one row
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A layer's values against the tokens after their triggers.
+
+    - `agree`: the share of neurons whose value's first token is the next token of their strongest trigger; `chance`:
+      the same with triggers dealt out anew.
+    - `rank`: the median place of that token among all tokens that the value promotes, 1 is first.
+    """
+
+    layer: int
+    agree: Estimate
+    chance: float
+    rank: float
+
+    def as_dict(self) -> dict:
+        return {"layer": self.layer, "agree": self.agree.as_dict(), "chance": self.chance, "rank": self.rank}
+
+
+@dataclass(frozen=True)
+class Compositional:
+    """`share` of tokens on which the output of `layer` says what none of its active neurons says; n counts texts."""
+
+    layer: int
+    share: Estimate
+    tokens: int
+
+    def as_dict(self) -> dict:
+        return {"layer": self.layer, "share": self.share.as_dict(), "tokens": self.tokens}
+
+
+@torch.no_grad()
+def agreement(model: Model, scan: Scan) -> list[Agreement]:
+    """How often values say what follows their neurons' strongest triggers, layer by layer.
+
+    Triggers at the end of a row, after which nothing is known, do not count. Raises `ModelError` for masked models.
+    """
+    check_decoder(model)
+    return [_agreement(model, scan, layer) for layer in scan.layers]
+
+
+def check_decoder(model: Model) -> None:
+    """Raise `ModelError` for masked models, in which a trigger is no prefix and no token is next."""
+    if model.masked:
+        raise ModelError(
+            f"{model.name} is a masked model, whose neurons see both sides of a token: their triggers are no prefixes "
+            "and predict no next token; take a decoder"
+        )
+
+
+def _agreement(model: Model, scan: Scan, layer: int) -> Agreement:
+    at = scan.at(layer)
+    places = scan.places[at, :, 0]
+    after = torch.tensor([_next(scan, code) for code in places.tolist()])
+    known = after >= 0
+    sign = torch.where(scan.values[at, :, 0] < 0, -1.0, 1.0)
+    firsts, ranks = _first_tokens(model, layer, sign, after.clamp(min=0))
+    firsts, after, ranks = firsts[known], after[known], ranks[known]
+    n = len(after)
+    counts = [torch.bincount(t, minlength=model.vocabulary).double() for t in (firsts, after)]
+    return Agreement(
+        layer=layer,
+        agree=proportion((firsts == after).double().numpy()),
+        chance=(counts[0] @ counts[1]).item() / n**2 if n else 0.0,
+        rank=ranks.double().median().item() if n else 0.0,
+    )
+
+
+def _next(scan: Scan, code: int) -> int:
+    row, position = scan.place(code)
+    ids = scan.rows[row]
+    return ids[position + 1] if position + 1 < len(ids) else -1
+
+
+def proportion(values: np.ndarray) -> Estimate:
+    """The mean of values in [0, 1] with its interval, wide enough where all are alike."""
+    if len(values) < 2:
+        return Estimate(float(values[0]) if len(values) else None, None, None, len(values))
+    low, high = bounded_interval(values[:, None], lambda means: means[..., 0])
+    return Estimate(float(values.mean()), low, high, len(values))
+
+
+@torch.no_grad()
+def compositional(model: Model, scan: Scan, *, samples: int = SAMPLES, seed: int = 0) -> list[Compositional]:
+    """How often a layer says what none of its active neurons says, on some `samples` tokens of the scanned text."""
+    rows = _sampled(model, scan, samples, seed)
+    tops = {layer: _both_tops(model, layer) for layer in scan.layers}
+    found = expansions(model)
+    apart: dict[int, list[np.ndarray]] = {layer: [] for layer in scan.layers}
+    for row, positions in rows:
+
+        def take(layer: int, glimpse: Glimpse, positions=positions) -> None:
+            neurons, active = glimpse.neurons[0, positions], glimpse.active[0, positions]
+            said, _ = _first_of(model, read_values(model, glimpse.output[0, positions]))
+            up, down = (tokens.to(said.device) for tokens in tops[layer])
+            own = torch.where(neurons < 0, down, up)
+            alone = ((own == said[:, None]) & active).any(1)
+            apart[layer].append((~alone).double().cpu().numpy())
+
+        watch(model, row, {layer: found[layer] for layer in scan.layers}, take)
+    return [
+        Compositional(layer, proportion(np.array([part.mean() for part in parts])), sum(map(len, parts)))
+        for layer, parts in apart.items()
+    ]
+
+
+def _sampled(model: Model, scan: Scan, samples: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows of the scan and positions in their text, at random."""
+    rng = np.random.default_rng(seed)
+    n = min(len(scan.rows), max(1, -(-samples // _A_ROW)))
+    chosen = []
+    for row in sorted(rng.choice(len(scan.rows), n, replace=False).tolist()):
+        ids = torch.tensor([scan.rows[row]], device=model.device)
+        length = ids[0, text_of(model)].numel()
+        positions = sorted(rng.choice(length, min(length, _A_ROW), replace=False).tolist())
+        chosen.append((ids, torch.tensor(positions, device=model.device)))
+    return chosen
+
+
+# ---------------------------------------------------------------- the vocabulary, in blocks
+
+
+def _values(model: Model, layer: int) -> Tensor:
+    """What the unembedding reads of each value vector of a layer, (n_neurons, d_model)."""
+    return read_values(model, model.down_weight(layer).detach().T.to(model.device))
+
+
+def _first_tokens(model: Model, layer: int, sign: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each value vector times `sign`: its first token, and the rank of its `wanted` token, (n_neurons,)."""
+    directions = _values(model, layer)
+    return _first_of(model, directions * sign.to(directions)[:, None], wanted)
+
+
+def _both_tops(model: Model, layer: int) -> tuple[Tensor, Tensor]:
+    """The first tokens of a layer's value vectors, and of the same with the other sign."""
+    directions = _values(model, layer)
+    return _first_of(model, directions)[0], _first_of(model, -directions)[0]
+
+
+def _first_of(model: Model, directions: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The token that each direction (rows, d_model) promotes most, (rows,), and the rank of its `wanted` token."""
+    best = directions.new_full((len(directions),), -torch.inf)
+    tokens = torch.zeros(len(directions), dtype=torch.long, device=directions.device)
+    own = None if wanted is None else _own(model, directions, wanted.to(directions.device))
+    ranks = None if wanted is None else torch.ones_like(tokens)
+    for start in range(0, model.vocabulary, BLOCK):
+        _, weight = model.logits_of(directions[:1], slice(start, start + BLOCK))
+        logits = directions @ weight.to(directions).T
+        value, index = logits.max(1)
+        better = value > best
+        best, tokens = torch.where(better, value, best), torch.where(better, index + start, tokens)
+        if own is not None:
+            other = torch.arange(start, start + logits.shape[1], device=tokens.device) != wanted.to(tokens)[:, None]
+            ranks += ((logits > own[:, None]) & other).sum(1)
+    return tokens.cpu(), None if ranks is None else ranks.cpu()
+
+
+def _own(model: Model, directions: Tensor, wanted: Tensor) -> Tensor:
+    _, weight = model.logits_of(directions[:1], wanted.tolist())
+    return (directions * weight.to(directions)).sum(1)
+
+
+def pooled(parts: Sequence[Agreement | Compositional]) -> float | None:
+    """The mean over layers, each counted once."""
+    values = [p.agree.change if isinstance(p, Agreement) else p.share.change for p in parts]
+    values = [value for value in values if value is not None]
+    return float(np.mean(values)) if values else None
