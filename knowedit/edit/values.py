@@ -15,6 +15,7 @@ Facts do not influence each other: δ of many facts is one matrix, and their row
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -131,109 +132,125 @@ def optimise(
     search: Search,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Value]:
-    """Find δ for every request, those with suffixes of about one length together; results are in their order."""
-    order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
-    values: dict[int, Value] = {}
-    for part in _chunks([requests[i] for i in order]):
-        for i, value in zip(
-            order[part], _optimise([requests[i] for i in order[part]], model, layer, search), strict=True
-        ):
-            values[i] = value
-        progress(len(values))
-    return [values[i] for i in range(len(requests))]
+    """Find δ for every request; results are in their order.
 
-
-def _chunks(requests: list[Request]) -> list[slice]:
-    chunks, start = [], 0
-    for end in range(1, len(requests) + 1):
-        rows = sum(len(r.rows) for r in requests[start : end + 1])
-        if end == len(requests) or rows * requests[end].suffix > TOKENS:
-            chunks.append(slice(start, end))
-            start = end
-    return chunks
-
-
-def _optimise(requests: list[Request], model: Model, layer: int, search: Search) -> list[Value]:
-    run = _Run(model, requests, layer)
-    keys, v0 = run.keys(), run.v0()
+    Those with suffixes of about one length share a batch, and one that is done makes room for the next.
+    """
+    waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].suffix))
     found: dict[int, Value] = {}
-    delta = torch.zeros_like(v0, dtype=torch.float32).requires_grad_()
-    adam = torch.optim.Adam([delta], lr=search.lr)
-    longest = search.clamp * v0.float().norm(dim=1)
-    confident = [0] * len(requests)
-    with frozen(model), torch.enable_grad():
-        for step in range(1, search.steps + 1):
-            adam.zero_grad()
-            nll, kl, probability = run.forward(delta)
-            loss = (
-                nll
-                + search.kl * kl
-                + search.decay * _norms(delta)[run.active] / v0.float().norm(dim=1)[run.active] ** 2
-            )
-            for j, i in enumerate(run.active):
-                confident[i] = confident[i] + 1 if _reached(probability[j], search.stop_probability) else 0
-                if step == search.steps or confident[i] == 2 or _below(loss[j], search.stop_loss):
-                    d = delta[i].detach().clone()
-                    found[i] = Value(
-                        delta=d,
-                        v0=v0[i],
-                        keys=keys[i],
-                        lookup=requests[i].rows[0].lookup,
-                        loss=loss[j].item(),
-                        probability=probability[j].item(),
-                        steps=step,
-                        clamped=bool(d.norm() >= 0.999 * longest[i]),
-                    )
-            if len(found) == len(requests):
-                break
-            loss.sum().backward()
-            adam.step()
-            with torch.no_grad():
-                delta *= (longest / _norms(delta).clamp(min=1e-12)).clamp(max=1)[:, None]
-            if 2 * (len(requests) - len(found)) <= len(run.active):
-                run.keep([i for i in run.active if i not in found])
+    going: dict[int, _Going] = {}
+    with frozen(model):
+        while waiting or going:
+            while waiting and _fits([*(requests[i] for i in going), requests[waiting[0]]]):
+                going[waiting.popleft()] = _Going()
+            run = _Run(model, [requests[i] for i in going], layer)
+            for one, keys, v0 in zip(going.values(), run.keys(), run.v0(), strict=True):
+                one.begin(keys, v0, search)
+            done = _until_some_are_done(run, list(going.values()), search, bool(waiting))
+            for i in [i for i, one in zip(going, done, strict=True) if one]:
+                found[i] = going.pop(i).value(requests[i], search)
+            progress(len(found))
     return [found[i] for i in range(len(requests))]
 
 
-def _norms(delta: Tensor) -> Tensor:
-    """Norms of the rows with gradient 0, not NaN, where a row is zero."""
-    return (delta.square().sum(1) + 1e-30).sqrt()
+def _fits(requests: list[Request]) -> bool:
+    """Whether they make no more than one batch; a single one always does."""
+    tokens = sum(len(r.rows) for r in requests) * max(r.suffix for r in requests)
+    return len(requests) == 1 or tokens <= TOKENS
 
 
-def _reached(probability: Tensor, wanted: float | None) -> bool:
-    return wanted is not None and probability.item() >= wanted
+@dataclass
+class _Going:
+    """One search under way: δ, its Adam, and where it stands."""
+
+    delta: Tensor | None = None
+    steps: int = 0
+    confident: int = 0
+
+    def begin(self, keys: Tensor, v0: Tensor, search: Search) -> None:
+        """Set out from δ = 0, if it has not yet."""
+        if self.delta is None:
+            self.keys, self.v0 = keys, v0
+            self.delta = torch.zeros_like(v0, dtype=torch.float32).requires_grad_()
+            self.adam = torch.optim.Adam([self.delta], lr=search.lr)
+            self.longest = search.clamp * v0.float().norm()
+
+    def penalty(self, search: Search) -> Tensor:
+        return search.decay * _norm(self.delta) / self.v0.float().norm() ** 2
+
+    def ends(self, loss: Tensor, probability: Tensor, search: Search) -> bool:
+        """Whether the search is over with what one more forward pass found."""
+        self.steps += 1
+        self.loss, self.probability = loss.item(), probability.item()
+        sure = search.stop_probability is not None and self.probability >= search.stop_probability
+        self.confident = self.confident + 1 if sure else 0
+        below = search.stop_loss is not None and self.loss < search.stop_loss
+        return self.steps == search.steps or self.confident == 2 or below
+
+    def step(self) -> None:
+        self.adam.step()
+        self.adam.zero_grad()
+        with torch.no_grad():
+            self.delta *= (self.longest / _norm(self.delta).clamp(min=1e-12)).clamp(max=1)
+
+    def value(self, request: Request, search: Search) -> Value:
+        delta = self.delta.detach()
+        return Value(
+            delta=delta,
+            v0=self.v0,
+            keys=self.keys,
+            lookup=request.rows[0].lookup,
+            loss=self.loss,
+            probability=self.probability,
+            steps=self.steps,
+            clamped=bool(delta.norm() >= 0.999 * self.longest),
+        )
 
 
-def _below(loss: Tensor, wanted: float | None) -> bool:
-    return wanted is not None and loss.item() < wanted
+def _until_some_are_done(run: _Run, going: list[_Going], search: Search, more: bool) -> list[bool]:
+    """Step on until so many are done that it pays to record the others anew: half, a quarter where `more` wait."""
+    done = [False] * len(going)
+    enough = -(-len(going) // (4 if more else 2))
+    with torch.enable_grad():
+        while True:
+            nll, kl, probability = run.forward(torch.stack([one.delta for one in going]))
+            loss = nll + search.kl * kl + torch.stack([one.penalty(search) for one in going])
+            for j, one in enumerate(going):
+                done[j] = done[j] or one.ends(loss[j], probability[j], search)
+            left = [j for j in range(len(going)) if not done[j]]
+            if left:
+                loss[left].sum().backward()
+            for j in left:
+                going[j].step()
+            if len(going) - len(left) >= enough:
+                return done
+
+
+def _norm(delta: Tensor) -> Tensor:
+    """The norm, with gradient 0, not NaN, where it is zero."""
+    return (delta.square().sum() + 1e-30).sqrt()
 
 
 class _Run:
-    """The batch of all rows of the requests that are still searched (`active`)."""
+    """The batch of all rows of some requests."""
 
     def __init__(self, model: Model, requests: list[Request], layer: int):
         self.model, self.requests, self.layer = model, requests, layer
-        self.keep(list(range(len(requests))))
-
-    def keep(self, active: list[int]) -> None:
-        """Record the rows of these requests anew."""
-        self.active = active
-        self.rows = [row for i in active for row in self.requests[i].rows]
+        self.rows = [row for request in requests for row in request.rows]
         self.batch: Batch = record_batch(self.model, [r.ids for r in self.rows], [r.lookup for r in self.rows])
         device = self.batch.output.device
-        self.owner = torch.tensor([i for i in active for _ in self.requests[i].rows], device=device)
+        self.owner = torch.tensor([j for j, request in enumerate(requests) for _ in request.rows], device=device)
         self.columns = self.batch.columns.to(device)
-        place = {i: j for j, i in enumerate(active)}
         reads, essences = [], []
         for r, row in enumerate(self.rows):
-            j = place[int(self.owner[r])]
+            j = int(self.owner[r])
             reads += [
                 (r, index + int(self.batch.offsets[r]), token, j, 1 / len(row.reads)) for index, token in row.reads
             ]
             if not row.reads:
                 essences.append((r, int(self.columns[r])))
         r, column, token, j, share = (torch.tensor(column, device=device) for column in zip(*reads, strict=True))
-        prompts = torch.tensor([len(self.requests[i].rows) - 1 for i in active], device=device)
+        prompts = torch.tensor([len(request.rows) - 1 for request in requests], device=device)
         self.at = torch.cat([torch.stack([r, column]), torch.tensor(essences, device=device).T], 1)
         self.token, self.read_of = token, j
         self.weight = share.float() / prompts[j]
@@ -241,22 +258,22 @@ class _Run:
             self.clean = self._log_p(self.batch.output)[len(token) :]
 
     def keys(self) -> list[Tensor]:
-        """Of each active request the keys of its prompts, (prompts, n_neurons)."""
+        """Of each request the keys of its prompts, (prompts, n_neurons)."""
         lookups = self.batch.neurons[self.layer][torch.arange(len(self.rows)), self.batch.columns]
         found = []
-        for i in self.active:
-            rows = (self.owner == i).nonzero()[:, 0].to(lookups.device)
-            found.append(lookups[rows[:-1][:: self.requests[i].per_prompt]])
+        for j, request in enumerate(self.requests):
+            rows = (self.owner == j).nonzero()[:, 0].to(lookups.device)
+            found.append(lookups[rows[:-1][:: request.per_prompt]])
         return found
 
     @torch.no_grad()
     def v0(self) -> Tensor:
-        """W k + b for the plain prompt of each active request, (requests, d_model)."""
+        """W k + b for the plain prompt of each request, (requests, d_model)."""
         plain = torch.stack([keys[0] for keys in self.keys()])
         return self.model.down(self.layer)(plain)
 
     def forward(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each active request: mean NLL of the target's tokens, KL of the essence, mean probability of a token."""
+        """With δ (requests, d_model), of each: mean NLL of the target's tokens, KL of the essence, mean probability."""
         rows = torch.arange(len(self.rows), device=self.columns.device)
 
         def add(output: Tensor) -> Tensor:
@@ -273,7 +290,7 @@ class _Run:
         log_p = self._log_p(hidden)
         n = len(self.token)
         own = log_p[:n].gather(1, self.token[:, None])[:, 0]
-        nothing = torch.zeros(len(self.active), device=own.device)
+        nothing = torch.zeros(len(self.requests), device=own.device)
         nll = nothing.index_add(0, self.read_of, -own * self.weight)
         probability = nothing.index_add(0, self.read_of, own.detach().exp() * self.weight)
         kl = (log_p[n:].exp() * (log_p[n:] - self.clean)).sum(1)
