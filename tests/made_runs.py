@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from trained import CITIES, facts
 
 from knowedit.evaluate import edit_study, neuron_summary
 from knowedit.evaluate.store import Run, summary_of, writing
+from knowedit.facts import Neighbour
+from knowedit.sources import Source
 
 RELATIONS = ("capital", "author", "sport")
 METHODS = {
@@ -90,3 +94,14 @@ def neuron_run(folder: Path, method: str = "ig", n: int = 24, strength: float = 
     rng = np.random.default_rng(seed)
     rows = [neuron_row(i, rng, method, strength) for i in range(n)]
     return write_run(folder, rows, "neurons", method=method, **options)
+
+
+def trained_source(n: int = 6) -> Source:
+    """The trained model's facts about homes, each to be moved to the next city, beside somebody who lives elsewhere."""
+    homes = [fact for fact in facts() if fact.relation == "home"][:n]
+    moved = []
+    for i, fact in enumerate(homes):
+        other = homes[(i + 1) % n]
+        city = CITIES[(CITIES.index(fact.target) + 1) % len(CITIES)]
+        moved.append(replace(fact, target_new=city, neighbours=(Neighbour(other.prompt, other.target),)))
+    return Source("made", "facts", tuple(moved), (), "0" * 64)

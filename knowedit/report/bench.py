@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import new_folder, write_text
-from .bench_tables import methods_of, tables
+from .bench_tables import UNITS, methods_of, tables
 from .comparing import Comparison, compare
 from .runs import ReportedRun, read_runs
 from .tables import SUFFIXES, WRITERS, Table, markdown
@@ -105,7 +105,7 @@ class BenchReport:
         rows = [
             {"run": d.runs[1], **d.as_dict()}
             for d in self.comparison.differences
-            if d.difference is not None and d.metric not in ("GE", "neurons")
+            if d.difference is not None and d.metric not in UNITS
         ]
         return {"differences": lambda paths: differences(rows, self.comparison.first, paths)} if rows else {}
 

@@ -12,7 +12,7 @@ from .tables import Cell, Table, Value
 SHORT = ("ES", "PS", "NS", "Score", "Efficacy", "Paraphrase", "Specificity")  # of wide tables
 WORDS = {"within": "of one relation", "between": "of different relations",
          "same_relation": "same relation", "other_relations": "other relations"}  # fmt: skip
-_UNITS = {"GE": "GE, bits", "neurons": "neurons a fact"}
+UNITS = {"GE": "GE, bits", "essence": "essence, nats", "neurons": "neurons a fact"}  # of what is no fraction
 
 
 def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) -> list[Table]:
@@ -32,7 +32,7 @@ def value(metric: str, figure: dict | None, signed: bool = False) -> Value | Non
     """A figure of a summary as a cell: in %, but for those that are no fractions."""
     if figure is None:
         return None
-    plain = metric in _UNITS
+    plain = metric in UNITS
     return Value(
         figure["value"], figure["low"], figure["high"], scale=1 if plain else 100, digits=2 if plain else 1,
         signed=signed or metric == "perplexity",
@@ -41,7 +41,7 @@ def value(metric: str, figure: dict | None, signed: bool = False) -> Value | Non
 
 def named(metric: str) -> str:
     """A metric with its unit, where that is not %."""
-    return _UNITS.get(metric, metric)
+    return UNITS.get(metric, metric)
 
 
 # ---------------------------------------------------------------- every study

@@ -2,7 +2,9 @@
 
 The first run is what the others are compared with. For each metric there are
 
-- the difference of the means over the common records, with its 95 % bootstrap interval over records;
+- the difference of the means over the common records, with its 95 % bootstrap interval over records; of rates and
+  magnitudes it allows for rare records that the sample does not show (`bounded_interval`), so it can hold zero where
+  nearly all records lean to one side and p is small;
 - p: exact McNemar where each record is 0 or 1 in both runs, else Wilcoxon's signed-rank test on the records' values;
 - q: p after Benjamini and Hochberg over all tests of the comparison, since among many metrics some differ by chance.
 
@@ -187,9 +189,10 @@ def neuron_values(row: dict) -> Iterator[tuple[str, float]]:
 def _differences(
     one: dict[str, np.ndarray], other: dict[str, np.ndarray], runs: tuple[str, str], seed: int
 ) -> Iterator[Difference]:
-    """Of all metrics that both runs have; memory is that of the columns."""
+    """Of all metrics that both runs have."""
     for name in one:
-        if name not in other or name.startswith(_BEFORE):
+        missing = [np.isnan(columns[name]).all() for columns in (one, other) if name in columns]
+        if name.startswith(_BEFORE) or len(missing) < 2 or any(missing):
             continue
         what, _, kind = name.partition(":")
         before = [columns[_BEFORE + kind] for columns in (one, other)] if what in dict(WHATS) else None
