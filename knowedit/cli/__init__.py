@@ -26,6 +26,7 @@ from . import (
     models,
     neuron,
     report,
+    trace,
 )
 
 _INTERRUPTED = 130
@@ -40,6 +41,8 @@ app = typer.Typer(
 )
 app.command("locate")(locate.locate)
 app.command("lens")(lens.lens)
+app.command("trace")(trace.trace)
+app.command("patch")(trace.patch)
 app.command("edit")(edit.edit)
 app.command("generate")(edits.generate)
 app.command("diff")(edits.diff)

@@ -1,0 +1,122 @@
+"""Causal traces as heat maps, as in the paper: tokens down, layers across, the subject's tokens with a star."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ...recall.patching import Patched
+from ...recall.trace_average import TraceAverage
+from ...recall.tracing import Trace
+from .drawing import BLUE, COLOURS, GREY, figure, heat_map, inert, save
+
+_COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
+_LINES = ("first subject", "last subject", "first after", "last")
+_WIDTH = 4.2  # of a map
+_LETTERS = 18  # of a token
+
+
+def trace_figure(path: str | Path, trace: Trace) -> Path:
+    """Draw all maps of one trace side by side."""
+    kinds = list(trace.effects)
+    with figure(_WIDTH * len(kinds), _height(len(trace.tokens)), columns=len(kinds), squeeze=False) as (fig, axes):
+        for ax, kind in zip(axes[0], kinds, strict=True):
+            draw_trace(ax, trace, kind)
+        approximate = " (approximated by gradients)" if trace.config.fast else ""
+        title = f"{trace.prompt} → {trace.target}{approximate}: {trace.high:.3f} clean, {trace.low:.3f} corrupted"
+        fig.suptitle(_short(title, 30 * len(kinds) + 40), x=0.01, ha="left")
+        return save(fig, path)
+
+
+def draw_trace(axes: Axes, trace: Trace, kind: str) -> None:
+    """One map of a trace: the target's probability with `kind` restored."""
+    start, end = trace.subject_tokens
+    names = [_short(t.strip() or t, _LETTERS) + ("*" if start <= i < end else "") for i, t in enumerate(trace.tokens)]
+    scores = trace.scores(kind)
+    low = min(trace.low, scores.min())
+    _map(axes, scores, names, kind, trace.window, label="probability", vmin=low, vmax=max(scores.max(), low + 1e-12))
+
+
+def average_figure(path: str | Path, found: TraceAverage) -> Path:
+    """Draw the average indirect effects of many facts: a map for each kind, and below it lines with their intervals."""
+    kinds = list(found.effects)
+    with figure(_WIDTH * len(kinds), 5.2, rows=2, columns=len(kinds), squeeze=False) as (fig, axes):
+        for column, kind in enumerate(kinds):
+            classes = found.effects[kind]
+            values = np.array([[e.change for e in row] for row in classes.values()])
+            _map(axes[0, column], values, list(classes), kind, found.window, label="average indirect effect")
+            draw_lines(axes[1, column], found, kind)
+        axes[1, 0].legend(fontsize="small")
+        te = found.total_effect
+        title = f"{len(found.facts)} facts, {found.model}: average total effect {te.change:.3f}" + _interval(te)
+        fig.suptitle(_short(title, 120), x=0.01, ha="left")
+        return save(fig, path)
+
+
+def draw_lines(axes: Axes, found: TraceAverage, kind: str) -> None:
+    """The average indirect effect by layer at the tokens that matter most, with 95 % intervals over facts."""
+    layers = range(found.n_layers)
+    for colour, name in zip(COLOURS, _LINES, strict=False):
+        row = found.effects[kind].get(name)
+        if row is None:
+            continue
+        axes.plot(layers, [e.change for e in row], color=colour, label=f"{name} (n = {row[0].n})", linewidth=1.3)
+        if row[0].low is not None:
+            low, high = ([getattr(e, side) for e in row] for side in ("low", "high"))
+            low, high = ([np.nan if v is None else v for v in side] for side in (low, high))
+            axes.fill_between(layers, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.set_xlabel(_layers(kind, found.window))
+    axes.set_ylabel("average indirect effect")
+
+
+def patch_figure(path: str | Path, found: Patched, title: str = "") -> Path:
+    """Draw the patches of a `grid`: (token, layer), or (layer, head), around the metric of the corrupt prompt."""
+    sites = [group[0] for group in found.sites]
+    kind = sites[0].kind
+    layers = 1 + max(site.layer for site in sites)
+    values = np.array(found.values)
+    if kind == "head":
+        values = values.reshape(layers, -1)
+        rows, columns = [str(i) for i in range(layers)], [str(i) for i in range(values.shape[1])]
+        names = ("layer", "head, at all tokens")
+    else:
+        values = values.reshape(-1, layers)
+        places = [site.position for site in sites[::layers]]
+        words = [[_short(token.strip() or token, _LETTERS) for token in found.tokens[p]] for p in places]
+        rows = [clean if clean == corrupt else f"{clean} → {corrupt}" for clean, corrupt in words]
+        columns, names = [str(i) for i in range(layers)], ("", f"layer whose {kind} is patched")
+    with figure(6.4, _height(len(rows))) as (fig, axes):
+        heat_map(axes, values, columns=columns, rows=rows, label=inert(found.metric), centre=found.corrupt)
+        axes.set_ylabel(names[0])
+        axes.set_xlabel(names[1])
+        axes.set_title(f"{_short(title, 60)}\n{found.clean:.3f} clean, {found.corrupt:.3f} corrupt", color=BLUE)
+        return save(fig, path)
+
+
+def _map(axes: Axes, values: np.ndarray, rows: list[str], kind: str, window: int, *, label: str, **limits) -> None:
+    heat_map(axes, values, columns=[str(i) for i in range(values.shape[1])], rows=rows, label=label, **limits)
+    axes.images[0].set_cmap(_COLOURS.get(kind, "Purples"))
+    layers = range(0, values.shape[1], max(1, -(-values.shape[1] // 10)))
+    axes.set_xticks(layers, [str(layer) for layer in layers], rotation=0)
+    axes.set_xlabel(_layers(kind, window))
+    axes.set_title({"state": "state", "mlp": "MLP", "attention": "attention"}.get(kind, kind) + " restored")
+
+
+def _layers(kind: str, window: int) -> str:
+    return f"centre of {window} layers" if kind in ("mlp", "attention") else "layer"
+
+
+def _height(rows: int) -> float:
+    return 1.6 + 0.19 * min(rows, 40)
+
+
+def _interval(estimate) -> str:
+    return "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _short(text: str, most: int) -> str:
+    text = inert(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
