@@ -48,6 +48,15 @@ def mean(values: Sequence[float], seed: int = 0) -> Estimate:
     return estimate(lambda v, axis=-1: v.mean(axis), (values,), seed)
 
 
+def rate(hits: Sequence[bool]) -> Estimate:
+    """The share of hits with Wilson's interval."""
+    n, k = len(hits), int(sum(hits))
+    if n < 2:
+        return Estimate(k / n if n else None, None, None, n)
+    interval = stats.binomtest(k, n).proportion_ci(method="wilson")
+    return Estimate(k / n, float(interval.low), float(interval.high), n)
+
+
 def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: int = 0) -> Estimate:
     """`statistic` of paired samples with its 95 % bootstrap interval (BCa; percentile where BCa is undefined)."""
     samples = tuple(np.asarray(s, dtype=np.float64) for s in samples)

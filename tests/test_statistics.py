@@ -16,6 +16,7 @@ from knowedit.statistics import (
     mean,
     mean_of_ratios,
     monte_carlo_p,
+    rate,
     ratio_of_means,
     wilcoxon,
 )
@@ -32,6 +33,15 @@ def test_null_where_there_is_nothing_to_compute_from():
     assert (one.change, one.low, one.high, one.n) == (0.3, None, None, 1)
     assert mean([]).change is None
     assert mean([]).n == 0
+
+
+def test_a_rate_has_wilsons_interval():
+    found = rate([True] * 9 + [False])
+    assert (found.change, found.n) == (0.9, 10)
+    assert found.low == pytest.approx(0.5958, abs=1e-4) and found.high == pytest.approx(0.9821, abs=1e-4)
+    assert rate([True] * 5).low < 1  # all hits are no certainty
+    assert rate([True]).low is None and rate([True]).change == 1
+    assert rate([]).change is None
 
 
 def test_a_ratio_to_nothing_is_nothing():

@@ -120,7 +120,8 @@ def watching(model: Model, expansions: dict[int, Expansion]) -> Iterator[dict[in
 
     def keep(layer: int, name: str):
         def kept(values: Tensor) -> None:
-            setattr(seen[layer], name, values.reshape(-1, values.shape[-1]))
+            # a copy: Falcon adds attention to the MLP's output in place
+            setattr(seen[layer], name, values.reshape(-1, values.shape[-1]).clone())
 
         return kept
 

@@ -30,6 +30,7 @@ from ..hooks import on_output
 from ..locate.readout import Readout, read_rows
 from ..locate.sweep import sweep
 from ..models.adapter import Model
+from ..models.length import check_length
 from ..models.replay import Recording, record
 from ..prompts import Query
 from ..statistics import Estimate, mean
@@ -104,6 +105,7 @@ class Imputations:
 def impute(model: Model, query: Query, target: str = "", config: ImputationConfig | None = None) -> Imputation:
     """The experiment on one prompt, for all layers. `target` is how the query's target is called in the result."""
     config = config or ImputationConfig()
+    check_length(model, query.steps[-1].ids)
     n = config.dimensions(model.d_model)
     clean, highest, moved = 0.0, np.zeros(model.n_layers), []
     random, moved_random = np.zeros((model.n_layers, config.draws)), []

@@ -1,0 +1,100 @@
+"""What goes through the MLPs on many prompts, stage by stage.
+
+    input → gate, up → neurons → output          gated
+    input → up → neurons → output                plain
+
+`gate` and `up` are before the nonlinearity, `neurons` are what the down-projection reads, `output` is what it puts
+out. Prompts of about one length share a pass; padding is never among the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..hooks import Enough, ending_early, hooked, on_output
+from ..models.adapter import Model
+from ..models.expansion import Expansion, watching
+from ..models.length import check_length
+from ..prompts import Prompt
+
+STAGES = ("input", "gate", "up", "neurons", "output")
+TOKENS = 1024  # of a pass, padding included
+
+Values = dict[int, dict[str, Tensor]]
+"""layer → stage → (values, width), float32 or wider, on the CPU."""
+
+
+def stages_of(one: Expansion) -> tuple[str, ...]:
+    """The stages that a layer has."""
+    return STAGES if one.gated else tuple(stage for stage in STAGES if stage != "gate")
+
+
+def text_positions(model: Model, prompt: Prompt) -> list[int]:
+    """The tokens of a prompt without its first, where decoders keep massive activations, and without special ones."""
+    special = set(model.tokenizer.all_special_ids) - {model.tokenizer.mask_token_id}
+    return [i for i, token in enumerate(prompt.ids) if i and token not in special]
+
+
+@torch.no_grad()
+def collect(
+    model: Model,
+    prompts: Sequence[Prompt],
+    positions: Callable[[Prompt], Sequence[int]],
+    expansions: dict[int, Expansion],
+    stages: Sequence[str] = STAGES,
+    progress: Callable[[int], object] | None = None,
+) -> Values:
+    """Run `prompts` and keep some `stages` of the layers of `expansions` at the `positions` of each prompt.
+
+    Values stand in the order of prompts and positions. Raises `InputError` for a prompt that is too long.
+    """
+    for prompt in prompts:
+        check_length(model, prompt.ids)
+    places = [list(positions(prompt)) for prompt in prompts]
+    wanted = {layer: [s for s in stages_of(one) if s in stages] for layer, one in expansions.items()}
+    parts: dict[int, dict[str, dict[int, Tensor]]] = {layer: {s: {} for s in own} for layer, own in wanted.items()}
+    last = max(expansions)
+
+    def enough(_) -> None:
+        raise Enough
+
+    for batch, tokens, mask in _batches(model, prompts):
+        with ending_early(), watching(model, expansions) as seen, hooked(on_output(model.blocks[last], enough)):
+            model.hf.base_model(input_ids=tokens, attention_mask=mask)
+        for layer, own in wanted.items():
+            for stage in own:
+                values = getattr(seen[layer], stage)
+                for row, index in enumerate(batch):
+                    at = torch.tensor(places[index], dtype=torch.long, device=values.device) + row * tokens.shape[1]
+                    parts[layer][stage][index] = _kept(values[at])
+        if progress:
+            progress(len(batch))
+    return {
+        layer: {stage: torch.cat([found[i] for i in range(len(prompts))]) for stage, found in own.items()}
+        for layer, own in parts.items()
+    }
+
+
+def _kept(values: Tensor) -> Tensor:
+    return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).cpu()
+
+
+def _batches(model: Model, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Indices of prompts of about one length, their tokens padded on the right and 1 where they are none."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end < len(order) and (end + 1 - start) * len(prompts[order[end]].ids) <= TOKENS:
+            continue
+        batch = order[start:end]
+        tokens = torch.zeros(len(batch), len(prompts[batch[-1]].ids), dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for row, index in enumerate(batch):
+            ids = torch.tensor(prompts[index].ids)
+            tokens[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        yield batch, tokens.to(model.device), mask.to(model.device)
+        start = end
