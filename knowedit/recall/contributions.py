@@ -286,25 +286,28 @@ def _layer(model: Model, run: _Run, layer: int, direction: Tensor) -> _Layer:
     (pulled,) = torch.autograd.grad(added, put, cotangents)
     to_heads = _frozen(pulled[0, 0], pulled[0, 1], attention, by_attention)
     to_neurons = _frozen(pulled[1, 0], pulled[1, 2], mlp, by_mlp)
+    heads, attention_bias = _through(to_heads, model.heads(layer), run.joined[layer])
+    neurons, mlp_bias = _through(to_neurons, model.down(layer), run.recording.neurons[layer])
     return _Layer(
         attention=_dot(direction, by_attention),
         mlp=_dot(direction, by_mlp),
         constant=_dot(direction, nothing),
-        heads=_through(to_heads, model.heads_weight(layer), run.joined[layer]).reshape(model.n_heads, -1).sum(1),
-        attention_bias=_bias(to_heads, model.heads(layer)),
-        neurons=_through(to_neurons, model.down_weight(layer), run.recording.neurons[layer]),
-        mlp_bias=_bias(to_neurons, model.down(layer)),
+        heads=heads.reshape(model.n_heads, -1).sum(1),
+        attention_bias=attention_bias,
+        neurons=neurons,
+        mlp_bias=mlp_bias,
     )
 
 
-def _through(direction: Tensor, weight: Tensor, values: Tensor) -> Tensor:
-    """What each input of a projection adds along `direction`: never the (out, in) matrix of all of them."""
-    return _double(direction.to(weight) @ weight) * _double(values)
+def _through(direction: Tensor, projection: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
+    """What each input of a projection adds along `direction`, and what its bias adds.
 
-
-def _bias(direction: Tensor, module: nn.Module) -> Tensor:
-    bias = getattr(module, "bias", None)
-    return torch.zeros((), dtype=torch.float64) if bias is None else _dot(direction, bias)
+    The projection itself is pulled back, so weights may be packed or offloaded and edits may sit on it as hooks.
+    """
+    zeros = torch.zeros_like(values).reshape(1, 1, -1).requires_grad_()
+    at_zero = projection(zeros)
+    (pulled,) = torch.autograd.grad(at_zero, zeros, direction.to(at_zero).reshape(at_zero.shape))
+    return _double(pulled) * _double(values), _dot(direction, at_zero)
 
 
 def _check_adds(model: Model, layer: int, sum_of_parts: Tensor, gives: Tensor) -> None:

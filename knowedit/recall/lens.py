@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..locate.readout import at_least_float
 from ..models.adapter import Model
+from ..models.length import check_length
 from ..models.replay import capture
 from ..prompts import Prompt, with_target_ids
 
@@ -195,14 +196,6 @@ def aim(
 def parting(one: Sequence[int], other: Sequence[int]) -> int | None:
     """Where two answers' tokens first differ; None where the shorter one is the beginning of the longer."""
     return next((j for j, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-
-
-def check_length(model: Model, ids: Sequence[int]) -> None:
-    """Raise `InputError` for more tokens than the model has positions."""
-    config = model.hf.config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    if limit and len(ids) > limit:
-        raise InputError(f"the prompt has {len(ids)} tokens, {model.name} takes {limit}; shorten it")
 
 
 @torch.no_grad()

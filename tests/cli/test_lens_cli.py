@@ -1,19 +1,13 @@
 """`knowedit lens`: the numbers of the functions, as JSON, tables and a figure; one line for what cannot be asked."""
 
 import json
-from dataclasses import replace
 
 import pytest
-import torch
 from commands import HOSTILE, fails
+from edits import strong
 from tiny import hf, tokenizer
-from trained import facts, trained
+from trained import trained
 
-from knowedit.edit.covariance import Covariance
-from knowedit.edit.rome import RomeConfig, rome
-from knowedit.edit.storage import save_edit
-from knowedit.edit.values import Search
-from knowedit.models.replay import record
 from knowedit.recall.contributions import contributions
 from knowedit.recall.lens import lens
 
@@ -21,16 +15,9 @@ ZARN = ("lens", "Zarn lives in", "--target", "Aldor")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, folder):
+def saved(tmp_path_factory):
     """An edit of the trained model, of Zarn's home."""
-    import knowedit
-
-    model = knowedit.load(folder)
-    fact = replace(facts()[0], target_new="Bexum")
-    keys = torch.cat([record(model, model.encode(f.prompt).ids).neurons[0] for f in facts()])
-    config = RomeConfig(layer=0, contexts=(), search=Search(steps=40, lr=0.2, clamp=80.0, decay=0.0), protect=0.0)
-    edit = rome(model, fact, config, covariance=Covariance(0, keys.T @ keys / len(keys), len(keys), {}))
-    return str(save_edit(edit, tmp_path_factory.mktemp("edits") / "zarn"))
+    return str(strong("Zarn", "Bexum").save(tmp_path_factory.mktemp("edits") / "zarn"))
 
 
 def test_it_prints_one_json_object_with_the_functions_numbers(run):

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from edits import random_edit
 from tiny import DECODERS, MASKED, PROMPT, SUBJECT, TARGET, hf, tiny
 from trained import facts, trained
 
 from knowedit import wrap
+from knowedit.edit.apply import MODES, applied
 from knowedit.errors import InputError, ModelError
 from knowedit.hooks import hooked, on_input, on_output
 from knowedit.recall.contributions import contributions
@@ -178,6 +180,18 @@ def test_masked_models_are_refused(family):
 def test_half_precision_adds_up_as_well_as_its_rounding_lets_it():
     found = contributions(tiny("llama", torch.bfloat16), PROMPT, TARGET, FOIL)
     assert max(found.gap, found.sublayer_gap) < 0.1
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_neurons_are_those_of_the_edited_weight(family, mode, doubled):
+    model = tiny(family, torch.float64)
+    before = contributions(model, PROMPT, TARGET)
+    with applied(model, random_edit(model, 1), mode=mode):
+        after = contributions(model, PROMPT, TARGET)
+    assert max(after.gap, after.sublayer_gap) < 1e-10
+    assert not torch.allclose(after.neurons[1], before.neurons[1])
+    assert torch.equal(contributions(model, PROMPT, TARGET).neurons, before.neurons)
 
 
 def test_positions_and_numbers_that_cannot_be_used():

@@ -110,7 +110,7 @@ def test_answers_that_begin_alike_are_compared_where_they_part():
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bloom"])
 def test_a_prompt_longer_than_the_context_is_refused(family):
-    with pytest.raises(InputError, match="tokens, tiny-.* takes .*; shorten it"):
+    with pytest.raises(InputError, match="tokens, tiny-.* takes at most .*; shorten it"):
         lens(tiny(family), LONG + CLOZE if family in MASKED else LONG)
 
 
