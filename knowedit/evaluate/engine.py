@@ -76,7 +76,7 @@ def run_study(
     - `resume`: go on with the run that is there. `shard`: (i, n), only every n-th batch from the i-th on.
     - `engine`: `"serial"`, or `"ray"` with `workers`, at the cluster `address` or on this machine; each worker makes
       its own study by `build`, which must be picklable.
-    - `log`: called with {"records", "failed"} and the number of records after each batch.
+    - `log`: called with {"records", "failed"} and the number of records after each batch, and with the metrics at last.
 
     Raises `InputError` for an engine or shard that cannot be, a folder that cannot be used, and where every record
     failed.
@@ -114,6 +114,7 @@ def run_study(
             first = next(row for row in writer.run.rows() if "error" in row)
             raise InputError(f"all {summary['failed']} records failed, the first ({first['id']}): {first['error']}")
         writer.finish(summary)
+        log(_values(summary), summary["records"])
         return writer.run
 
 
@@ -189,6 +190,11 @@ def _executed(
     else:
         for batch in todo:  # of a sequential study, what is there already is on the model
             yield run_batch(study, [i for i in batch if i not in done] if study.sequential else batch)
+
+
+def _values(summary: dict) -> dict[str, float]:
+    """The metrics without their intervals."""
+    return {name: found["value"] for name, found in summary["metrics"].items() if found["value"] is not None}
 
 
 def _seconds(run: Run) -> float:

@@ -1,13 +1,23 @@
-"""Follow a run from elsewhere: its figures go to an experiment tracker, if one is asked for and installed."""
+"""Follow a run from elsewhere: its figures go to an experiment tracker, if one is asked for and installed.
+
+What a tracker prints goes to stderr, and one that fails in the middle is left alone: it must not end a run of hours.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Protocol
 
+from tqdm.auto import tqdm
+
 from ..errors import InputError, did_you_mean
+from ..inert import inert
 
 TRACKERS = ("trackio", "wandb", "mlflow")
+PROJECT = "knowedit"
 
 
 class Tracker(Protocol):
@@ -21,7 +31,7 @@ class Tracker(Protocol):
 def start_tracker(name: str, run: str, config: dict) -> Tracker:
     """Begin to follow the run called `run`, of the project "knowedit".
 
-    Raises `InputError` for an unknown tracker and for one that is not installed.
+    Raises `InputError` for an unknown tracker and for one that is not installed or does not start.
     """
     if name not in TRACKERS:
         raise InputError(
@@ -31,7 +41,37 @@ def start_tracker(name: str, run: str, config: dict) -> Tracker:
         module = import_module(name)
     except ImportError:
         raise InputError(f"the tracker {name} is not installed: pip install {name}, or leave out --tracker") from None
-    return _Mlflow(module, run, config) if name == "mlflow" else _Wandb(module, run, config)
+    kind = _Mlflow if name == "mlflow" else _Wandb
+    try:
+        with redirect_stdout(sys.stderr):
+            return _Careful(name, kind(module, run, config))
+    except Exception as error:  # whatever it needs: a login, a server, a folder
+        raise InputError(f"the tracker {name} does not start ({error}); set it up, or leave out --tracker") from None
+
+
+class _Careful:
+    """A tracker whose failures are told once and then cost nothing."""
+
+    def __init__(self, name: str, tracker: Tracker):
+        self.name, self.tracker = name, tracker
+        self.lost = False
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        named = {name.replace(":", "/"): value for name, value in values.items()}  # some allow no colon
+        self._do(lambda: self.tracker.log(named, step))
+
+    def finish(self) -> None:
+        self._do(self.tracker.finish)
+
+    def _do(self, call: Callable[[], None]) -> None:
+        if self.lost:
+            return
+        try:
+            with redirect_stdout(sys.stderr):
+                call()
+        except Exception as error:  # see above
+            self.lost = True
+            tqdm.write(inert(f"{self.name} no longer follows the run: {error}"), file=sys.stderr)
 
 
 class _Wandb:
@@ -39,7 +79,7 @@ class _Wandb:
 
     def __init__(self, module, run: str, config: dict):
         self.module = module
-        module.init(project="knowedit", name=run, config=config)
+        module.init(project=PROJECT, name=run, config=config)
 
     def log(self, values: dict[str, float], step: int) -> None:
         self.module.log(values, step=step)
@@ -51,7 +91,7 @@ class _Wandb:
 class _Mlflow:
     def __init__(self, module, run: str, config: dict):
         self.module = module
-        module.set_experiment("knowedit")
+        module.set_experiment(PROJECT)
         module.start_run(run_name=run)
         module.log_params({name: str(value)[:500] for name, value in config.items()})
 

@@ -18,6 +18,7 @@ from .drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 
 Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure
+LONGEST = 32  # letters of a name
 METRICS = (("ES", "PS", "NS", "Score"), ("Efficacy", "Paraphrase", "Specificity"))  # CounterFact's, zsRE's
 PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
 _METHOD_COLOURS = {"activation": ORANGE, "random": GREY}
@@ -39,12 +40,12 @@ def effects_by_relation(
             for i, method in enumerate(methods):
                 label = method if method in _METHOD_COLOURS and i else f"located by {method}"
                 found = [row.get(f"{what}:{method}") for row in figures]
-                _bars(axes, found, i, len(methods), colour=_colour(method, i), label=inert(label), across=True)
+                _bars(axes, found, i, len(methods), colour=_colour(method, i), label=_name(label), across=True)
             axes.axvline(0, color="black", linewidth=0.6)
             axes.axhline(len(rows) - 1.5, color="#dddddd", linewidth=0.8)
             axes.set_title(title)
             axes.set_xlabel("change of the target's probability, %")
-        both[0].set_yticks(range(len(rows)), [inert(name) for name in rows])
+        both[0].set_yticks(range(len(rows)), [_name(name) for name in rows])
         both[0].set_ylim(len(rows) - 0.4, -0.6)
         left = f"; {len(relations) - MOST} more relations not shown" if len(relations) > MOST else ""
         fig.suptitle(f"Held-out prompts, by relation{left}", x=0.01, ha="left", fontsize="large")
@@ -59,7 +60,7 @@ def neurons_by_layer(layers: Mapping[str, Sequence[int]], paths: Sequence[str | 
             shares = 100 * np.asarray(counts, dtype=float) / max(1, sum(counts))
             width = 0.8 / len(layers)
             places = np.arange(len(counts)) + (i - (len(layers) - 1) / 2) * width
-            axes.bar(places, shares, width, color=_colour(method, i), label=f"{inert(method)} (n = {sum(counts)})")
+            axes.bar(places, shares, width, color=_colour(method, i), label=f"{_name(method)} (n = {sum(counts)})")
         axes.set_xlabel("layer")
         axes.set_ylabel("% of neurons")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -75,7 +76,7 @@ def edit_metrics(runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[st
         for i, (run, (before, after)) in enumerate(runs.items()):
             colour = _series(i, len(runs))
             _bars(axes, [before.get(n) for n in names], 2 * i, 2 * len(runs), colour=colour, faint=True)
-            _bars(axes, [after.get(n) for n in names], 2 * i + 1, 2 * len(runs), colour=colour, label=inert(run))
+            _bars(axes, [after.get(n) for n in names], 2 * i + 1, 2 * len(runs), colour=colour, label=_name(run))
         axes.bar(0, 0, color=GREY, alpha=0.35, label="the same, before the edit")
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 105)
@@ -96,7 +97,7 @@ def sequential_curves(
     with figure(max(3.5, 2.1 * len(names)), 2.9, columns=len(names), sharey=True, squeeze=False) as (fig, panels):
         for axes, metric in zip(panels[0], names, strict=True):
             for i, (run, points) in enumerate(runs.items()):
-                _curve(axes, points, metric, _series(i, len(runs)), inert(run))
+                _curve(axes, points, metric, _series(i, len(runs)), _name(run))
             levels = {run: before.get(run, {}).get(metric, {}).get("value") for run in runs}
             same = len(set(levels.values())) == 1  # all ask one model about one set of records
             for i, level in enumerate(levels.values()):
@@ -132,12 +133,12 @@ def differences(rows: Sequence[Mapping], first: str, paths: Sequence[str | Path]
             clear = row["q"] is not None and row["q"] < 0.05
             axes.plot(100 * row["difference"], y, "o", color=colour, markersize=4, mfc=colour if clear else "white")
         for i, run in enumerate(runs):
-            axes.plot([], [], "o-", color=_series(i, len(runs)), markersize=4, label=inert(run))
+            axes.plot([], [], "o-", color=_series(i, len(runs)), markersize=4, label=_name(run))
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_yticks(range(len(metrics)), [inert(name) for name in metrics])
+        axes.set_yticks(range(len(metrics)), [_name(name) for name in metrics])
         axes.set_ylim(len(metrics) - 0.4, -0.6)
         axes.set_xlabel("difference in percentage points, 95 % interval; filled: q < 0.05")
-        axes.set_title(f"Against {inert(first)}, record by record")
+        axes.set_title(f"Against {_name(first)}, record by record")
         _legend(fig, axes, 3)
         _save(fig, paths)
 
@@ -204,6 +205,12 @@ def _names_of(found) -> list[str]:
 
 def _colour(method: str, i: int) -> str:
     return _METHOD_COLOURS.get(method, (BLUE, PURPLE)[i % 2]) if i else BLUE
+
+
+def _name(text: str) -> str:
+    """Text from outside, inert and short enough to leave room for what is drawn."""
+    shown = inert(text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
 def _series(i: int, of: int):
