@@ -15,7 +15,6 @@ Facts do not influence each other: δ of many facts is one matrix, and their row
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ from ..models.batch import Batch, record_batch
 from ..prompts import Query
 
 TOKENS = 384  # suffix tokens in a batch: more neither fills the processor better nor fits its cache
+LONGER = 1.5  # a suffix may be so many times as long as the shortest of its batch
 
 
 @dataclass(frozen=True)
@@ -134,29 +134,37 @@ def optimise(
 ) -> list[Value]:
     """Find δ for every request; results are in their order.
 
-    Those with suffixes of about one length share a batch, and one that is done makes room for the next.
+    Those with suffixes of about one length share a batch, which shrinks when half of its searches are done.
     """
-    waiting = deque(sorted(range(len(requests)), key=lambda i: requests[i].suffix))
+    order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
     found: dict[int, Value] = {}
-    going: dict[int, _Going] = {}
     with frozen(model):
-        while waiting or going:
-            while waiting and _fits([*(requests[i] for i in going), requests[waiting[0]]]):
-                going[waiting.popleft()] = _Going()
-            run = _Run(model, [requests[i] for i in going], layer)
-            for one, keys, v0 in zip(going.values(), run.keys(), run.v0(), strict=True):
-                one.begin(keys, v0, search)
-            done = _until_some_are_done(run, list(going.values()), search, bool(waiting))
-            for i in [i for i, one in zip(going, done, strict=True) if one]:
-                found[i] = going.pop(i).value(requests[i], search)
-            progress(len(found))
+        for part in _chunks([requests[i] for i in order]):
+            going = {i: _Going() for i in order[part]}
+            while going:
+                run = _Run(model, [requests[i] for i in going], layer)
+                for one, keys, v0 in zip(going.values(), run.keys(), run.v0(), strict=True):
+                    one.begin(keys, v0, search)
+                done = _until_half_are_done(run, list(going.values()), search)
+                for i in [i for i, over in zip(going, done, strict=True) if over]:
+                    found[i] = going.pop(i).value(requests[i], search)
+                progress(len(found))
     return [found[i] for i in range(len(requests))]
 
 
-def _fits(requests: list[Request]) -> bool:
-    """Whether they make no more than one batch; a single one always does."""
-    tokens = sum(len(r.rows) for r in requests) * max(r.suffix for r in requests)
-    return len(requests) == 1 or tokens <= TOKENS
+def _chunks(requests: list[Request]) -> list[slice]:
+    """Cut requests, sorted by suffix, into batches; a suffix far shorter than the longest would be mostly padding."""
+    chunks, start = [], 0
+    for end in range(1, len(requests) + 1):
+        rows = sum(len(r.rows) for r in requests[start : end + 1])
+        if (
+            end == len(requests)
+            or rows * requests[end].suffix > TOKENS
+            or requests[end].suffix > LONGER * requests[start].suffix
+        ):
+            chunks.append(slice(start, end))
+            start = end
+    return chunks
 
 
 @dataclass
@@ -207,10 +215,9 @@ class _Going:
         )
 
 
-def _until_some_are_done(run: _Run, going: list[_Going], search: Search, more: bool) -> list[bool]:
-    """Step on until so many are done that it pays to record the others anew: half, a quarter where `more` wait."""
+def _until_half_are_done(run: _Run, going: list[_Going], search: Search) -> list[bool]:
+    """Step on until so many are done that it pays to record the others anew; which ones are."""
     done = [False] * len(going)
-    enough = -(-len(going) // (4 if more else 2))
     with torch.enable_grad():
         while True:
             nll, kl, probability = run.forward(torch.stack([one.delta for one in going]))
@@ -222,7 +229,7 @@ def _until_some_are_done(run: _Run, going: list[_Going], search: Search, more: b
                 loss[left].sum().backward()
             for j in left:
                 going[j].step()
-            if len(going) - len(left) >= enough:
+            if 2 * len(left) <= len(going):
                 return done
 
 
