@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+from trained import facts, trained
 
-from knowedit import Fact, Model
+from knowedit import Covariance, Fact, Model, RomeConfig, rome
 from knowedit.edit.delta import Dense, Edit, LowRank, weight_hash
+from knowedit.edit.values import Search
+from knowedit.models.replay import record
 
 FACT = Fact("{} is located in the city of", "Eiffel Tower", "Paris", target_new="Rome")
+SEARCH = Search(steps=40, lr=0.2, clamp=80.0, decay=0.0)  # of the trained model's tiny values, as in edit/test_rome.py
+
+
+def strong(subject: str, target_new: str, **fields) -> Edit:
+    """An edit that the trained model follows, by the covariance of the facts' own keys; `fields` go to its fact."""
+    model = trained()
+    fact = replace(next(f for f in facts() if f.subject == subject), target_new=target_new, **fields)
+    keys = torch.cat([record(model, model.encode(f.prompt).ids).neurons[0] for f in facts()])
+    C = Covariance(0, keys.T @ keys / len(keys), len(keys), {})
+    return rome(model, fact, RomeConfig(layer=0, contexts=(), search=SEARCH, protect=0.0), covariance=C)
 
 
 def random_edit(model: Model, *layers: int, seed: int = 0, rank: int = 1, scale: float = 0.3, **fields) -> Edit:

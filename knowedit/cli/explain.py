@@ -54,9 +54,7 @@ def explain(
     if edit is None or template is not None or fact is not None:
         check_asked(template, fact)
     elif paraphrase or heldout or subject or target:
-        raise InputError(
-            "--edit brings its own fact and prompts; give a TEMPLATE or --fact to ask about another"
-        )
+        raise InputError("--edit brings its own fact and prompts; give a TEMPLATE or --fact to ask about another")
     config = ExplainConfig(quick=quick, layers=layer_list(layers), draws=draws, seed=seed)
     if out is not None:
         out = check_page_path(out)

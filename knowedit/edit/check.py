@@ -19,6 +19,7 @@ from ..errors import InputError, KnoweditError
 from ..facts import Fact
 from ..locate.rankings import rank
 from ..models.adapter import Model
+from ..models.length import positions
 from ..models.replay import capture
 from ..recall.lens import Aim, lens, parting
 from .apply import applied
@@ -28,7 +29,7 @@ from .protect import Protected, lookup_keys, protected_keys
 
 NEAREST = 5  # subjects
 STRONGEST = 5  # neurons of the old answer
-_ROW = 128  # tokens of the text that perplexity is measured on, at once
+_ROW = 128  # tokens of the text that perplexity is measured on, at once, where the model has as many positions
 
 
 class GuardError(KnoweditError):
@@ -226,9 +227,9 @@ def perplexity(model: Model, text: str | None = None) -> float:
     if text is None:
         text = resources.files("knowedit").joinpath("data", "plain_text.txt").read_text(encoding="utf-8")
     ids = model.encode(text).ids
-    total, count = 0.0, 0
-    for start in range(0, len(ids) - 1, _ROW):
-        row = torch.tensor([ids[start : start + _ROW + 1]], device=model.device)
+    total, count, width = 0.0, 0, min(_ROW, positions(model) or _ROW)
+    for start in range(0, len(ids) - 1, width):
+        row = torch.tensor([ids[start : start + width + 1]], device=model.device)
         *_, output = capture(model, row[:, :-1])
         log_p = model.logits(model.normed(output)).float().log_softmax(-1)
         total -= log_p.gather(-1, row[:, 1:, None].to(log_p.device)).double().sum().item()

@@ -27,15 +27,16 @@ from ..locate.neurons import NeuronSet
 from ..locate.proof import prove
 from ..models.adapter import Model
 from ..models.length import check_length
+from ..recall.card import CardConfig, cards
 from ..recall.contributions import contributions
 from ..recall.lens import lens
 from ..recall.tracing import TraceConfig, trace
 from ..sources import builtin_facts
 
 SCHEMA = "knowedit.explain/1"
-CHAPTERS = ("prediction", "edit", "lens", "parts", "trace", "neurons", "proof")
-MOST = 10  # neurons
-QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES = 8, 50, 2
+CHAPTERS = ("prediction", "edit", "lens", "parts", "trace", "neurons", "cards", "proof")
+MOST, CARDS = 10, 5  # neurons in all, and with a card
+QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 8, 50, 2, 2048
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def explain(
         raise InputError("there is no fact to explain; give one, or an edit")
     if edit is not None:
         fact = edited_fact(fact, edit)
+    for layer in config.layers or ():
+        model.check_layer(layer)
     query = model.query(fact.prompt, fact.target, fact.subject)
     check_length(model, query.steps[-1].ids)
     prompt = query.prompt
@@ -226,6 +229,16 @@ class _Telling:
             weights_hash=self.weights_hash,
         )
         return self.found.as_dict()
+
+    def cards(self) -> list | None:
+        """The strongest of them as keys and values, on the built-in facts."""
+        if not self.found:
+            return None
+        config = CardConfig(texts=4, words=8, seed=self.config.seed)
+        if self.config.quick:
+            config = replace(config, tokens=QUICK_TOKENS)
+        found = cards(self.model, list(self.found)[:CARDS], "builtin", config, located=[self.found])
+        return [one.as_dict() for one in found]
 
     def proof(self) -> dict | None:
         """What suppressing and amplifying them does on prompts that had no part in locating."""

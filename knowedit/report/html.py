@@ -101,7 +101,7 @@ def shown(value: float, kind: str) -> str:
     if kind == "integer":
         return f"{value:,}"
     if kind == "tiny":
-        return f"{value:.0e}" if value else "0"
+        return _signed(f"{value:.0e}")
     return _signed({"p": "{:.3f}", "plain": "{:.2f}"}[kind].format(value))
 
 

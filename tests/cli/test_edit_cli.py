@@ -5,27 +5,23 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import typer
 from commands import HOSTILE, fails
+from edits import strong
 from safetensors.torch import load_file, save_file
 from tiny import tiny
 from trained import HOME, facts, trained
 
 import knowedit
-from knowedit import Covariance, RomeConfig, rome
 from knowedit.cli import app
 from knowedit.edit.contrast import contrast_facts
-from knowedit.edit.values import Search
-from knowedit.models.replay import record
 
 EDIT = ("edit", "Zarn lives in", "--subject", "Zarn", "--target-new", "Bexum")
 ROME = (*EDIT, "--layer", "0", "--tokens", "400", "--contexts", "2")
-SEARCH = Search(steps=40, lr=0.2, clamp=80.0, decay=0.0)  # of this model's tiny values, as in tests/edit/test_rome.py
 
 
 @pytest.fixture(scope="session")
@@ -36,15 +32,6 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def cached(cache, monkeypatch):
     monkeypatch.setenv("KNOWEDIT_CACHE", str(cache))
-
-
-def strong(subject: str, target_new: str):
-    """An edit that the model follows, by the covariance of the facts' own keys."""
-    model = trained()
-    fact = replace(next(f for f in facts() if f.subject == subject), target_new=target_new)
-    keys = torch.cat([record(model, model.encode(f.prompt).ids).neurons[0] for f in facts()])
-    C = Covariance(0, keys.T @ keys / len(keys), len(keys), {})
-    return rome(model, fact, RomeConfig(layer=0, contexts=(), search=SEARCH, protect=0.0), covariance=C)
 
 
 @pytest.fixture(scope="session")
