@@ -89,6 +89,7 @@ class Fact:
     - `generation`: prompts, complete as they stand, that a model is to write on from.
     - `probes`: questions that should be answered so after the edit.
     - `relation`, `relation_name`: a property id such as `P36`, and its name.
+    - `target_new_id`: what a data set calls the new target, such as `Q90`; reference texts are found by it.
     - `id`: unique in its file.
 
     Raises `InputError` where a text is empty or a template does not have exactly one slot.
@@ -108,12 +109,13 @@ class Fact:
     relation: str | None = None
     relation_name: str | None = None
     id: str | None = None
+    target_new_id: str | None = None
 
     def __post_init__(self):
         for name in ("subject", "target"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text that is not empty")
-        for name in ("target_new", "relation", "relation_name", "id"):
+        for name in ("target_new", "relation", "relation_name", "id", "target_new_id"):
             if not isinstance(getattr(self, name), str | None):
                 raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text")
         for template in (self.template, *self.paraphrases, *self.heldout):

@@ -12,6 +12,9 @@ import typer
 from .options import AsJson, Device, RemoteCode
 from .output import line, note, print_json, table
 
+UNITS = {"GE": ("bits", 1, 2), "essence": ("nats", 1, 3), "neurons": ("a fact", 1, 1)}  # all else is in percent
+CHECKPOINT = ("ES", "PS", "NS", "Score", "Efficacy", "Paraphrase", "Specificity")  # what a terminal shows of one
+
 app = typer.Typer(
     name="bench", help="Benchmarks: runs over a data set that can be killed and resumed.", no_args_is_help=True,
     rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
@@ -52,11 +55,14 @@ def edit(
     config: Config = None,
     metrics: Annotated[str | None, typer.Option(help="Of the summary: ES,PS,NS,… ; by default all.")] = None,
     known_only: Annotated[bool | None, typer.Option("--known-only", help="Only facts that the model knows.")] = None,
-    perplexity: Annotated[bool | None, typer.Option("--perplexity", help="Also on a plain text, per record.")] = None,
+    perplexity: Annotated[
+        bool | None, typer.Option("--perplexity", help="Also perplexity of a plain text and drift of the essence.")
+    ] = None,
     generate: Annotated[
         bool | None,
         typer.Option("--generate", help="Also what the model writes freely, under its chat template, and probes."),
     ] = None,
+    snippets: Annotated[str | None, typer.Option(help="With --generate: a folder of reference texts, for RS.")] = None,
     sequential: Annotated[bool | None, typer.Option("--sequential", help="Edits stay on.")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="Numbers of edits after which all are asked again.")] = None,
     batch: Batch = None,
@@ -83,8 +89,8 @@ def edit(
 
     given = {
         "source": source, "model": model, "method": method, "layer": layer, "known_only": known_only,
-        "perplexity": perplexity, "generate": generate, "sequential": sequential, "batch": batch, "limit": limit,
-        "sample": sample, "seed": seed, "format": format, "revision": revision, "dtype": dtype,
+        "perplexity": perplexity, "generate": generate, "snippets": snippets, "sequential": sequential, "batch": batch,
+        "limit": limit, "sample": sample, "seed": seed, "format": format, "revision": revision, "dtype": dtype,
         "metrics": None if metrics is None else [name.strip() for name in metrics.split(",")],
         "checkpoints": None if checkpoints is None else numbers("checkpoints", checkpoints),
         "settings": parse_settings(settings) or None,
@@ -125,7 +131,7 @@ def execute(study: str, config, build, out: Path | None, run: dict, tracker: str
 
     if dry:
         found = dry_run(study, config)
-        print_json(found) if as_json else _show_plan(found)
+        print_json({"schema": "knowedit.bench-plan/1", **found}) if as_json else _show_plan(found)
         return
     if out is None:
         raise InputError("the run needs a folder: name one with --out")
@@ -135,8 +141,11 @@ def execute(study: str, config, build, out: Path | None, run: dict, tracker: str
         pin_threads(Run(out).manifest)
     follower = None if tracker is None else start_tracker(tracker, out.name, config.as_dict())
     try:
+        study = build()
+        if skipped := study.skipped:
+            note(f"{len(skipped)} records are skipped, the first ({skipped[0][0]}): {skipped[0][1]}")
         done = run_study(
-            build(), out, **{**run, "shard": shard}, build=build, command=" ".join(["knowedit", *sys.argv[1:]]),
+            study, out, **{**run, "shard": shard}, build=build, command=" ".join(["knowedit", *sys.argv[1:]]),
             **({} if follower is None else {"log": follower.log}),
         )  # fmt: skip
     finally:
@@ -160,39 +169,46 @@ def show_run(run, as_json: bool) -> None:
         print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
         return
     before = summary.get("before", {})
-    figures = summary["metrics"].items()
-    if before:
-        rows = [[name, _figure(before.get(name)), *_shown(figure)] for name, figure in figures]
-        table(["metric", "before", "after", "95 % interval", "n"], rows)
-    else:
-        table(["metric, in %", "value", "95 % interval", "n"], [[name, *_shown(figure)] for name, figure in figures])
+    figures = [(name, figure) for name, figure in summary["metrics"].items() if figure["n"]]
+    columns = ["metric", *(["before", "after"] if before else ["value"]), "95 % interval", "n", "in"]
+    rows = []
+    for name, figure in figures:
+        first = [_shown(name, before[name]["value"]) if name in before else ""] if before else []
+        interval = "" if figure["low"] is None else " to ".join(_shown(name, figure[end]) for end in ("low", "high"))
+        rows.append([name, *first, _shown(name, figure["value"]), interval, figure["n"], _unit(name)[0]])
+    table(columns, rows)
+    if checkpoints := summary.get("checkpoints"):
+        names = [name for name in CHECKPOINT if any(found["metrics"].get(name) for found in checkpoints.values())]
+        rows = [
+            [edits, *(_shown(name, found["metrics"].get(name, {}).get("value")) for name in names),
+             _shown("perplexity", found["perplexity"])]
+            for edits, found in checkpoints.items()
+        ]  # fmt: skip
+        table(["all so far, after edits", *(f"{name}, %" for name in names), "perplexity, %"], rows)
     line(
         f"{summary['records']} records, {summary['failed']} failed, {summary.get('skipped', 0)} skipped; "
         f"{summary['seconds']:.0f} seconds; in {run.folder}"
     )
 
 
-def _shown(figure: dict) -> list:
-    return [_figure(figure), _interval(figure), figure["n"]]
+def _unit(name: str) -> tuple[str, float, int]:
+    """What a figure is shown in, the factor to it, and decimals."""
+    return UNITS.get(name, ("%", 100, 1))
 
 
-def _figure(figure: dict | None) -> str:
-    return "" if figure is None or figure["value"] is None else f"{100 * figure['value']:.1f}"
-
-
-def _interval(figure: dict) -> str:
-    return "" if figure["low"] is None else f"{100 * figure['low']:.1f} to {100 * figure['high']:.1f}"
+def _shown(name: str, value: float | None) -> str:
+    _, factor, decimals = _unit(name)
+    return "" if value is None else f"{factor * value:.{decimals}f}"
 
 
 def _show_plan(plan: dict) -> None:
     model = plan["model"]
-    rows = [["records", "unknown" if plan["records"] is None else plan["records"]]]
-    rows += [[f"{what}: {name}", value] for what in ("asked", "search") for name, value in plan.get(what, {}).items()]
+    records = "unknown" if plan["records"] is None else f"{'at most ' * plan['at_most']}{plan['records']:,}"
+    rows = [["study", plan["study"]], ["method", plan["method"]["name"]], ["records", records]]
+    rows += [[f"forward passes: {what}", f"{n:,}"] for what, n in (plan["passes"] or {}).items()]
     if model is not None:
-        rows += [
-            ["parameters", f"{model['parameters']:,}"],
-            ["weights", f"{model['bytes'] / 1e9:.2f} GB, {model['dtype']}"],
-        ]
+        rows += [["model", f"{model['name']}, {model['parameters']:,} parameters, {model['dtype']}"]]
+        rows += [[f"memory: {what}", f"{n / 1e9:.2f} GB"] for what, n in plan["memory"].items()]
     table(["what would be run", ""], rows)
     for what, why in plan["unknown"].items():
         note(f"{what} unknown: {why}")

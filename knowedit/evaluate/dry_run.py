@@ -1,40 +1,70 @@
-"""What a run would take, said before any weights are loaded: records, prompts, forward passes, memory.
+"""What a run would take, said before any weights are loaded: records, forward passes, memory.
 
-What cannot be known here, a source or a model that is out of reach, is said to be unknown with the reason.
+`passes` counts sequences that run through the model, by what for; several share a batch, and prompts that begin alike
+share their beginning, so there are fewer calls. `memory` counts what must be held, in bytes; activations come on top.
+What cannot be known here, a source or a model that is out of reach, is said to be unknown with the reason. Of the
+published settings' models the shapes are known here, so their plans need no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from accelerate import init_empty_weights
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from ..errors import InputError, KnoweditError
+from ..edit.contrast import paraphrases_of
+from ..errors import InputError, KnoweditError, ModelError
+from ..facts import Fact
+from ..locate.attribution import AUTO_NODES
+from ..models.adapter import Model
+from ..models.layouts import find_layout
 from ..models.loading import config_of
-from ..sources import Source, load_source
+from ..sources import Source
+from . import neuron_study as neurons
+from .edit_study import source_of
+from .generation import ANSWER, CHAT, QUESTION, TEXT
 from .methods import config_dict, method_config
-from .metrics import asked_of
+from .metrics import asked_of, zsre_asked
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
+SHAPES = {  # model type and what differs from transformers' defaults for it
+    "openai-community/gpt2-xl": ("gpt2", {"n_embd": 1600, "n_layer": 48, "n_head": 25}),
+    "EleutherAI/gpt-j-6b": ("gptj", {"tie_word_embeddings": False}),
+    "google-bert/bert-base-cased": ("bert", {"vocab_size": 28996, "architectures": ["BertForMaskedLM"]}),
+    "meta-llama/Meta-Llama-3-8B": (
+        "llama", {"vocab_size": 128256, "intermediate_size": 14336, "num_key_value_heads": 8},
+    ),
+}  # fmt: skip
+_ADAM = 3  # copies beside a trained change: its gradient and two moments
 
 
 def dry_run(study: str, config) -> dict:
     """What `study` ("edit" or "neurons") with `config` would do, as JSON values."""
     unknown: dict[str, str] = {}
-    source = _tried(unknown, "source", lambda: _source(config))
+    source = _tried(unknown, "source", lambda: source_of(config))
     model = _tried(unknown, "model", lambda: _model(config))
+    method = _tried(unknown, "method", lambda: _method(config, study, model)) or {"name": config.method}
+    facts = () if source is None else _edited(source) if study == "edit" else _located(config, source)
     found = {
         "study": study,
         "config": config.as_dict(),
-        "records": None if source is None else len(source.facts),
-        "skipped": None if source is None else len(source.skipped),
+        "records": None if source is None else len(facts),
+        "at_most": config.known_only,  # those that the model knows are fewer
+        "skipped": None if source is None else len(source.skipped) + len(source.facts) - len(facts),
         "format": None if source is None else source.format,
-        "model": model,
+        "model": None if model is None else _shape(config, model),
+        "method": method,
+        "passes": None,
+        "memory": None if model is None else _memory(config, study, model),
     }
-    if study == "edit":
-        found |= _edit(config, source)
+    if source is not None:
+        edits = study == "edit"
+        passes = _edit_passes(config, source, facts, method) if edits else _neuron_passes(config, facts, model)
+        if config.known_only:
+            passes = {"known": len(source.facts), **passes}
+        found["passes"] = {**passes, "total": sum(passes.values())}
     return {**found, "unknown": unknown}
 
 
@@ -46,16 +76,12 @@ def _tried(unknown: dict, what: str, make):
         return None
 
 
-def _source(config) -> Source:
-    return load_source(
-        config.source, limit=config.limit, sample=config.sample, seed=config.seed, format=config.format,
-        revision=config.revision,
-    )  # fmt: skip
+# ---------------------------------------------------------------- the model
 
 
-def _model(config) -> dict:
-    """Parameters and the bytes that weights take, from the model's config alone."""
-    shape = config_of(config.model)
+def _model(config) -> Model:
+    """The model without its weights, from its config alone."""
+    shape = _config_of(config.model)
     with init_empty_weights(), torch.device("meta"):
         try:
             auto = AutoModelForMaskedLM if _masked(shape) else AutoModelForCausalLM
@@ -63,33 +89,111 @@ def _model(config) -> dict:
         except ValueError as error:
             raise InputError(f"{config.model!r} is no language model: {' '.join(str(error).split())[:200]}") from None
     hf.tie_weights()
-    parameters = sum({id(p): p.numel() for p in hf.parameters()}.values())
-    dtype = config.dtype or str(getattr(shape, "dtype", None) or "float32").removeprefix("torch.")
-    return {"name": config.model, "parameters": parameters, "dtype": dtype, "bytes": parameters * BYTES.get(dtype, 4)}
+    return Model(hf, None, find_layout(hf), config.model)
+
+
+def _config_of(name: str):
+    try:
+        return config_of(name)
+    except ModelError:
+        if name not in SHAPES:
+            raise
+        kind, options = SHAPES[name]
+        return AutoConfig.for_model(kind, **options)
 
 
 def _masked(shape) -> bool:
     return any(name.endswith("ForMaskedLM") for name in getattr(shape, "architectures", None) or ())
 
 
-def _edit(config, source: Source | None) -> dict:
-    """Prompts that are asked, and sequences that the search for the edits runs."""
-    method = _method(config)
-    found: dict = {"method": {"name": config.method, **(config_dict(method) or {})}}
-    if source is None:
-        return found
-    prompts = sum(len(asked_of(fact)) for fact in source.facts if fact.target_new)
-    found["asked"] = {"prompts": prompts, "sequences": 2 * 2 * prompts}  # two targets, before and after
-    if isinstance(method_settings := config_dict(method), Mapping) and config.method == "rome":
-        contexts = method_settings["contexts"]
-        rows = (contexts if isinstance(contexts, int) else len(contexts)) + 2  # the prompt itself, and the essence
-        steps = method_settings["search"]["steps"]
-        found["search"] = {"rows": rows, "steps_at_most": steps, "sequences": rows * steps * len(source.facts)}
-    elif config.method == "fine_tune":
-        found["search"] = {"rows": 1, "steps_at_most": method.steps, "sequences": method.steps * len(source.facts)}
+def _shape(config, model: Model) -> dict:
+    parameters = sum({id(p): p.numel() for p in model.hf.parameters()}.values())
+    dtype = config.dtype or str(getattr(model.hf.config, "dtype", None) or "float32").removeprefix("torch.")
+    return {
+        "name": config.model, "parameters": parameters, "dtype": dtype, "bytes": parameters * BYTES.get(dtype, 4),
+        "layers": model.n_layers, "neurons": model.n_neurons,
+    }  # fmt: skip
+
+
+def _memory(config, study: str, model: Model) -> dict[str, int]:
+    """Bytes: weights, and what the method holds beside them."""
+    found = {"weights": _shape(config, model)["bytes"]}
+    if study == "edit" and config.method == "rome":
+        found["covariance"] = (4 + 8) * model.n_neurons**2  # in float32, and its factor in float64
+    if study == "edit" and config.method == "fine_tune":
+        found["changes"] = 4 * model.d_model * model.n_neurons * (config.batch + _ADAM)
+    return {**found, "total": sum(found.values())}
+
+
+# ---------------------------------------------------------------- editing
+
+
+def _edited(source: Source) -> list[Fact]:
+    return [fact for fact in source.facts if fact.target_new is not None]
+
+
+def _method(config, study: str, model: Model | None) -> dict:
+    """The method with its settings; where the model is not known and would tell its layer, the defaults."""
+    if study != "edit":
+        return {"name": config.method}
+    settings = method_config(config.method, config.settings, config.layer, model)
+    return {"name": config.method, **(config_dict(settings) or {})}
+
+
+def _edit_passes(config, source: Source, facts: Sequence[Fact], method: dict) -> dict[str, int]:
+    """The search's are forward and backward, and the most that there can be."""
+    n = len(facts)
+    asked = [2 * len(asked_of(fact)) + (len(zsre_asked(fact)) if source.format == "zsre" else 0) for fact in facts]
+    found = {"search": n * _search(method), "before": sum(asked), "after": sum(asked)}
+    if config.sequential:
+        found["checkpoints"] = sum(sum(asked[:c]) for c in config.checkpoints if c <= n)
+    if config.perplexity:
+        found["perplexity"] = n + 1
+        found["essence"] = 2 * n
+    if config.generate:
+        found["written tokens"] = 2 * sum(map(_tokens, facts))
     return found
 
 
-def _method(config):
-    """The method's settings; where only the loaded model would tell the layer, the defaults."""
-    return method_config(config.method, config.settings, config.layer)
+def _search(method: dict) -> int:
+    """Sequences for one edit: ROME has the prompt, behind each context and by itself, and the essence."""
+    if method["name"] == "rome" and "search" in method:
+        contexts = method["contexts"]
+        return ((contexts if isinstance(contexts, int) else len(contexts)) + 2) * method["search"]["steps"]
+    return method.get("steps", 0) if method["name"] == "fine_tune" else 0
+
+
+def _tokens(fact: Fact) -> int:
+    """That are written about one fact, at most; each is a forward pass of its own."""
+    return (
+        ANSWER * (1 + len(paraphrases_of(fact, heldout=False)))
+        + QUESTION * len(fact.probes) + CHAT + TEXT * len(fact.generation)
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- neurons
+
+
+def _located(config, source: Source) -> list[Fact]:
+    return neurons.spread_over_relations(neurons.of_relations(source.facts, config.relations), config.per_relation)
+
+
+def _neuron_passes(config, facts: Sequence[Fact], model: Model | None) -> dict[str, int]:
+    """Of the integral each node is a row a layer, of one token in decoders; forward and backward."""
+    prompts = [neurons.prompts_of(fact, config.prompts) for fact in facts]
+    located, held = (sum(len(pair[i]) for pair in prompts) for i in (0, 1))
+    layers = 1 if model is None else len(config.layers or range(model.n_layers))
+    nodes = AUTO_NODES if config.nodes == "auto" else config.nodes
+    sets = 1 + ("activation" in config.baselines) + config.draws * ("random" in config.baselines)
+    found = {
+        "locate": located * (1 + (nodes * layers if config.method == "ig" else 0)),
+        "effect": held * (1 + 2 * sets),
+    }
+    if "activation" in config.baselines:
+        found["activation"] = located
+    found["specificity"] = 2 * neurons.OTHERS * (1 + 2) * len(facts)
+    if config.stability and config.method == "ig":
+        found["stability"] = -(-len(facts) // neurons.NODES_EVERY) * sum(neurons.NODES_GRID) * layers
+    if config.erase:
+        found["erase"] = 2 * 2 * neurons.ASKED * len({fact.relation_name or fact.relation for fact in facts})
+    return found

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import resources
 
 import numpy as np
 import torch
@@ -25,13 +24,14 @@ from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from ..sources import Source, load_source
+from .drift import Drift
+from .edit_summary import summary
 from .engine import said
+from .generation import generation_metrics
 from .methods import Editor, check_method, config_dict, make_editor, method_config
 from .metrics import asked_of, check_metric, record_metrics, summarise, zsre_asked, zsre_metrics
+from .references import read_references
 from .scoring import Score, score_edits
-
-TEXT = 128  # tokens of plain text that perplexity is measured on
-BEFORE = "before"
 
 Metrics = dict[str, float | None]
 
@@ -46,8 +46,9 @@ class EditStudyConfig:
     - `sequential`: edits stay on; `checkpoints`: after how many all records so far are asked again.
     - `batch`: records that are edited and asked together.
     - `metrics`: of the summary; empty for all that there are.
-    - `perplexity`: relative rise on a short plain text, for every record.
+    - `perplexity`: relative rise on a short plain text, and drift of the subject's essence, for every record.
     - `generate`: also what the model writes of its own accord, and the probes of the facts.
+    - `snippets`: a folder with ROME's reference texts, for RS of what it writes.
     """
 
     source: str = "builtin"
@@ -63,6 +64,7 @@ class EditStudyConfig:
     known_only: bool = False
     perplexity: bool = False
     generate: bool = False
+    snippets: str | None = None
     format: str | None = None
     revision: str | None = None
     limit: int | None = None
@@ -76,6 +78,8 @@ class EditStudyConfig:
             check_metric(name)
         if not isinstance(self.batch, int) or self.batch < 1:
             raise InputError(f"the batch is {self.batch!r}, expected a number of records from 1 on")
+        if self.snippets is not None and not self.generate:
+            raise InputError("snippets are what generated text is held against; add --generate")
         checkpoints = tuple(self.checkpoints)
         if not all(isinstance(n, int) and n > 0 for n in checkpoints) or list(checkpoints) != sorted(set(checkpoints)):
             raise InputError(
@@ -101,21 +105,27 @@ class EditStudy:
         trust_remote_code: bool = False,
         device: str | None = None,
     ):
+        self.references = None if config.snippets is None else read_references(config.snippets)
         if model is None:
             from ..models.loading import load
 
             model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
+        if config.generate and model.masked:
+            raise InputError(f"{model.name} is a masked model, which generates no text; leave out --generate")
         self.settings = config
         self.model = model
+        self.drift = Drift(model)
         self.sequential = config.sequential
         self.source = source or source_of(config)
+        self.skipped = [*self.source.skipped, *_without_new_target(self.source)]
         self.facts = {fact.id: fact for fact in self._chosen()}
         self.method = method_config(config.method, config.settings, config.layer, model)
         self.config = {**config.as_dict(), "resolved": config_dict(self.method)}
         self._so_far: list[Fact] = []
 
     def identity(self) -> dict:
-        return {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
+        found = {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
+        return found if self.references is None else {**found, "snippets": self.references.sha256}
 
     def batches(self) -> list[list[str]]:
         ids = list(self.facts)
@@ -136,7 +146,7 @@ class EditStudy:
 
     def summarise(self, rows: Iterable[dict]) -> dict:
         found = summary(rows, self.settings.metrics, self.settings.seed)
-        return {**found, "skipped": len(self.source.skipped)}
+        return {**found, "skipped": len(self.skipped)}
 
     # ---------------------------------------------------------------- single edits
 
@@ -149,37 +159,44 @@ class EditStudy:
         n = len(facts)
         found = self._ask([None] * n + edits, [*facts, *facts])
         asked = time.perf_counter()
-        rises = self._rises(edits)
-        written = self._written(facts, edits)
-        done = time.perf_counter()
-        seconds = {"edit": (made - start) / n, "score": (asked - made) / n, "other": (done - asked) / n}
-        return [
+        drifts = self._drifts(facts, edits)
+        written = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
+        rows = [
             {
                 **_about(fact, before), "before": {**before.metrics, **write[0]},
-                "after": {**after.metrics, **write[1]}, "perplexity": rise, "edit": _notes(edit), "seconds": seconds,
+                "after": {**after.metrics, **drift, **write[1]}, "perplexity": rise, "edit": _notes(edit),
             }
-            for fact, edit, before, after, rise, write in zip(
-                facts, edits, found[:n], found[n:], rises, written, strict=True
+            for fact, edit, before, after, (rise, drift), write in zip(
+                facts, edits, found[:n], found[n:], drifts, written, strict=True
             )
         ]  # fmt: skip
+        done = time.perf_counter()
+        seconds = {"edit": (made - start) / n, "score": (asked - made) / n, "other": (done - asked) / n}
+        return [{**row, "seconds": seconds} for row in rows]
 
-    def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[Metrics, Metrics]]:
-        """What is measured of free writing, before and after."""
+    def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[Metrics]:
+        """What is measured of free writing."""
         if not self.settings.generate:
-            return [({}, {}) for _ in facts]
-        from .generation import generation_metrics
+            return [{} for _ in facts]
+        return generation_metrics(
+            self.model, facts, edits, seed=self.settings.seed, references=self.references
+        )  # fmt: skip
 
-        before = generation_metrics(self.model, facts, [None] * len(facts), seed=self.settings.seed)
-        after = generation_metrics(self.model, facts, edits, seed=self.settings.seed)
-        return list(zip(before, after, strict=True))
+    def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[float | None, Metrics]]:
+        """Relative rise of perplexity, and drift of the essence."""
+        if not self.settings.perplexity:
+            return [(None, {}) for _ in facts]
+        essence = self.drift.essence(facts, edits)
+        rises = self.drift.perplexity(edits)
+        return [(rise, {} if kl is None else {"essence": kl}) for rise, kl in zip(rises, essence, strict=True)]
 
     # ---------------------------------------------------------------- sequential edits
 
     def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
         rows = []
         with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
-            before = [self._ask([None], [fact])[0] for fact in facts]
-        for fact, asked in zip(facts, before, strict=True):
+            before = [(self._ask([None], [fact])[0], self._written([fact], [None])[0]) for fact in facts]
+        for fact, (asked, wrote) in zip(facts, before, strict=True):
             start = time.perf_counter()
             try:
                 check_request(fact)
@@ -192,7 +209,10 @@ class EditStudy:
             self._so_far.append(fact)
             made = time.perf_counter()
             (after,) = self._ask([None], [fact])
-            row = {**_about(fact, asked), "before": asked.metrics, "after": after.metrics,
+            ((rise, drift),) = self._drifts([fact], [None])
+            (writes,) = self._written([fact], [None])
+            row = {**_about(fact, asked), "before": {**asked.metrics, **wrote},
+                   "after": {**after.metrics, **drift, **writes}, "perplexity": rise,
                    "edit": {**_notes(edit), **self._factors(edit)}}  # fmt: skip
             if len(self._so_far) in self.settings.checkpoints:
                 row["checkpoint"] = self._checkpoint()
@@ -203,7 +223,7 @@ class EditStudy:
     def _checkpoint(self) -> dict:
         """All records edited so far, and plain text, under all edits that are on."""
         found = self._ask([None] * len(self._so_far), self._so_far)
-        rise = self._rises([None])[0] if self.settings.perplexity else None
+        rise = self.drift.perplexity([None])[0] if self.settings.perplexity else None
         metrics = summarise([asked.metrics for asked in found], self.settings.seed)
         return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
 
@@ -243,13 +263,6 @@ class EditStudy:
             metrics |= zsre_metrics(fact, scores[n:])
         return _Found(metrics, scores[1].greedy)
 
-    def _rises(self, edits: Sequence[Edit | None]) -> list[float | None]:
-        """By how much, relatively, the perplexity of a plain text rises."""
-        if not self.settings.perplexity:
-            return [None] * len(edits)
-        scores = score_edits(self.model, edits, [[self._text]] * len(edits))
-        return [float(np.exp(score.nll) / self._perplexity - 1) for (score,) in scores]
-
     @cached_property
     def _editor(self) -> Editor:
         return make_editor(self.model, self.settings.method, self.method)
@@ -263,27 +276,10 @@ class EditStudy:
         with unedited(self.model):
             return self.model.weights_hash()
 
-    @cached_property
-    def _text(self) -> tuple[str, str]:
-        """A plain text as its first word and what follows."""
-        text = resources.files("knowedit").joinpath("data", "plain_text.txt").read_text(encoding="utf-8")
-        ids = self.model.tokenizer(text, add_special_tokens=False)["input_ids"][: self._text_tokens]
-        first, _, rest = self.model.tokenizer.decode(ids).strip().partition(" ")
-        return first, rest
-
-    @property
-    def _text_tokens(self) -> int:
-        limit = getattr(self.model.hf.config, "max_position_embeddings", None)
-        return TEXT if limit is None else min(TEXT, limit // 2)  # tokenized again it may be some tokens longer
-
-    @cached_property
-    def _perplexity(self) -> float:
-        with unedited(self.model):
-            ((score,),) = score_edits(self.model, [None], [[self._text]])
-        return float(np.exp(score.nll))
-
     def _chosen(self) -> Sequence[Fact]:
-        facts = self.source.facts
+        facts = [fact for fact in self.source.facts if fact.target_new is not None]
+        if not facts:
+            raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
         if self.settings.known_only:
             asked = [self.model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
             known = dict(answers(self.model, asked))
@@ -309,44 +305,8 @@ def source_of(config) -> Source:
     )  # fmt: skip
 
 
-def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0) -> dict:
-    """Means over the records of a run with intervals: `metrics` after the edit, `before`, `by_relation`, `checkpoints`.
-
-    Only figures are kept of the records, so memory hardly grows with them.
-    """
-    after, before, relations, checkpoints = [], [], [], {}
-    known = 0
-    for row in rows:
-        rise = {} if row.get("perplexity") is None else {"perplexity": row["perplexity"]}
-        after.append({**row["after"], **rise})
-        before.append(row["before"])
-        relations.append(row["relation"])
-        known += bool(row["known"])
-        if "checkpoint" in row:
-            checkpoints[str(row["checkpoint"]["edits"])] = row["checkpoint"]
-    if not after:
-        return {"metrics": {}, "before": {}, "by_relation": {}, "known": 0}
-
-    def chosen(found: dict) -> dict:
-        return {name: found[name] for name in found if not metrics or name in metrics}
-
-    names = sorted({name for name in relations if name})
-    found = {
-        "metrics": chosen(summarise(after, seed)),
-        "before": chosen(summarise(before, seed)),
-        "by_relation": {
-            name: chosen(summarise([a for a, r in zip(after, relations, strict=True) if r == name], seed))
-            for name in names
-        },
-        "known": known,
-    }
-    rises = [row["perplexity"] for row in after if "perplexity" in row]
-    if rises:
-        within = {f"within_{p}_percent": float(np.mean(np.abs(rises) <= p / 100)) for p in (1, 2)}
-        found["perplexity"] = {**within, "worst": max(rises), "n": len(rises)}
-    if checkpoints:
-        found["checkpoints"] = checkpoints
-    return found
+def _without_new_target(source: Source) -> list[tuple[str, str]]:
+    return [(fact.id, "it has no new target to be edited to") for fact in source.facts if fact.target_new is None]
 
 
 def _about(fact: Fact, before: _Found) -> dict:

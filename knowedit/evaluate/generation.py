@@ -2,7 +2,7 @@
 
 Teacher-forced scores say which of two answers is likelier; a user reads what the model writes. So prompts are written
 on from freely: for the fact itself (`free_ES`), its paraphrases (`free_PS`), under the chat template (`chat_ES`), for
-questions that follow from it (`portability`, `probe:KIND`), and for the quality of longer text (`GE`).
+questions that follow from it (`portability`, `probe:KIND`), and for the quality of longer text (`GE`, `RS`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from ..models.checks import quiet
+from .references import References
 from .row_edits import row_edits
 from .text_metrics import begins_with, generation_entropy, holds
 
@@ -53,6 +54,8 @@ def generate(
     """
     if model.masked:
         raise InputError(f"{model.name} is a masked model, which generates no text")
+    if not prompts:
+        return []
     if chat and not getattr(model.tokenizer, "chat_template", None):
         raise InputError(f"the tokenizer of {model.name} has no chat template")
     edits = [None] * len(prompts) if edits is None else list(edits)
@@ -68,10 +71,15 @@ def generate(
 
 
 def generation_metrics(
-    model: Model, facts: Sequence[Fact], edits: Sequence[Edit | None], *, seed: int = 0
+    model: Model,
+    facts: Sequence[Fact],
+    edits: Sequence[Edit | None],
+    *,
+    seed: int = 0,
+    references: References | None = None,
 ) -> list[dict[str, float | None]]:
-    """`free_ES`, `free_PS`, `chat_ES`, `portability`, `probe:KIND` and `GE` of each fact under its edit; all in
-    [0, 1] but GE, which is in bits.
+    """`free_ES`, `free_PS`, `chat_ES`, `portability`, `probe:KIND` and `GE` of each fact under its edit, and `RS` where
+    there are `references`; all in [0, 1] but GE, which is in bits.
 
     The answer that counts is the fact's `target_new`, for probes any of theirs. A free answer must come at once; under
     the chat template, and to a question, it may come somewhere in the first words.
@@ -87,7 +95,7 @@ def generation_metrics(
         prompts = [(i, prompt) for i, a in enumerate(asked) for prompt in a.prompts[name]]
         texts = generate(model, [p for _, p in prompts], tokens=tokens, edits=[edits[i] for i, _ in prompts], **options)
         said[name] = iter(texts)
-    return [_measured(a, said) for a in asked]
+    return [_measured(a, said, references) for a in asked]
 
 
 class _Asked:
@@ -104,7 +112,7 @@ class _Asked:
         }
 
 
-def _measured(asked: _Asked, said: dict[str, Iterator[str]]) -> dict[str, float | None]:
+def _measured(asked: _Asked, said: dict[str, Iterator[str]], references: References | None) -> dict[str, float | None]:
     fact = asked.fact
     texts = {name: [next(said[name]) for _ in prompts] for name, prompts in asked.prompts.items()}
     first, *others = (begins_with(text, fact.target_new) for text in texts["free"])
@@ -116,7 +124,8 @@ def _measured(asked: _Asked, said: dict[str, Iterator[str]]) -> dict[str, float 
     found["portability"] = _mean([right for kind, some in by_kind.items() if kind != LOCALITY for right in some])
     found |= {f"probe:{kind}": _mean(some) for kind, some in by_kind.items()}
     whole = [f"{prompt}{text}" for prompt, text in zip(fact.generation, texts["text"], strict=True)]
-    return {**found, "GE": generation_entropy(whole)}
+    found["GE"] = generation_entropy(whole)
+    return found if references is None else {**found, "RS": references.score(whole, fact)}
 
 
 def _mean(values: Sequence[bool]) -> float | None:

@@ -16,7 +16,8 @@ All figures are fractions, with 95 % intervals over records (`summarise`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,9 @@ MAGNITUDES = {
 OTHERS = {
     "Score": "harmonic mean of ES, PS and NS",
     "GE": "entropy of n-grams in generated text, in bits",
+    "RS": "likeness of generated text to reference texts about the new answer",
     "perplexity": "relative rise of perplexity on plain text",
+    "essence": "drift of what follows the subject: KL divergence from the unedited model, in nats",
 }
 METRICS = {**RATES, **MAGNITUDES, **OTHERS}
 PROBE = "probe:"  # one metric for each kind of a fact's probes
@@ -145,8 +148,37 @@ def _same_number(fact: Fact, n: int, *found: Sequence) -> None:
 # ---------------------------------------------------------------- over records
 
 
-def summarise(records: Sequence[dict[str, float | None]], seed: int = 0) -> dict[str, dict]:
-    """Means over records with 95 % intervals: name → {value, low, high, n}, all fractions (GE: bits).
+class Columns:
+    """Figures of many records, one column for each metric: eight bytes a figure, where a dict a record takes 100."""
+
+    def __init__(self, records: Iterable[dict[str, float | None]] = ()):
+        self.n = 0
+        self._columns: dict[str, array] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: dict[str, float | None]) -> None:
+        for name, value in record.items():
+            self._padded(name).append(math.nan if value is None else value)
+        self.n += 1
+
+    def arrays(self, of: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Name → (records,), NaN where a record has no such figure; of all records, or of those where `of` is true."""
+        whole = {name: np.array(self._padded(name), dtype=np.float64) for name in self._columns}
+        return whole if of is None else {name: column[of] for name, column in whole.items()}
+
+    def _padded(self, name: str) -> array:
+        column = self._columns.setdefault(name, array("d"))
+        column.extend([math.nan] * (self.n - len(column)))
+        return column
+
+
+def summarise(
+    records: Sequence[dict[str, float | None]] | Columns, seed: int = 0, of: np.ndarray | None = None
+) -> dict[str, dict]:
+    """Means over records with 95 % intervals: name → {value, low, high, n}, all fractions (GE: bits, essence: nats).
+
+    `of` (records,) of bool chooses records.
 
     A record without a metric (None, or no such name) is left out of it; `n` counts the others, and an interval is None
     where they are fewer than two. `Score` is added where ES, PS and NS are there.
@@ -156,25 +188,17 @@ def summarise(records: Sequence[dict[str, float | None]], seed: int = 0) -> dict
       with half a success and half a failure beside them as in Jeffreys' interval. Where records agree, as after most
       edits, a bootstrap without these knows no doubt: it held the truth in as few as half of the simulated sets of
       `benchmarks/coverage.py`.
-    - Figures without bounds (GE, perplexity): Student's t.
+    - Figures without bounds (GE, perplexity, essence) and RS: Student's t.
 
     Memory is that of the values, whatever the number of resamples.
     """
-    names = list(dict.fromkeys(name for record in records for name in record))
-    columns = {
-        name: np.array([_number(record.get(name)) for record in records], dtype=np.float64)
-        for name in names
-        if name != "Score"
-    }
+    found = records if isinstance(records, Columns) else Columns(records)
+    columns = {name: column for name, column in found.arrays(of).items() if name != "Score"}
     found = {name: _summary(name, column[~np.isnan(column)], seed) for name, column in columns.items()}
     three = ("ES", "PS", "NS")
     if all(name in found and found[name]["n"] for name in three):
         found["Score"] = _score(np.stack([columns[name] for name in three], 1), seed)
     return found
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _summary(name: str, kept: np.ndarray, seed: int) -> dict:

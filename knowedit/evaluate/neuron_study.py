@@ -124,6 +124,7 @@ class NeuronStudy:
         for layer in config.layers or ():
             model.check_layer(layer)
         self.source = source or source_of(config)
+        self.skipped = list(self.source.skipped)
         self.facts = {fact.id: fact for fact in self._chosen()}
 
     def identity(self) -> dict:
@@ -144,13 +145,15 @@ class NeuronStudy:
         if self.settings.erase:
             found["erasure"] = self._erasures(found.pop("located"))
         found.pop("located", None)
-        return {**found, "skipped": len(self.source.skipped)}
+        return {**found, "skipped": len(self.skipped)}
 
     # ---------------------------------------------------------------- one fact
 
     def _record(self, fact: Fact) -> dict:
         start = time.perf_counter()
-        located, heldout = self._prompts(fact)
+        located, heldout = prompts_of(fact, self.settings.prompts)
+        if not heldout:
+            raise InputError("it has no second prompt to prove its neurons on")
         queries = [self._query(fact, prompt) for prompt in located]
         scores = [self._scores(query, self.settings.method) for query in queries]
         sets = [coarse(score, self.settings.t, self.settings.layers) for score in scores]
@@ -170,15 +173,6 @@ class NeuronStudy:
             row["stability"] = self._stability(fact, scores, neurons)
         row["seconds"] = {"locate": attributed - start, "effect": time.perf_counter() - attributed}
         return row
-
-    def _prompts(self, fact: Fact) -> tuple[list[str], list[str]]:
-        """Prompts that locate, and others that prove: held-out ones, or else every second paraphrase."""
-        own = [fill(template, fact.subject) for template in (fact.template, *fact.paraphrases)]
-        held = [fill(template, fact.subject) for template in fact.heldout] or [*own[1::2], *fact.rephrasings]
-        located = [prompt for prompt in own if prompt not in held][: self.settings.prompts]
-        if not held:
-            raise InputError("it has no second prompt to prove its neurons on")
-        return located, held
 
     def _effects(
         self, fact: Fact, neurons: Sequence, queries: Sequence, responses: Sequence[Response]
@@ -289,30 +283,44 @@ class NeuronStudy:
         return self.model.weights_hash()
 
     def _chosen(self) -> list[Fact]:
-        facts = list(self.source.facts)
-        names = sorted({name for fact in facts if (name := fact.relation_name or fact.relation)})
-        for name in self.settings.relations:
-            if name not in names:
-                raise InputError(
-                    f"no relation is called {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}"
-                )
-        if self.settings.relations:
-            facts = [fact for fact in facts if (fact.relation_name or fact.relation) in self.settings.relations]
+        facts = of_relations(self.source.facts, self.settings.relations)
         if self.settings.known_only:
             asked = [self.model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
             known = dict(answers(self.model, asked))
             facts = [fact for i, fact in enumerate(facts) if known[i].known]
-        if self.settings.per_relation is not None:
-            by_relation: dict = {}
-            for fact in facts:
-                by_relation.setdefault(fact.relation, []).append(fact)
-            kept = {f.id for some in by_relation.values() for f in _spread(some, self.settings.per_relation)}
-            facts = [fact for fact in facts if fact.id in kept]
+        facts = spread_over_relations(facts, self.settings.per_relation)
         if not facts:
             raise InputError(
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; choose another source"
             )
         return facts
+
+
+def prompts_of(fact: Fact, most: int) -> tuple[list[str], list[str]]:
+    """Prompts that locate, at most so many, and others that prove: held-out ones, or else every second paraphrase."""
+    own = [fill(template, fact.subject) for template in (fact.template, *fact.paraphrases)]
+    held = [fill(template, fact.subject) for template in fact.heldout] or [*own[1::2], *fact.rephrasings]
+    return [prompt for prompt in own if prompt not in held][:most], held
+
+
+def of_relations(facts: Sequence[Fact], relations: Sequence[str]) -> list[Fact]:
+    """The facts of some relations, by name; of all where none is named. Raises `InputError` for an unknown name."""
+    names = sorted({name for fact in facts if (name := fact.relation_name or fact.relation)})
+    for name in relations:
+        if name not in names:
+            raise InputError(f"no relation is called {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
+    return [fact for fact in facts if not relations or (fact.relation_name or fact.relation) in relations]
+
+
+def spread_over_relations(facts: Sequence[Fact], most: int | None) -> list[Fact]:
+    """At most so many facts of each relation, evenly spread, in their order."""
+    if most is None:
+        return list(facts)
+    by_relation: dict = {}
+    for fact in facts:
+        by_relation.setdefault(fact.relation, []).append(fact)
+    kept = {fact.id for some in by_relation.values() for fact in _spread(some, most)}
+    return [fact for fact in facts if fact.id in kept]
 
 
 def _strongest(scores: Sequence[Tensor], sites: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

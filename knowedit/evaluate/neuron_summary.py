@@ -16,7 +16,7 @@ import numpy as np
 from ..statistics import Estimate, mean, mean_of_ratios, ratio_of_means
 
 WHATS = (("suppress", "suppressed"), ("amplify", "amplified"))
-PAIRS = 20000  # of facts of different relations whose overlap is taken
+PAIRS = 20000  # four times so many pairs of facts are compared at most
 
 
 def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0, layers: int | None = None) -> dict:
@@ -91,12 +91,8 @@ def _layers(rows: Sequence[dict], layers: int | None) -> dict[str, list[int]]:
 
 def _overlap(sets: Sequence[tuple[str | None, list]], seed: int) -> dict[str, dict]:
     """Shared neurons and Jaccard index of pairs of facts, of one relation and of different ones (Dai et al., 4.4)."""
-    pairs = list(combinations(range(len(sets)), 2))
-    if len(pairs) > 4 * PAIRS:
-        rng = np.random.default_rng(seed)
-        pairs = [pairs[i] for i in sorted(rng.choice(len(pairs), 4 * PAIRS, replace=False))]
     found: dict[str, list[tuple[int, float]]] = {"within": [], "between": []}
-    for i, j in pairs:
+    for i, j in _pairs(len(sets), seed):
         one, other = set(sets[i][1]), set(sets[j][1])
         both, either = len(one & other), len(one | other)
         found["within" if sets[i][0] == sets[j][0] else "between"].append((both, both / either if either else 0.0))
@@ -106,6 +102,18 @@ def _overlap(sets: Sequence[tuple[str | None, list]], seed: int) -> dict[str, di
         for name, values in found.items()
         if values
     }  # fmt: skip
+
+
+def _pairs(n: int, seed: int) -> Iterable[tuple[int, int]]:
+    """All pairs of `n`, or so many of them drawn: of 10,000 facts there are 50 million."""
+    total = n * (n - 1) // 2
+    if total <= 4 * PAIRS:
+        return combinations(range(n), 2)
+    first = np.cumsum(np.arange(n - 1, 0, -1))  # pairs that begin with 0, with 0 or 1, …
+    drawn = np.sort(np.random.default_rng(seed).choice(total, 4 * PAIRS, replace=False))
+    i = np.searchsorted(first, drawn, side="right")
+    j = drawn - np.concatenate([[0], first])[i] + i + 1
+    return zip(i.tolist(), j.tolist(), strict=True)
 
 
 def _specificity(rows: Sequence[dict], seed: int) -> dict[str, dict]:

@@ -10,7 +10,8 @@ from .fields import Fields, Skip, template_of
 
 def counterfact(r: Fields, index: int) -> Iterator[Fact]:
     asked = r.object("requested_rewrite")
-    old, new = asked.object("target_true").text("str"), asked.object("target_new").text("str")
+    target = asked.object("target_new")
+    old, new = asked.object("target_true").text("str"), target.text("str")
     subject = asked.text("subject")
     yield Fact(
         template=template_of(asked.text("prompt"), subject),
@@ -22,6 +23,7 @@ def counterfact(r: Fields, index: int) -> Iterator[Fact]:
         generation=r.texts("generation_prompts", ()),
         relation=asked.text("relation_id", "") if asked.record.get("relation_id") else None,
         id=f"counterfact/{r.record.get('case_id', index)}",
+        target_new_id=target.text("id") if target.record.get("id") else None,
     )
 
 

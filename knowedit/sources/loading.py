@@ -86,7 +86,8 @@ def _found(name: str, format: str | None, revision: str | None):
     path = Path(name).expanduser()
     if name == "builtin":
         facts = list(builtin_facts())
-        return "builtin", facts, [], _sha(json.dumps([asdict(f) for f in facts], sort_keys=True).encode()), None
+        records = [{k: v for k, v in asdict(f).items() if k != "target_new_id"} for f in facts]  # which they lack
+        return "builtin", facts, [], _sha(json.dumps(records, sort_keys=True).encode()), None
     if path.is_dir():
         return _folder(path, format)
     if path.is_file():

@@ -6,7 +6,7 @@ import edits as random_edits
 import pytest
 import tiny
 import torch
-from trained import facts as trained_facts
+from studies import ROME, records, source, study
 from trained import trained
 
 from knowedit.edit.apply import applied, edits_on
@@ -16,23 +16,7 @@ from knowedit.errors import InputError
 from knowedit.evaluate import methods
 from knowedit.evaluate.edit_study import EditStudy, EditStudyConfig, summary
 from knowedit.evaluate.engine import run_study
-from knowedit.facts import Neighbour
 from knowedit.sources import Source
-
-ROME = {"contexts": 0, "protect": 0.0, "search": {"steps": 20, "lr": 0.5, "decay": 0.0, "clamp": 20.0}}
-
-
-def source(n=6):
-    """The trained model's facts about homes, with new targets and neighbours."""
-    homes = [fact for fact in trained_facts() if fact.relation == "home"][:n]
-    made = []
-    for i, fact in enumerate(homes):
-        near = next(other for other in homes if other.target != fact.target)
-        new = next(other.target for other in homes[i:] + homes[:i] if other.target != fact.target)
-        made.append(
-            type(fact)(**{**vars(fact), "target_new": new, "neighbours": (Neighbour(near.prompt, near.target),)})
-        )
-    return Source("made", "facts", tuple(made), (), "0" * 64)
 
 
 @pytest.fixture
@@ -43,15 +27,6 @@ def prepared(monkeypatch):
         return {layer: Covariance(layer, torch.eye(model.n_neurons), 1000, {}) for layer in layers}
 
     monkeypatch.setattr(methods, "covariance", identity)
-
-
-def study(**options):
-    config = EditStudyConfig(**{"layer": 1, "settings": ROME, "batch": 2, "checkpoints": (1, 3), **options})
-    return EditStudy(config, trained(), source())
-
-
-def stripped(run):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows()]
 
 
 def test_single_edits_measure_what_applying_each_does(tmp_path, prepared):
@@ -93,7 +68,7 @@ def test_sequential_edits_stay_on_and_a_resumed_run_is_the_same_to_the_bit(tmp_p
     again = run_study(study(**options), cut, resume=True, progress=False)
     assert random_edits.same(random_edits.weights(model), after)
     take_off(model)
-    assert stripped(again) == stripped(whole)
+    assert records(again) == records(whole)
     assert set(again.summary["checkpoints"]) == {"1", "3"}
     assert again.summary["checkpoints"]["3"]["metrics"]["ES"]["n"] == 3
 
@@ -108,14 +83,71 @@ def test_no_method_leaves_everything_as_it_was(tmp_path):
     assert found.summary["metrics"] == found.summary["before"]
 
 
-def test_perplexity_is_the_relative_rise_of_a_plain_text():
-    this = EditStudy(EditStudyConfig(method="none", perplexity=True), tiny.tiny("llama"), source())
-    edit = random_edits.random_edit(this.model, 1, scale=0.5)
-    none, some = this._rises([None, edit])
-    assert none == pytest.approx(0.0, abs=1e-5) and abs(some) > 1e-3
-    with applied(this.model, edit):
-        (now,) = this._rises([None])
-    assert now == pytest.approx(some, rel=1e-4)
+def test_free_writing_and_drift_of_single_and_sequential_edits(tmp_path, prepared):
+    """The first edit of a sequence is alone on the model, so both ways measure the same of it."""
+    options = {"perplexity": True, "generate": True}
+    single = run_study(study(**options), tmp_path / "single", progress=False)
+    model = trained()
+    sequential = run_study(study(**options, sequential=True), tmp_path / "sequential", progress=False)
+    take_off(model)
+    one, other = next(single.rows()), next(sequential.rows())
+    names = {"free_ES", "free_PS", "chat_ES", "portability", "GE"}
+    assert names <= one["before"].keys() and names | {"essence"} <= one["after"].keys()
+    assert one["after"] == pytest.approx(other["after"], abs=1e-4) and one["before"] == pytest.approx(
+        other["before"], abs=1e-4
+    )
+    assert one["perplexity"] == pytest.approx(other["perplexity"], abs=1e-4)
+    for row in single.rows():  # a target of one token is written exactly where it is the first choice
+        for when in ("before", "after"):
+            assert row[when]["free_ES"] == row[when]["ES_argmax"] and row[when]["free_PS"] == row[when]["PS_argmax"]
+    assert single.summary["metrics"]["free_ES"]["value"] > 0 == single.summary["before"]["free_ES"]["value"]
+    assert single.summary["metrics"]["essence"]["n"] == 6 and one["after"]["essence"] > 0
+    assert single.summary["perplexity"]["n"] == 6
+    assert sequential.summary["checkpoints"]["3"]["perplexity"] is not None
+
+
+def test_swapped_targets_turn_efficacy_of_the_unedited_model_over(tmp_path):
+    model, made = trained(), source()
+    swapped = [
+        type(f)(**{**vars(f), "target": f.target_new, "target_new": f.target, "neighbours": ()}) for f in made.facts
+    ]
+    found = [
+        run_study(
+            EditStudy(EditStudyConfig(method="none"), model, Source("made", "facts", tuple(facts), (), "0" * 64)),
+            tmp_path / str(len(facts[0].neighbours)),
+            progress=False,
+        ).summary["metrics"]
+        for facts in (made.facts, swapped)
+    ]
+    for name in ("ES", "PS"):
+        assert found[0][name]["value"] == 1 - found[1][name]["value"] == 0
+    for name in ("EM", "PM"):
+        assert found[0][name]["value"] == pytest.approx(-found[1][name]["value"])
+
+
+def test_facts_without_a_new_target_are_skipped_and_counted(tmp_path):
+    facts = list(source().facts)
+    facts[2] = type(facts[2])(**{**vars(facts[2]), "target_new": None})
+    made = Source("made", "facts", tuple(facts), (), "0" * 64)
+    this = EditStudy(EditStudyConfig(method="none"), trained(), made)
+    assert this.skipped == [(facts[2].id, "it has no new target to be edited to")]
+    found = run_study(this, tmp_path / "run", progress=False)
+    assert (found.summary["records"], found.summary["failed"], found.summary["skipped"]) == (5, 0, 1)
+    none = Source("made", "facts", tuple(facts[2:3]), (), "0" * 64)
+    with pytest.raises(InputError, match="no fact of 'made' has a new target"):
+        EditStudy(EditStudyConfig(method="none"), trained(), none)
+
+
+def test_a_masked_model_writes_nothing_and_can_be_fine_tuned(tmp_path):
+    model = tiny.tiny("bert")
+    fact = random_edits.FACT
+    made = Source("made", "facts", (type(fact)(**{**vars(fact), "id": "eiffel"}),), (), "0" * 64)
+    with pytest.raises(InputError, match="masked model, which generates no text; leave out --generate"):
+        EditStudy(EditStudyConfig(generate=True), model, made)
+    config = EditStudyConfig(method="fine_tune", settings={"steps": 20, "lr": 0.05}, perplexity=True)
+    found = run_study(EditStudy(config, model, made), tmp_path / "run", progress=False).summary
+    assert found["metrics"]["ES"]["value"] == 1.0 and "essence" not in found["metrics"]
+    assert found["perplexity"]["n"] == 1
 
 
 def test_a_record_that_cannot_be_edited_is_recorded_and_the_run_goes_on(tmp_path, prepared):
@@ -153,6 +185,7 @@ def test_another_setting_or_other_data_are_refused(tmp_path, prepared):
         ({"method": "none", "layer": 1}, "has no settings"),
         ({"method": "knowledge_neurons", "layer": 1}, "leave out the layer"),
         ({"batch": 0}, "the batch is 0"),
+        ({"snippets": "data"}, "add --generate"),
         ({"checkpoints": (10, 1)}, "rising numbers"),
     ],
 )

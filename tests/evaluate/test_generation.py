@@ -65,6 +65,11 @@ def test_metrics_of_a_fact(monkeypatch):
     assert found["chat_ES"] is None and found["GE"] is None and found["portability"] is None
 
 
+def test_metrics_of_a_model_without_a_chat_template_are_measured():
+    (found,) = generation_metrics(tiny.tiny("gpt2"), [FACT], [None])
+    assert found["free_ES"] in (0.0, 1.0) and found["chat_ES"] is None and found["GE"] is None
+
+
 def test_a_masked_model_and_a_missing_template_are_refused():
     with pytest.raises(InputError, match="masked model"):
         generate(tiny.tiny("bert"), PROMPTS, tokens=3)
