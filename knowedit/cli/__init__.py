@@ -23,6 +23,7 @@ from . import (
     locate,
     memory,
     merge,
+    mlp,
     models,
     neuron,
     report,
@@ -56,6 +57,7 @@ app.command("report")(report.report)
 app.command("explain")(explain.explain)
 app.command("neuron")(neuron.neuron)
 app.command("memory")(memory.memory)
+app.command("mlp", cls=mlp.MlpCommand)(mlp.mlp)
 app.command("probe")(facts.probe)
 app.command("facts")(facts.list_facts)
 app.command("models")(models.list_models)
