@@ -42,6 +42,8 @@ _HOME = {
     "knowedit.edit.knowledge_neurons": ("knowledge_neurons", "KnowledgeNeuronsConfig", "erase", "EraseConfig"),
     "knowedit.edit.fine_tune": ("fine_tune", "FineTuneConfig"),
     "knowedit.edit.export": ("to_peft", "to_checkpoint"),
+    "knowedit.report.explain": ("explain", "ExplainConfig"),
+    "knowedit.report.html": ("save_page",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
