@@ -63,7 +63,7 @@ def draw_probability(axes: Axes, found: Lens, edited: Lens | None = None) -> Non
     axes.set_ylim(-0.02, 1.02)
     axes.set_title("Probability at the read position")
     _layer_axis(axes, found.n_layers)
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
 
 
 def draw_rank(axes: Axes, found: Lens, edited: Lens | None = None) -> None:
@@ -122,7 +122,7 @@ def draw_layers(axes: Axes, parts: Contributions, when: str = "") -> None:
     axes.bar([x - 0.2 for x in layers], parts.attention.tolist(), 0.4, color=BLUE, label="attention")
     axes.bar([x + 0.2 for x in layers], parts.mlp.tolist(), 0.4, color=ORANGE, label="MLP")
     axes.set_title(f"What each layer adds to {_what(parts)}{when}")
-    _layer_axis(axes, len(layers))
+    _layer_axis(axes, len(layers) + (abs(parts.bias) > 1e-9))
     axes.legend(loc="upper left", fontsize=7)
 
 
@@ -157,7 +157,7 @@ def _lines(found: Lens, edited: Lens | None, what: str) -> list[tuple[Sequence[f
 
 
 def _layer_axis(axes: Axes, n_layers: int) -> None:
-    axes.set_xlim(-1.7, n_layers + 0.7)
+    axes.set_xlim(-1.7, n_layers - 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer (−1: embeddings)")
 
