@@ -26,6 +26,7 @@ from . import (
     mlp,
     models,
     neuron,
+    recall,
     report,
     trace,
 )
@@ -44,6 +45,7 @@ app.command("locate")(locate.locate)
 app.command("lens")(lens.lens)
 app.command("trace")(trace.trace)
 app.command("patch")(trace.patch)
+app.command("recall")(recall.recall)
 app.command("edit")(edit.edit)
 app.command("generate")(edits.generate)
 app.command("diff")(edits.diff)
