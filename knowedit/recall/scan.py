@@ -31,6 +31,7 @@ from ..hooks import Enough, ending_early, hooked, on_input, on_output
 from ..models.adapter import Model
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
 from ..texts.corpus import Corpus, corpus
+from ..texts.given import BuiltinText
 from ..texts.rows import text_of
 
 TOKENS = 8192
@@ -113,14 +114,14 @@ def scan(
 ) -> Scan:
     """Read `tokens` tokens of a corpus, or somewhat more, or all that there are.
 
-    `source` is `builtin` (sentences of the built-in facts), `samples` (what a decoder says by itself, by `seed`), a
-    .txt or .jsonl file, or a data set of the Hub; `progress` is called with the number of tokens read. Raises
-    `InputError` for a source that holds no text, `DataError` for one that is not text, and `LayoutError` for a model
-    whose MLPs could not be understood.
+    `source` is `builtin` (sentences of the built-in facts, all relations mixed), `samples` (what a decoder says by
+    itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; `progress` is called with the number of tokens
+    read. Raises `InputError` for a source that holds no text, `DataError` for one that is not text, and `LayoutError`
+    for a model whose MLPs could not be understood.
     """
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
-    text = corpus(source, seed=seed)
+    text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed)
     what = text.identity(model)
     chosen = chosen_layers(model, layers)
     found = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, InputError
-from ..facts import fill
+from ..facts import Fact, fill
 from ..models.adapter import Model
 from ..models.cache import sha256_file
 from ..models.checks import one_line
@@ -99,18 +99,32 @@ def _jsonl_texts(lines: Iterable[str], path: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class BuiltinText(_Text):
-    """The built-in facts as sentences: every prompt with its answer, the main ones first, then the paraphrases."""
+    """The built-in facts as sentences: every prompt with its answer, the main ones first, then the paraphrases.
+
+    Relation after relation, or with `mixed` evenly from all, so that a part of the text is like the whole.
+    """
+
+    mixed: bool = False
 
     def what(self) -> dict:
         text = "".join(self.texts())
         return {"kind": "builtin", "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
     def texts(self) -> Iterator[str]:
-        facts = builtin_facts()
+        facts = _mixed(builtin_facts()) if self.mixed else builtin_facts()
         for i in range(1 + max(len(fact.paraphrases) for fact in facts)):
             for fact in facts:
                 for template in (fact.template, *fact.paraphrases)[i : i + 1]:
                     yield f"{fill(template, fact.subject)} {fact.target}.\n"
+
+
+def _mixed(facts: Sequence[Fact]) -> list[Fact]:
+    """Facts in an order in which each relation is spread over the whole."""
+    of: dict[str | None, list[Fact]] = {}
+    for fact in facts:
+        of.setdefault(fact.relation, []).append(fact)
+    placed = [((i + 0.5) / len(group), fact) for group in of.values() for i, fact in enumerate(group)]
+    return [fact for _, fact in sorted(placed, key=lambda pair: pair[0])]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from knowedit.errors import DataError, InputError
 from knowedit.sources import builtin_facts
 from knowedit.texts import corpus as corpora
 from knowedit.texts.corpus import Samples, contexts, corpus
-from knowedit.texts.given import HubText, TextFile
+from knowedit.texts.given import BuiltinText, HubText, TextFile
 from knowedit.texts.rows import frame, special, text_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -167,6 +167,14 @@ def test_builtin_text_is_enough_for_a_masked_model_of_usual_size():
     assert words > 4 * 3072
     heldout = {template for fact in builtin_facts() for template in fact.heldout}
     assert heldout and all(fact.template not in heldout for fact in builtin_facts())
+
+
+def test_mixed_builtin_text_is_the_same_sentences_evenly():
+    plain, mixed = list(BuiltinText().texts()), list(BuiltinText(mixed=True).texts())
+    assert sorted(plain) == sorted(mixed) and BuiltinText().what() != BuiltinText(mixed=True).what()
+    relations = {f.relation for f in builtin_facts()}
+    opening = [f for f in builtin_facts() if f"{f.prompt} {f.target}.\n" in set(mixed[:100])]
+    assert {f.relation for f in opening} == relations
 
 
 def test_identity_says_what_decides_the_rows(tmp_path):
