@@ -54,6 +54,11 @@ def span(values: Sequence[float | None]) -> tuple[float, float]:
     return min(known), max(known)
 
 
+def down(low: float) -> float:
+    """The next tenth below, and −0.1 at least: the lower end of a scale of losses."""
+    return min(-0.1, math.floor(10 * low) / 10)
+
+
 def ticks(n: int, first: int = 0, most: int = 7) -> list[int]:
     """Columns to label, at most about `most`: the `first` and every k-th after it."""
     step = next((s for s in (1, 2, 5, 10, 20, 25, 50, 100, 200) if n <= s * most), 500)

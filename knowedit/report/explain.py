@@ -30,11 +30,12 @@ from ..models.length import check_length
 from ..recall.card import CardConfig, cards
 from ..recall.contributions import contributions
 from ..recall.lens import lens
+from ..recall.pipeline import recall
 from ..recall.tracing import TraceConfig, trace
 from ..sources import builtin_facts
 
 SCHEMA = "knowedit.explain/1"
-CHAPTERS = ("prediction", "edit", "lens", "parts", "trace", "neurons", "cards", "proof")
+CHAPTERS = ("prediction", "edit", "lens", "parts", "trace", "recall", "neurons", "cards", "proof")
 MOST, CARDS = 10, 5  # neurons in all, and with a card
 QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 8, 50, 2, 2048
 
@@ -211,6 +212,10 @@ class _Telling:
         config = TraceConfig(fast=self.config.quick, seed=self.config.seed)
         fact = self.fact
         return trace(self.model, fact.prompt, fact.target, fact.subject, config, fact=fact.id).as_dict()
+
+    def recall(self) -> dict:
+        """Enrichment, propagation and extraction."""
+        return recall(self.model, self.fact).as_dict()
 
     def neurons(self) -> dict:
         """The neurons that make the answer, located on the prompt and its paraphrases."""

@@ -109,7 +109,7 @@ def test_its_numbers_are_those_of_the_record(browser, told, tmp_path):
             said, half = plain_number(text)
             assert abs(said - wanted) <= half, (path, text, wanted)
     chapters = {path.partition(".")[0] for path, *_ in found}
-    assert {"prediction", "lens", "parts", "trace", "neurons", "proof", "edit"} <= chapters
+    assert {"prediction", "lens", "parts", "trace", "recall", "neurons", "cards", "proof", "edit"} <= chapters
     trace = told["trace"]
     scores = [score - trace["low"]["change"] for row in trace["maps"]["mlp"]["scores"] for score in row]
     assert len(cells) == len(scores)
@@ -241,7 +241,7 @@ def test_a_page_without_an_edit_or_an_unknown_fact(told):
     assert 'id="edit"' not in text and "Bexum</span></h1>" not in text
     unknown = told["prediction"] | {"known": False, "rank": 7}
     assert "does not say" in page(told | {"prediction": unknown})
-    for name in ("lens", "parts", "trace", "neurons", "proof"):
+    for name in ("lens", "parts", "trace", "recall", "neurons", "cards", "proof"):
         without = {"proof": None, "cards": None} if name == "neurons" else {}
         refused = told | without | {name: None, "notes": {name: f"this model cannot have {name}"}}
         assert f"this model cannot have {name}." in page(refused)
