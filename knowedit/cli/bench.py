@@ -96,7 +96,8 @@ def edit(
         "settings": parse_settings(settings) or None,
     }  # fmt: skip
     chosen = configured(EditStudyConfig(), "edit", config, given)
-    run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address}
+    claimed = gpus(device)
+    run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address, "gpus": claimed}
     build = partial(EditStudy, chosen, device=device, trust_remote_code=trust_remote_code)
     execute("edit", chosen, build, out, run, tracker, dry_run, as_json)
 
@@ -110,6 +111,11 @@ def configured(defaults, study: str, path: Path | None, given: dict):
 
     values = {} if path is None else read_config(path, study)
     return overridden(defaults, merged(values, {name: value for name, value in given.items() if value is not None}))
+
+
+def gpus(device: str | None) -> int:
+    """How many a worker claims."""
+    return int(device is not None and device.startswith("cuda"))
 
 
 def numbers(what: str, text: str) -> list[int]:

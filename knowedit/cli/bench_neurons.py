@@ -64,7 +64,8 @@ def neurons(
         "baselines": _names(baselines),
     }  # fmt: skip
     settings = bench.configured(NeuronStudyConfig(), "neurons", config, given)
-    run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address}
+    claimed = bench.gpus(device)
+    run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address, "gpus": claimed}
     build = partial(NeuronStudy, settings, device=device, trust_remote_code=trust_remote_code)
     bench.execute("neurons", settings, build, out, run, tracker, dry_run, as_json)
 

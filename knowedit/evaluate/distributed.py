@@ -20,9 +20,16 @@ _OBJECTS = 128 << 20  # bytes that a local Ray may keep: records are small
 
 
 def ray_batches(
-    build: Callable[[], Study], batches: Sequence[list[str]], *, workers: int, address: str | None, threads: int
+    build: Callable[[], Study],
+    batches: Sequence[list[str]],
+    *,
+    workers: int,
+    address: str | None,
+    threads: int,
+    gpus: int = 0,
 ) -> Iterator[list[dict]]:
-    """The records of `batches`, in the order in which they are done. `build` is called once in each worker.
+    """The records of `batches`, in the order in which they are done. `build` is called once in each worker, which
+    claims so many `gpus`.
 
     Raises `InputError` where Ray is not installed, the cluster cannot be reached, or no worker can be made.
     """
@@ -30,11 +37,11 @@ def ray_batches(
         return
     ray = _import()
     with _connected(ray, workers, address, threads):
-        yield from _balanced(ray, build, batches, min(workers, len(batches)), threads)
+        new = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)  # of one that claims none a cluster hides them
+        yield from _balanced(ray, new, build, batches, min(workers, len(batches)), threads)
 
 
-def _balanced(ray, build, batches, workers: int, threads: int) -> Iterator[list[dict]]:
-    new = ray.remote(num_cpus=1)(_Worker)
+def _balanced(ray, new, build, batches, workers: int, threads: int) -> Iterator[list[dict]]:
     todo = deque(batches)
     deaths: dict[int, int] = {}  # by batch
     running = {}  # future → worker, batch

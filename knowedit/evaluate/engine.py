@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -64,6 +65,7 @@ def run_study(
     engine: str = "serial",
     workers: int = 1,
     address: str | None = None,
+    gpus: int = 0,
     build: Callable[[], Study] | None = None,
     progress: bool = True,
     command: str = "",
@@ -74,8 +76,8 @@ def run_study(
     **Arguments:**
 
     - `resume`: go on with the run that is there. `shard`: (i, n), only every n-th batch from the i-th on.
-    - `engine`: `"serial"`, or `"ray"` with `workers`, at the cluster `address` or on this machine; each worker makes
-      its own study by `build`, which must be picklable.
+    - `engine`: `"serial"`, or `"ray"` with `workers`, at the cluster `address` or on this machine; each worker claims
+      so many `gpus` and makes its own study by `build`, which must be picklable.
     - `log`: called with {"records", "failed"} and the number of records after each batch, and with the metrics at last.
 
     Raises `InputError` for an engine or shard that cannot be, a folder that cannot be used, and where every record
@@ -90,7 +92,8 @@ def run_study(
     manifest = _manifest(study, shard, command)
     with writing(folder, manifest, resume=resume) as writer:
         if writer.dropped:
-            tqdm.write(f"{writer.path.name}: a half-written last line of {writer.dropped} bytes was dropped")
+            dropped = f"{writer.path.name}: a half-written last line of {writer.dropped} bytes was dropped"
+            tqdm.write(dropped, file=sys.stderr)
         ids = {i for batch in batches for i in batch}
         if strange := sorted(writer.done - ids):
             raise InputError(f"the run holds the record {strange[0]!r}, which is none of this study's; begin a new run")
@@ -102,7 +105,7 @@ def run_study(
         with tqdm(
             total=len(ids), initial=len(writer.done), desc=study.name, unit="record", disable=not progress
         ) as bar:
-            for rows in _executed(study, todo, writer.done, engine, workers, address, build):
+            for rows in _executed(study, todo, writer.done, engine, workers, address, gpus, build):
                 known = len(writer.done)
                 failed += sum("error" in row for row in rows)
                 writer.append(rows)
@@ -181,12 +184,14 @@ def _executed(
     engine: str,
     workers: int,
     address: str | None,
+    gpus: int,
     build: Callable[[], Study] | None,
 ) -> Iterator[list[dict]]:
     if engine == "ray":
         from .distributed import ray_batches
 
-        yield from ray_batches(build, todo, workers=workers, address=address, threads=torch.get_num_threads())
+        threads = torch.get_num_threads()
+        yield from ray_batches(build, todo, workers=workers, address=address, threads=threads, gpus=gpus)
     else:
         for batch in todo:  # of a sequential study, what is there already is on the model
             yield run_batch(study, [i for i in batch if i not in done] if study.sequential else batch)

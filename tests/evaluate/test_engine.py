@@ -7,10 +7,12 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from fake import Fake, records
+from tqdm.auto import tqdm
 
 from knowedit.errors import DataError, InputError
 from knowedit.evaluate import store
@@ -52,6 +54,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path, sequentia
         child = os.fork()
         if not child:
             try:
+                tqdm.set_lock(threading.RLock())  # of its own: whoever dies with that of all forks stops the others
                 study = Fake(n=60, size=4, sequential=sequential, pause=0.004)
                 run(study, tmp_path / "killed", resume=(path.parent / "manifest.json").exists())
             finally:
@@ -80,7 +83,7 @@ def test_a_half_written_last_line_is_dropped_and_said(tmp_path, capsys):
     path.write_bytes(b"".join(lines[:6]) + lines[6][:-9])
     again = run(Fake(), tmp_path / "run", resume=True)
     assert records(again) == whole
-    assert "half-written last line" in capsys.readouterr().out
+    assert "half-written last line" in capsys.readouterr().err
 
 
 def test_a_batch_that_is_half_there_is_run_whole_and_only_the_rest_is_written(tmp_path):
