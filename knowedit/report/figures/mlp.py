@@ -131,6 +131,7 @@ def _accuracy(axes: Axes, probe: RelationProbe) -> None:
     axes.axhline(probe.chance, color=GREY, linewidth=0.8, linestyle=":")
     axes.text(layers[-1], probe.chance, "most frequent relation", fontsize=7, color=GREY, ha="right", va="bottom")
     axes.set_ylim(0, 1.02)
+    axes.legend(fontsize=6, ncols=2, loc="lower center")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(f"linear probe of {len(probe.relations)} relations (n = {sum(probe.relations.values())})")
 
