@@ -65,13 +65,12 @@ def recall(
         figure = check_path(figure)
     about = None if text is None else _attributes(text)
     wrapped = load(model, dtype, device, trust_remote_code)
-    from ..recall.pipeline import RecallConfig, check_recall
-    from ..recall.pipeline import recall as measure
+    from ..recall.pipeline import RecallConfig, check_recall, recall_fact
 
     check_recall(wrapped)
     config = RecallConfig(window=window, normed=normed)
     if facts is None:
-        found = measure(wrapped, one_fact(wrapped, prompt, subject, target, fact), about, config)
+        found = recall_fact(wrapped, one_fact(wrapped, prompt, subject, target, fact), about, config)
     else:
         found = _many(wrapped, known_facts(wrapped, facts, relation, limit), config)
     if figure is not None:
@@ -106,7 +105,7 @@ def _many(wrapped, chosen: list, config):
     from ..errors import InputError
     from ..recall.enrichment import content_vocabulary
     from ..recall.knockout import check_window
-    from ..recall.pipeline import recall as measure
+    from ..recall.pipeline import recall_fact
     from ..recall.pipeline_average import average_recall
     from ..sources import builtin_facts
 
@@ -116,7 +115,7 @@ def _many(wrapped, chosen: list, config):
     found = []
     for fact in tqdm(chosen, desc="recalling", unit="fact"):
         try:
-            found.append(measure(wrapped, fact, config=config, facts=facts, vocabulary=words))
+            found.append(recall_fact(wrapped, fact, config=config, facts=facts, vocabulary=words))
         except InputError as error:
             note(f"left out: {error}")
     if not found:

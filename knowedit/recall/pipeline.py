@@ -4,7 +4,7 @@
 2. *Propagation*: what the prompt asks for, then the subject's attributes, reach the last token by attention.
 3. *Extraction*: attention at the last token picks the answer out of what it sees, and MLPs strengthen it.
 
-    found = recall(model, knowedit.find_fact("landmark-city/eiffel-tower"))
+    found = recall_fact(model, knowedit.find_fact("landmark-city/eiffel-tower"))
     for stage in found.stages:
         print(stage.name, stage.text)
 
@@ -113,7 +113,7 @@ class Recall:
         }
 
 
-def recall(
+def recall_fact(
     model: Model,
     fact: Fact,
     attributes: Attributes | None = None,

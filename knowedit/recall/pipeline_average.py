@@ -1,4 +1,4 @@
-"""The recall of many facts as one: means over facts, with their intervals, of what `pipeline.recall` measures."""
+"""The recall of many facts as one: means over facts, with their intervals, of what `pipeline.recall_fact` measures."""
 
 from __future__ import annotations
 

@@ -49,9 +49,7 @@ def draw_enrichment(axes: Axes, found: Found) -> None:
     rich = found.enrichment if isinstance(found, Recall) else found
     _curve(axes, rich.rate, BLUE, "attributes of the subject")
     _curve(axes, rich.control, GREY, "those of other subjects")
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.set_ylabel("share of the first words")
+    _share_axis(axes, "share of the first words")
     _layer_axis(axes, len(rich.rate))
     axes.set_title("1  Enrichment: attributes at the subject's last token")
     handles, labels = axes.get_legend_handles_labels()
@@ -70,7 +68,7 @@ def draw_sublayers(axes: Axes, found: Found) -> None:
     """What the answer loses when the subject's last token gets nothing from MLPs or attention."""
     for name, (label, colour) in _SUBLAYERS.items():
         _curve(axes, _changes(found, "sublayers", name), colour, label)
-    _change_axis(axes, found, "1  Who enriches: sublayers silent at the subject's last token")
+    _change_axis(axes, found, "1  Enrichment: sublayers silent there", "lower right")
 
 
 def draw_propagation(axes: Axes, found: Found) -> None:
@@ -79,7 +77,7 @@ def draw_propagation(axes: Axes, found: Found) -> None:
         curve = _changes(found, "edges", name)
         if curve:
             _curve(axes, curve, colour, label, dashed=name == "first")
-    _change_axis(axes, found, "2  Propagation: hidden from the last token")
+    _change_axis(axes, found, "2  Propagation: hidden from the last token", "lower left")
 
 
 def draw_extraction(axes: Axes, found: Found) -> None:
@@ -102,9 +100,7 @@ def draw_extraction(axes: Axes, found: Found) -> None:
         return
     for name, (label, colour) in _SUBLAYERS.items():
         _curve(axes, found.events[name], colour, label)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    axes.set_ylabel("share of facts")
+    _share_axis(axes, "share of facts")
     _layer_axis(axes, len(found.rate))
     axes.legend(loc="upper left", fontsize=7)
 
@@ -133,15 +129,21 @@ def _value(one: float | Estimate | None) -> float | None:
     return one.change if isinstance(one, Estimate) else one
 
 
-def _change_axis(axes: Axes, found: Found, title: str) -> None:
+def _change_axis(axes: Axes, found: Found, title: str, legend: str) -> None:
     window = found.window if isinstance(found, RecallAverage) else found.edges.window
     axes.axhline(0, color=GREY, linewidth=0.6)
     axes.set_ylim(bottom=-1.05)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel("change of p(answer)")
-    axes.set_title(f"{title}, {window} layer{'s' if window > 1 else ''} at once")
+    axes.set_title(title if window == 1 else f"{title}, {window} layers at once")
     _layer_axis(axes, len(found.enrichment.rate if isinstance(found, Recall) else found.rate))
-    axes.legend(loc="lower right", fontsize=7)
+    axes.legend(loc=legend, fontsize=7)
+
+
+def _share_axis(axes: Axes, label: str) -> None:
+    axes.set_ylim(0, max(0.05, 1.45 * axes.dataLim.y1))  # a legend's room on top
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylabel(label)
 
 
 def _layer_axis(axes: Axes, n_layers: int) -> None:
