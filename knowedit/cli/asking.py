@@ -41,6 +41,7 @@ def one_fact(model, prompt: str | None, subject: str | None, target: str | None,
     from ..answers import answers
     from ..errors import InputError
     from ..facts import SLOT, Fact, templated
+    from ..prompts import with_target_ids
     from ..sources import builtin_facts, find_fact
 
     if fact is not None:
@@ -52,7 +53,9 @@ def one_fact(model, prompt: str | None, subject: str | None, target: str | None,
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
     asked = Fact(template=template, subject=subject, target=target or "?")
     if target is None:
-        ((_, found),) = answers(model, [model.query(asked.prompt, "the", subject)], top=1)
+        mask = model.tokenizer.mask_token_id if model.masked else None
+        asking = with_target_ids(model.encode(asked.prompt, subject), (0,), mask)  # any token: only the answer counts
+        ((_, found),) = answers(model, [asking], top=1)
         asked = replace(asked, target=found.top[0][0].strip() or found.top[0][0])
     same = [f for f in builtin_facts() if (f.subject, f.target) == (subject, asked.target)]
     return replace(asked, relation=same[0].relation, relation_name=same[0].relation_name) if same else asked
