@@ -288,9 +288,11 @@ def _fast(
             "trace exactly, or choose another target"
         )
     ((ids, reads, readouts),) = parts
-    corruption = Corruption(model, ids, query.prompt.subject[0], noise)
     around = windows(model.n_layers, window)
-    clean, corrupted, effects = approximate(
-        corruption, reads, readouts, {kind: None if kind == "state" else around for kind in config.kinds}
-    )
-    return clean, corrupted, {kind: values[:, :tokens] for kind, values in effects.items()}
+    kinds = {kind: None if kind == "state" else around for kind in config.kinds}
+    found = [
+        approximate(Corruption(model, ids, query.prompt.subject[0], some), reads, readouts, kinds)
+        for some in noise.split(_AT_ONCE)
+    ]
+    effects = {kind: np.concatenate([part[kind] for *_, part in found])[:, :tokens] for kind in kinds}
+    return found[0][0], np.concatenate([low for _, low, _ in found]), effects

@@ -27,7 +27,7 @@ from torch import Tensor
 from ..hooks import Enough, ending_early, hooked, on_call, on_output
 from ..locate.readout import Readout, read_rows
 from ..models.adapter import frozen
-from ..models.replay import record
+from ..models.replay import Recording, record
 from .corruption import SUBLAYERS, Corruption, sublayer
 from .noise import on_noise
 from .restoring import Restoring, Window
@@ -45,28 +45,36 @@ def approximate(
     """
     exact = Restoring(corruption, reads, readouts)
     low = exact.corrupted
+    recording = record(corruption.model, corruption.ids, corruption.first)
     sums = {kind: 0.0 for kind in kinds}
     for point in range(POINTS):
         alphas = (point + (torch.arange(corruption.draws) + 0.5) / corruption.draws) / POINTS
-        for kind, part in _gains(corruption, reads, readouts, alphas, list(kinds)).items():
+        for kind, part in gains(corruption, recording, reads, readouts, alphas, list(kinds)).items():
             sums[kind] = sums[kind] + part / POINTS
     effects = {}
     for kind, around in kinds.items():
-        gains = sums[kind]  # (draws, tokens, layers)
+        gain = sums[kind]  # (draws, tokens, layers)
         if around is not None:
-            upto = torch.nn.functional.pad(gains.cumsum(-1), (1, 0))
-            gains = upto[..., [w.end for w in around]] - upto[..., [w.first for w in around]]
-        odds = (low.clamp_min(_LEAST).log() - (1 - low).clamp_min(_REST).log())[:, None, None] + gains
+            upto = torch.nn.functional.pad(gain.cumsum(-1), (1, 0))
+            gain = upto[..., [w.end for w in around]] - upto[..., [w.first for w in around]]
+        odds = (low.clamp_min(_LEAST).log() - (1 - low).clamp_min(_REST).log())[:, None, None] + gain
         effects[kind] = (odds.sigmoid() - low[:, None, None]).numpy()
     return exact.clean.item(), low.numpy(), effects
 
 
-def _gains(
-    corruption: Corruption, reads: Sequence[int], readouts: Sequence[Readout], alphas: Tensor, kinds: Sequence[str]
+def gains(
+    corruption: Corruption,
+    recording: Recording,
+    reads: Sequence[int],
+    readouts: Sequence[Readout],
+    alphas: Tensor,
+    kinds: Sequence[str],
 ) -> dict[str, Tensor]:
-    """By kind the change of the log-odds to first order at points `alphas` of the draws, (draws, tokens, layers)."""
-    model, start = corruption.model, corruption.first
-    recording = record(model, corruption.ids, start)  # what stands before the subject is clean in all rows
+    """By kind the change of the log-odds to first order at points `alphas` of the draws, (draws, tokens, layers).
+
+    `recording` is of the clean prompt from the first corrupted token on: what stands before it is clean in all rows.
+    """
+    model, start = corruption.model, recording.start
     kept: dict[str, list[Tensor]] = {kind: [] for kind in SUBLAYERS}
     hooks = [
         on_output(sublayer(model, kind, layer), kept[kind].append)

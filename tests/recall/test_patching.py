@@ -113,7 +113,7 @@ def test_named_metrics_are_those_of_the_models_logits():
         found = patch(model, clean, corrupt, grid(model, "residual", range(3)), name, target="Aldor", foil=foil)
         assert found.clean == pytest.approx(value.item(), rel=1e-5) and found.metric == name
         assert found.clean > found.corrupt
-        assert found.recovered[0] > 0.9  # the subject after the first layer brings the answer back
+        assert found.recovered[-1] == pytest.approx(1, abs=1e-4)  # the last token after the last layer
         record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
         assert record["patched"][0]["sites"] == [{"kind": "residual", "layer": 0, "position": 0}]
         assert record["tokens"][0] == ["Zarn", "Quill"]
