@@ -18,7 +18,7 @@ from ...statistics import Estimate
 from .drawing import BLUE, GREEN, GREY, ORANGE, RED, drawable, figure, save
 
 _COLOURS = {"first": GREEN, "last": RED, "random": GREY}
-_BEFORE, _AFTER = 46, 22  # characters of a text
+_BEFORE, _AFTER = 46, 32  # characters of a text
 _WORDS = 12
 
 
@@ -55,8 +55,8 @@ def _texts(axes: Axes, triggers: Sequence[Trigger]) -> None:
     places = range(len(triggers))
     axes.barh(places, [1.2 * abs(value) / reach for value in values], left=5.3, height=0.6, color=BLUE)
     for y, trigger in enumerate(triggers):
-        before, after = drawable(trigger.before)[-_BEFORE:], drawable(trigger.after)[:_AFTER]
-        token = drawable(trigger.token).replace(" ", "␣", 1)
+        before, after = _line_of(trigger.before)[-_BEFORE:], _line_of(trigger.after)[:_AFTER]
+        token = _line_of(trigger.token).replace(" ", "␣", 1)
         axes.text(2.75, y, before, ha="right", va="center", color=GREY, fontsize=8)
         shown = axes.text(2.8, y, token, ha="left", va="center", color=RED, fontsize=8, weight="bold")
         axes.annotate(after, (1, 0.5), xycoords=shown, va="center", color=GREY, fontsize=8, annotation_clip=False)
@@ -67,6 +67,11 @@ def _texts(axes: Axes, triggers: Sequence[Trigger]) -> None:
     _bare(axes)
 
 
+def _line_of(text: str) -> str:
+    """`text` on one line."""
+    return drawable(text.replace("\n", "⏎"))
+
+
 def _words(axes: Axes, card: Card) -> None:
     for x, title, words, colour in (
         (0.0, "promotes", card.promotes, BLUE),
@@ -75,7 +80,8 @@ def _words(axes: Axes, card: Card) -> None:
         axes.text(x, 1.0, title, color=colour, weight="bold", va="top")
         for i, word in enumerate(words[:_WORDS]):
             column, row = divmod(i, 6)
-            axes.text(x + 0.24 * column, 0.84 - 0.14 * row, _cut(drawable(repr(word)[1:-1]), 14), va="top", fontsize=8)
+            shown = _cut(_line_of(word.strip() or word.replace(" ", "␣")), 14)
+            axes.text(x + 0.24 * column, 0.84 - 0.14 * row, shown, va="top", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_title(f"What its value vector says where its activation is {'negative' if card.sign < 0 else 'positive'}")
@@ -89,20 +95,25 @@ def _effects(axes: Axes, effects: Sequence[tuple[str, Effect]]) -> None:
         _bare(axes)
         return
     axes.axvline(0, color="black", linewidth=0.6)
-    names, drawn = [], {}
+    names = []
     for y, (name, effect) in enumerate(effects):
         for offset, what, colour in ((-0.18, "suppressed", RED), (0.18, "control", GREY)):
             estimate = getattr(effect, what)
             if estimate.change is not None:
-                drawn[what] = axes.barh(
+                axes.barh(
                     [y + offset], [100 * estimate.change], 0.34, xerr=_error([estimate]), color=colour, ecolor="black"
                 )
+                label = {"suppressed": "this neuron", "control": "others of its layer"}[what]
+                place = max(0.0, 100 * (estimate.change if estimate.high is None else estimate.high))
+                axes.annotate(
+                    f"{label} {estimate.change:+.1%}", (place, y + offset), (4, 0), textcoords="offset points",
+                    va="center", fontsize=8, annotation_clip=False,
+                )  # fmt: skip
         names.append(f"{name}\n(n = {effect.suppressed.n})")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("change, %")
-    labels = {"suppressed": "this neuron", "control": "others of its layer"}
-    axes.legend(drawn.values(), [labels[what] for what in drawn], fontsize=7, loc="best")
+    axes.margins(x=0.12)
 
 
 # ---------------------------------------------------------------- a model
