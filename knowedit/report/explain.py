@@ -30,7 +30,7 @@ from ..models.length import check_length
 from ..recall.card import CardConfig, cards
 from ..recall.contributions import contributions
 from ..recall.lens import lens
-from ..recall.pipeline import recall
+from ..recall.pipeline import recall_fact
 from ..recall.tracing import TraceConfig, trace
 from ..sources import builtin_facts
 
@@ -215,7 +215,7 @@ class _Telling:
 
     def recall(self) -> dict:
         """Enrichment, propagation and extraction."""
-        return recall(self.model, self.fact).as_dict()
+        return recall_fact(self.model, self.fact).as_dict()
 
     def neurons(self) -> dict:
         """The neurons that make the answer, located on the prompt and its paraphrases."""

@@ -38,7 +38,7 @@ def page(record: dict) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"inert": inert, "token": token}
-    environment.globals |= {"charts": charts, "min": min, "zip": zip, "shown": shown}
+    environment.globals |= {"charts": charts, "max": max, "min": min, "zip": zip, "shown": shown}
     script = environment.loader.get_source(environment, "explain.js")[0]
     style = environment.loader.get_source(environment, "explain.css")[0]
     return environment.get_template("explain.html.j2").render(
