@@ -1,0 +1,277 @@
+"""The table and the figure of docs/findings.md, made from the committed results/findings.json; a test compares them.
+
+python -m benchmarks.findings_table            prints the table
+python -m benchmarks.findings_table --write    puts it into the page, and draws the figure
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+from knowedit.report.figures.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, save
+
+from .table import load
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE, FIGURE = DOCS / "findings.md", DOCS / "figures" / "findings.png"
+START, END = "<!-- findings -->\n", "<!-- end of findings -->"
+
+Row = tuple[str, str, str, str]
+"""What was measured, what came out, of how many, what is reported of other models."""
+
+_KINDS = {"state": "states", "mlp": "MLP windows", "attention": "attention windows"}
+_HIDDEN = {"subject": "the subject", "relation": "the rest of the prompt", "last": "the last token itself"}
+_SILENT = {"mlp": "MLPs", "attention": "attention"}
+_EARLY = "middle layers at the subject's last token (Meng et al. 2022)"
+_POSITION = {"read": "the last token", "lookup": "the subject's last token"}
+
+
+def table() -> str:
+    """Markdown."""
+    record = load("findings")
+    sections = record["sections"]
+    rows = [
+        *_tracing(sections["tracing"], "fast"),
+        *_exact(sections["exact"]),
+        *_knockouts(sections["edges"], sections["sublayers"]),
+        *_recall(sections["attributes"], sections["extraction"]),
+        *_neurons(sections["neurons"]),
+        *_sparsity(sections["sparsity"]),
+        *_editing(sections["editing"]),
+    ]
+    lines = ["| measured | this model | n | reported of others |", "|---|---|---|---|"]
+    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
+
+
+def percent(one: dict, sign: bool = False) -> str:
+    """A share with its interval."""
+    form = "{:+.0f}" if sign else "{:.1f}"
+    text = form.format(100 * one["change"])
+    if one["low"] is None:
+        return f"**{text} %**"
+    return f"**{text} %** ({form.format(100 * one['low'])} to {form.format(100 * one['high'])})"
+
+
+def number(one: dict, digits: int = 1) -> str:
+    text = f"**{one['change']:.{digits}f}**"
+    return text if one["low"] is None else f"{text} ({one['low']:.{digits}f} to {one['high']:.{digits}f})"
+
+
+def _tracing(found: dict, how: str) -> Iterator[Row]:
+    n = str(found["n"])
+    of = f"{how} trace"
+    yield (
+        f"{of}: what the noise takes away, of p = {found['clean']['change']:.2f}",
+        percent(found["total_effect"]),
+        n,
+        "",
+    )
+    for kind, one in found["kinds"].items():
+        peak, early = one["peak"], one["at_subject_end"]
+        where = f"layer {peak['layer']}, *{peak['token']}* token: {percent(peak['effect'])}"
+        yield f"{of}: where restored {_KINDS[kind]} bring back most", where, str(peak["effect"]["n"]), _EARLY
+        told = f"layer {early['layer']}: {percent(early['effect'])}; a fact's own peak: layer "
+        yield (
+            f"{of}: the same at the subject's last token alone",
+            told + number(early["layer_in_a_fact"]),
+            str(early["effect"]["n"]),
+            "",
+        )
+
+
+def _exact(found: dict) -> Iterator[Row]:
+    yield from _tracing(found, "exact")
+    ranks = found["rank_correlation_of_the_fast_mode"]
+    told = "; ".join(f"{_KINDS[kind]} {number(one, 2)}" for kind, one in ranks.items())
+    yield "rank correlation of the fast with the exact trace, mean over facts", told, str(found["n"]), ""
+
+
+def _knockouts(edges: dict, sublayers: dict) -> Iterator[Row]:
+    for name, one in edges["sets"].items():
+        what = f"hiding {_HIDDEN[name]} from the last token in {edges['window']} layers: p(answer)"
+        yield what, f"{percent(one, True)} around layer {one['layer']}", str(one["n"]), ""
+    for name, one in sublayers["sets"].items():
+        what = f"silencing the {_SILENT[name]} at the subject's last token in {sublayers['window']} layers: p(answer)"
+        yield what, f"{percent(one, True)} around layer {one['layer']}", str(one["n"]), ""
+
+
+def _recall(rich: dict, events: dict) -> Iterator[Row]:
+    peak, told = rich["peak"], rich["separation"]
+    yield (
+        "attributes rate at the subject's last token, highest",
+        f"{percent(peak)} after layer {peak['layer']}; other subjects' {percent(rich['control_there'])}",
+        str(peak["n"]),
+        "about 50 %, with the words of Wikipedia (Geva et al. 2023)†",
+    )
+    for name, one in rich["without"].items():
+        yield (
+            f"the {_SILENT[name]} there silent in some layers: attributes rate after layer {rich['read']}",
+            f"{percent(one, True)} points around layer {one['layer']}",
+            str(one["n"]),
+            "",
+        )
+    yield (
+        "an attribute's logit there is above another subject's, highest",
+        f"{percent(told)} after layer {told['layer']}",
+        str(told["n"]),
+        "",
+    )
+    reported = {"attention": "about 68 % (Geva et al. 2023)†"}
+    for name, one in events["any_layer"].items():
+        title = "a head" if name == "heads" else "an MLP" if name == "mlp" else "an attention sublayer"
+        yield f"facts with an extraction event of {title}", percent(one), str(one["n"]), reported.get(name, "")
+
+
+def _neurons(found: dict) -> Iterator[Row]:
+    n = str(found["n"])
+    for position, one in found["located"].items():
+        yield (
+            f"neurons located at {_POSITION[position]}, layers 2 to 29",
+            f"{number(one['neurons'])}, in layer {number(one['mean_layer'])} on average",
+            n,
+            "",
+        )
+    names = {
+        "traced mlp × lookup": "traced MLPs and located neurons, both at the subject's last token",
+        "traced mlp × read": "traced MLPs there and neurons located at the last token",
+        "traced attention × read": "traced attention and located neurons, both at the last token",
+        "lookup × read": "neurons located at the subject's last token and at the last token",
+    }
+    for name, title in names.items():
+        one = found["overlap"][name]
+        yield (
+            f"overlap by layer of {title}",
+            f"{percent(one['share'])}; {percent(one['more'], True)} beside shifted layers",
+            n,
+            "",
+        )
+
+
+def _sparsity(found: dict) -> Iterator[Row]:
+    texts = f"{found['texts']} texts"
+    least, most = found["least"], found["most"]
+    span = f"{percent(found['active'])}; layer {least['layer']} {percent(least)}, layer {most['layer']} {percent(most)}"
+    yield "active neurons, mean of layers, least, most", span, texts, "10 to 50 % (Geva et al. 2021)†"
+    yield "neurons that carry a layer (effective share)", percent(found["effective"]), texts, ""
+    for where, title in (("kept_at_last_token", "the last token"), ("kept_at_all_tokens", "every token")):
+        for one in found[where]:
+            if one["share"] in (0.05, 0.1, 0.3):
+                yield (
+                    f"p left when each layer keeps its strongest {one['share']:.0%} at {title}".replace("%", " %"),
+                    f"{percent(one['ratio'])}; at random {percent(one['random_ratio'])}",
+                    str(one["ratio"]["n"]),
+                    "",
+                )
+    said = found["compositional"]
+    layers = said["layers"]
+    each = "; ".join(f"layer {one['layer']} {100 * one['share']['change']:.0f} %" for one in layers)
+    least = min(layers, key=lambda one: one["share"]["change"])
+    yield (
+        "predictions of a layer that none of its active neurons makes",
+        f"**{100 * said['mean']:.1f} %**, mean of {len(layers)} layers; least: layer {least['layer']} "
+        f"{percent(least['share'])} ({each})",
+        f"{layers[0]['tokens']} tokens of {layers[0]['share']['n']} texts",
+        "at least 68 % (Geva et al. 2021)†",
+    )
+
+
+def _editing(found: dict) -> Iterator[Row]:
+    facts = f"{found['facts']} facts"
+    scores = {one["layer"]: one["score"] for one in found["layers"]}
+    told = ", ".join(f"{layer}: {score:.2f}" for layer, score in scores.items())
+    yield "Score of edits by layer", told, facts, ""
+    best = found["chosen_by_auto"]
+    yield "the layer that `--layer auto` chooses", f"**{best}** (the table's: {found['table']})", facts, ""
+    for name, one in found["rank_correlation_with"].items():
+        reported = "none (Hase et al. 2023)" if name.startswith("traced") else ""
+        yield f"rank correlation by layer of the Score with *{name}*", number(one, 2), f"{one['n']} layers", reported
+
+
+# ---------------------------------------------------------------- the figure
+
+
+def draw(path: Path) -> None:
+    sections = load("findings")["sections"]
+    with figure(10, 6.4, rows=2, columns=2) as (fig, axes):
+        _draw_traces(axes[0, 0], sections["tracing"])
+        _draw_knockouts(axes[0, 1], sections["edges"], sections["sublayers"])
+        _draw_sparsity(axes[1, 0], sections["sparsity"])
+        _draw_layers(axes[1, 1], sections["neurons"], sections["editing"])
+        for one in axes.flat:
+            one.set_xlabel("layer")
+            one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        save(fig, path)
+
+
+def _draw_traces(axes: Axes, found: dict) -> None:
+    for kind, colour in (("state", GREY), ("mlp", ORANGE), ("attention", BLUE)):
+        curves = found["kinds"][kind]["curves"]
+        axes.plot(curves["last subject"], color=colour, label=f"{_KINDS[kind]}, subject's last token")
+        axes.plot(curves["last"], color=colour, linestyle=":", label=f"{_KINDS[kind]}, last token")
+    axes.set_title(f"Fast trace of {found['n']} facts: what restoring brings back")
+    axes.set_ylabel("probability of the answer")
+    axes.legend(fontsize="x-small")
+
+
+def _draw_knockouts(axes: Axes, edges: dict, sublayers: dict) -> None:
+    for name, colour in (("relation", ORANGE), ("subject", BLUE), ("last", GREEN)):
+        curve = edges["sets"][name]["curve"]
+        axes.plot(curve, color=colour, label=f"hidden from the last token: {_HIDDEN[name]}")
+    for name, colour in (("mlp", PURPLE), ("attention", GREY)):
+        curve = sublayers["sets"][name]["curve"]
+        axes.plot(curve, color=colour, linestyle="--", label=f"silent at the subject's last token: {_SILENT[name]}")
+    axes.axhline(0, color=GREY, linewidth=0.5)
+    axes.set_title(f"Knockouts of {edges['window']} layers around each")
+    axes.set_ylabel("change of p(answer)")
+    axes.legend(fontsize="x-small")
+
+
+def _draw_sparsity(axes: Axes, found: dict) -> None:
+    axes.plot(found["curves"]["active"], color=BLUE, label="active neurons")
+    axes.plot(found["curves"]["effective"], color=ORANGE, label="neurons that carry the layer")
+    layers = found["compositional"]["layers"]
+    share = [one["share"]["change"] for one in layers]
+    axes.plot([one["layer"] for one in layers], share, "o-", color=GREEN, label="compositional predictions")
+    axes.set_ylim(0, 1.03)
+    axes.set_title("How many neurons work, and whether one alone does")
+    axes.set_ylabel("share")
+    axes.legend(fontsize="x-small")
+
+
+def _draw_layers(axes: Axes, neurons: dict, editing: dict) -> None:
+    names = {
+        "traced mlp": ("traced MLPs, subject's last token", ORANGE),
+        "lookup": ("attributed to neurons, subject's last token", PURPLE),
+        "read": ("attributed to neurons, last token", BLUE),
+    }
+    for name, (label, colour) in names.items():
+        axes.plot(neurons["profiles"][name], color=colour, label=label)
+    axes.set_ylabel("share of the effect")
+    axes.set_title("Traced, located, and best to edit")
+    right = axes.twinx()
+    right.spines["right"].set_visible(True)
+    layers = editing["layers"]
+    right.plot([one["layer"] for one in layers], [one["score"] for one in layers], "s", color=GREEN)
+    right.set_ylim(0, 1.03)
+    right.set_ylabel("Score of edits (squares)", color=GREEN)
+    axes.legend(fontsize="x-small")
+
+
+def main() -> None:
+    text = table()
+    if "--write" not in sys.argv[1:]:
+        print(text)
+        return
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(before + START + text + END + after, encoding="utf-8")
+    draw(FIGURE)
+
+
+if __name__ == "__main__":
+    main()
