@@ -37,7 +37,8 @@ def ray_batches(
         return
     ray = _import()
     with _connected(ray, workers, address, threads):
-        new = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)  # of one that claims none a cluster hides them
+        claims = {"num_cpus": 1} | ({"num_gpus": gpus} if gpus else {})  # what is not claimed a cluster hides
+        new = ray.remote(**claims)(_Worker)
         yield from _balanced(ray, new, build, batches, min(workers, len(batches)), threads)
 
 

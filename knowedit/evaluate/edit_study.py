@@ -120,6 +120,8 @@ class EditStudy:
         self.skipped = [*self.source.skipped, *_without_new_target(self.source)]
         self.facts = {fact.id: fact for fact in self._chosen()}
         self.method = method_config(config.method, config.settings, config.layer, model)
+        if (layer := getattr(self.method, "layer", None)) is not None:
+            model.check_layer(layer)
         self.config = {**config.as_dict(), "resolved": config_dict(self.method)}
         self._so_far: list[Fact] = []
 

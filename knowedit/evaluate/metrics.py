@@ -190,7 +190,8 @@ def summarise(
       `benchmarks/coverage.py`.
     - Figures without bounds (GE, perplexity, essence) and RS: Student's t.
 
-    Memory is that of the values, whatever the number of resamples.
+    Memory is that of the values, whatever the number of resamples. Records may come in any order, as workers and shards
+    leave them: the figures are the same to the bit.
     """
     found = records if isinstance(records, Columns) else Columns(records)
     columns = {name: column for name, column in found.arrays(of).items() if name != "Score"}
@@ -202,7 +203,7 @@ def summarise(
 
 
 def _summary(name: str, kept: np.ndarray, seed: int) -> dict:
-    n = len(kept)
+    n, kept = len(kept), np.sort(kept)
     if n < 2:
         return _figure(kept[0] if n else None, None, None, n)
     if name in MAGNITUDES:
@@ -225,5 +226,6 @@ def _figure(value, low, high, n: int) -> dict:
 def _score(values: np.ndarray, seed: int) -> dict:
     """Of columns (records, 3)."""
     values = values[~np.isnan(values).all(1)]
+    values = values[np.lexsort(values.T)]
     interval = bounded_interval(values, harmonic_mean, seed) if len(values) > 1 else (None, None)
     return _figure(harmonic_mean(np.nanmean(values, 0)), *interval, len(values))

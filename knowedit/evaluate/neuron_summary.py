@@ -22,9 +22,9 @@ PAIRS = 20000  # four times so many pairs of facts are compared at most
 def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0, layers: int | None = None) -> dict:
     """`metrics`, `by_relation`, `layers`, `overlap`, `specificity`, `stability` and `located` neurons by relation.
 
-    Of each record means over its prompts are kept, and its neurons.
+    Of each record means over its prompts are kept, and its neurons. Records may come in any order.
     """
-    kept = [_reduced(row) for row in rows]
+    kept = sorted((_reduced(row) for row in rows), key=lambda row: row["id"])
     proved = [row for row in kept if row["methods"]]
     relations = sorted({row["relation"] for row in kept if row["relation"]})
     chosen = {

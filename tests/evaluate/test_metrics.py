@@ -15,6 +15,7 @@ from knowedit.edit.contrast import contrast_facts, rates
 from knowedit.errors import InputError
 from knowedit.evaluate.metrics import (
     METRICS,
+    Columns,
     asked_of,
     check_metric,
     record_metrics,
@@ -213,6 +214,26 @@ def test_intervals_stay_within_bounds_and_say_that_unseen_failures_may_be():
 def test_summaries_are_seeded():
     some = records()
     assert summarise(some, seed=1) == summarise(some, seed=1) != summarise(some, seed=2)
+
+
+def test_the_order_of_records_does_not_matter():
+    some = [{**record, "GE": record["EM"] * 7} for record in records()]
+    some[3]["PS"] = some[5]["NS"] = None
+    shuffled = [some[i] for i in np.random.default_rng(3).permutation(len(some))]
+    assert summarise(shuffled) == summarise(some)
+
+
+def test_columns_are_the_records():
+    columns = Columns([{"ES": 1.0}, {"PS": None}, {"ES": 0.0, "PS": 0.5}])
+    columns.add({"GE": 4.0})
+    found = columns.arrays()
+    nan = math.nan
+    wanted = {"ES": [1, nan, 0, nan], "PS": [nan, nan, 0.5, nan], "GE": [nan, nan, nan, 4]}
+    assert columns.n == 4 and found.keys() == wanted.keys()
+    for name, column in wanted.items():
+        np.testing.assert_array_equal(found[name], column)
+    some = np.array([True, False, True, True])
+    assert summarise(columns, of=some) == summarise([{"ES": 1.0, "PS": None}, {"ES": 0.0, "PS": 0.5}, {"GE": 4.0}])
 
 
 def test_nothing_measured_has_no_figures():

@@ -45,6 +45,10 @@ def test_figures_by_hand():
     assert json.dumps({k: v for k, v in found.items() if k != "located"}, allow_nan=False)
 
 
+def test_the_order_of_records_does_not_matter():
+    assert summary(ROWS[::-1]) == summary(ROWS)
+
+
 def test_specificity_and_stability_by_hand():
     others = {"before": 0.5, "suppressed": 0.45, "amplified": 0.6}
     rows = [{**r, "specificity": {"same_relation": others}, "stability": {"t=0.1 p=0.5": [4, 0.5]}} for r in ROWS[:2]]
