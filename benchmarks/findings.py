@@ -12,28 +12,22 @@ so that mean is somewhat too large and its interval does not know it.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.cli.asking import known_facts
 from knowedit.cli.locate_many import evenly
 from knowedit.edit.layer import FACTS as LAYER_FACTS
 from knowedit.edit.layer import layer_scores
 from knowedit.edit.rome import SMOLLM2
-from knowedit.facts import Fact
 from knowedit.locate.attribution import AttributionConfig, attribute
 from knowedit.locate.neurons import coarse
-from knowedit.models.adapter import Model
-from knowedit.models.cache import locked
 from knowedit.recall.enrichment import attributes_of, content_vocabulary, enrichment
 from knowedit.recall.extraction import extraction
 from knowedit.recall.knockout import Knockout, attention_knockout, source_sets, sublayer_knockout
@@ -44,28 +38,12 @@ from knowedit.recall.tracing import Trace, TraceConfig, trace_facts
 from knowedit.recall.values import compositional, pooled
 from knowedit.statistics import Estimate, mean, rate
 
-from .results import FOLDER, save
+from .findings_run import Run, choose, keep, kept
 
 T = 0.2  # of the largest score: a located neuron, for one prompt
 FIRST = 2  # the lowest layer in which neurons are located, as in benchmarks/proof.py
 POSITIONS = ("read", "lookup")
 SCANNED, READ_OUT = 2048, 128  # tokens of text for sparsity, and of these for what layers say
-
-
-@dataclass
-class Run:
-    """The model, its facts, and what several sections need."""
-
-    model: Model
-    facts: tuple[Fact, ...]
-    options: dict
-
-    @cached_property
-    def traces(self) -> list[Trace]:
-        return trace_facts(self.model, self.facts, TraceConfig(fast=True, draws=self.options["draws"]))
-
-    def query(self, fact: Fact):
-        return self.model.query(fact.prompt, fact.target, fact.subject)
 
 
 def main() -> None:
@@ -79,56 +57,18 @@ def main() -> None:
     options = vars(parser.parse_args())
     only = options.pop("only")
     model = knowedit.load()
-    kept = _kept(options)
-    if "facts" not in kept:
-        kept = _keep(model, options, "facts", _choose(model, options["facts"]))
+    sections = kept(options)
+    if "facts" not in sections:
+        sections = keep(model, options, "facts", choose(model, options["facts"]))
     by_id = {fact.id: fact for fact in knowedit.builtin_facts()}
-    run = Run(model, tuple(by_id[name] for name in kept["facts"]["ids"]), options)
+    run = Run(model, tuple(by_id[name] for name in sections["facts"]["ids"]), options)
     for name in only:
-        if name in kept and only == list(SECTIONS):
+        if name in sections and only == list(SECTIONS):
             continue
         started = time.process_time()
         found = SECTIONS[name](run)
         found["seconds"] = round(time.process_time() - started, 1)
-        kept = _keep(model, options, name, found)
-
-
-def _kept(options: dict) -> dict:
-    """The sections of an earlier run with the same options."""
-    path = FOLDER / "findings.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return record["sections"] if record.get("options") == options else {}
-
-
-def _keep(model: Model, options: dict, name: str, section: dict) -> dict:
-    """Add a section to those that are in the file by now, of other processes too; all of them."""
-    rounded = json.loads(json.dumps(section), parse_float=lambda text: float(f"{float(text):.5g}"))
-    with locked(FOLDER / "findings.json"):
-        sections = {**_kept(options), name: rounded}
-        save("findings", {"model": model.name, "layers": model.n_layers, "options": options, "sections": sections})
-    return sections
-
-
-def _choose(model: Model, wanted: int) -> dict:
-    """Known facts whose prompts go on behind the subject, evenly over the relations as far as they have so many; some
-    `wanted`, or a few more."""
-    known = known_facts(model, "builtin")
-    fit = [fact for fact in known if (prompt := _prompt(model, fact)).lookup != prompt.read]
-    limit = wanted
-    while len(chosen := evenly(tuple(fit), limit)) < min(wanted, len(fit)):
-        limit += 1
-    relations = [fact.relation_name for fact in chosen]
-    return {
-        "known": len(known),
-        "with_text_behind_the_subject": len(fit),
-        "n": len(chosen),
-        "by_relation": {name: relations.count(name) for name in dict.fromkeys(relations)},
-        "ids": [fact.id for fact in chosen],
-    }
-
-
-def _prompt(model: Model, fact: Fact):
-    return model.query(fact.prompt, fact.target, fact.subject).prompt
+        sections = keep(model, options, name, found)
 
 
 # ---------------------------------------------------------------- tracing
@@ -229,7 +169,7 @@ def _highest(curve: Sequence[Estimate]) -> dict:
 def _attributes(run: Run) -> dict:
     words, facts = content_vocabulary(run.model), knowedit.builtin_facts()
     found = [
-        enrichment(run.model, _prompt(run.model, fact), attributes_of(fact, facts), vocabulary=words)
+        enrichment(run.model, run.query(fact).prompt, attributes_of(fact, facts), vocabulary=words)
         for fact in tqdm(run.facts, unit="fact")
     ]
     own = _curve([one.rate for one in found])
@@ -368,17 +308,17 @@ def _sparsity(run: Run) -> dict:
 def _editing(run: Run) -> dict:
     """The scores of `--layer auto` and of the table's layer, kept in the cache, against where tracing and locating
     point."""
-    computed, kept = [], _kept(run.options)
+    computed, sections = [], kept(run.options)
     scores = layer_scores(run.model, progress=computed.append)
     tried = [one.layer for one in scores]
     if SMOLLM2.layer not in tried:
         scores = sorted([*scores, *layer_scores(run.model, [SMOLLM2.layer], progress=computed.append)], key=_by_layer)
     layers = [one.layer for one in scores]
     curves = {
-        "traced mlp at subject end": kept["tracing"]["kinds"]["mlp"]["curves"]["last subject"],
-        "traced state at subject end": kept["tracing"]["kinds"]["state"]["curves"]["last subject"],
-        "located at subject end": kept["neurons"]["profiles"]["lookup"],
-        "located at last token": kept["neurons"]["profiles"]["read"],
+        "traced mlp at subject end": sections["tracing"]["kinds"]["mlp"]["curves"]["last subject"],
+        "traced state at subject end": sections["tracing"]["kinds"]["state"]["curves"]["last subject"],
+        "located at subject end": sections["neurons"]["profiles"]["lookup"],
+        "located at last token": sections["neurons"]["profiles"]["read"],
     }
     return {
         "facts": LAYER_FACTS,

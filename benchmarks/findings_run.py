@@ -1,0 +1,76 @@
+"""What the sections of `findings.py` share: their facts, and the file in which each is kept when it is done.
+
+Several processes may work at different sections of one file at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from knowedit.cli.asking import known_facts
+from knowedit.cli.locate_many import evenly
+from knowedit.facts import Fact
+from knowedit.models.adapter import Model
+from knowedit.models.cache import locked
+from knowedit.prompts import Query
+from knowedit.recall.tracing import Trace, TraceConfig, trace_facts
+
+from .results import FOLDER, save
+
+NAME = "findings"
+
+
+@dataclass
+class Run:
+    """The model, its facts, and what several sections need."""
+
+    model: Model
+    facts: tuple[Fact, ...]
+    options: dict
+
+    @cached_property
+    def traces(self) -> list[Trace]:
+        return trace_facts(self.model, self.facts, TraceConfig(fast=True, draws=self.options["draws"]))
+
+    def query(self, fact: Fact) -> Query:
+        return self.model.query(fact.prompt, fact.target, fact.subject)
+
+
+def kept(options: dict) -> dict:
+    """The sections of an earlier run with the same options."""
+    path = FOLDER / f"{NAME}.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return record["sections"] if record.get("options") == options else {}
+
+
+def keep(model: Model, options: dict, name: str, section: dict) -> dict:
+    """Add a section to those that are in the file by now, of other processes too; all of them."""
+    rounded = json.loads(json.dumps(section), parse_float=lambda text: float(f"{float(text):.5g}"))
+    with locked(FOLDER / f"{NAME}.json"):
+        sections = {**kept(options), name: rounded}
+        save(NAME, {"model": model.name, "layers": model.n_layers, "options": options, "sections": sections})
+    return sections
+
+
+def choose(model: Model, wanted: int) -> dict:
+    """Known facts whose prompts go on behind the subject, evenly over the relations as far as they have so many; some
+    `wanted`, or a few more."""
+    known = known_facts(model, "builtin")
+    fit = [
+        fact
+        for fact in known
+        if (prompt := model.query(fact.prompt, fact.target, fact.subject).prompt).lookup != prompt.read
+    ]
+    limit = wanted
+    while len(chosen := evenly(tuple(fit), limit)) < min(wanted, len(fit)):
+        limit += 1
+    relations = [fact.relation_name for fact in chosen]
+    return {
+        "known": len(known),
+        "with_text_behind_the_subject": len(fit),
+        "n": len(chosen),
+        "by_relation": {name: relations.count(name) for name in dict.fromkeys(relations)},
+        "ids": [fact.id for fact in chosen],
+    }
