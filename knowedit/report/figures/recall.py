@@ -68,7 +68,7 @@ def draw_sublayers(axes: Axes, found: Found) -> None:
     """What the answer loses when the subject's last token gets nothing from MLPs or attention."""
     for name, (label, colour) in _SUBLAYERS.items():
         _curve(axes, _changes(found, "sublayers", name), colour, label)
-    _change_axis(axes, found, "1  Enrichment: sublayers silent there", "lower right")
+    _change_axis(axes, found, "1  Enrichment: sublayers silent there")
 
 
 def draw_propagation(axes: Axes, found: Found) -> None:
@@ -77,7 +77,7 @@ def draw_propagation(axes: Axes, found: Found) -> None:
         curve = _changes(found, "edges", name)
         if curve:
             _curve(axes, curve, colour, label, dashed=name == "first")
-    _change_axis(axes, found, "2  Propagation: hidden from the last token", "lower left")
+    _change_axis(axes, found, "2  Propagation: hidden from the last token")
 
 
 def draw_extraction(axes: Axes, found: Found) -> None:
@@ -98,8 +98,12 @@ def draw_extraction(axes: Axes, found: Found) -> None:
             axes.text(0.5, 0.9, "none for this fact", transform=axes.transAxes, ha="center", color=GREY)
         _layer_axis(axes, len(told.mlp))
         return
-    for name, (label, colour) in _SUBLAYERS.items():
-        _curve(axes, found.events[name], colour, label)
+    for shift, (name, (label, colour)) in zip((-0.1, 0.1), _SUBLAYERS.items(), strict=True):
+        shares = [one.change for one in found.events[name]]
+        axes.plot(shares, color=colour, linewidth=1.3, marker=".", markersize=3, label=label)
+        for layer, one in enumerate(found.events[name]):
+            if one.change and one.low is not None:  # Wilson's interval of no event at all says only how many facts
+                axes.plot([layer + shift] * 2, [one.low, one.high], color=colour, linewidth=1)
     _share_axis(axes, "share of facts")
     _layer_axis(axes, len(found.rate))
     axes.legend(loc="upper left", fontsize=7)
@@ -129,20 +133,21 @@ def _value(one: float | Estimate | None) -> float | None:
     return one.change if isinstance(one, Estimate) else one
 
 
-def _change_axis(axes: Axes, found: Found, title: str, legend: str) -> None:
+def _change_axis(axes: Axes, found: Found, title: str) -> None:
     window = found.window if isinstance(found, RecallAverage) else found.edges.window
     axes.axhline(0, color=GREY, linewidth=0.6)
-    axes.set_ylim(bottom=-1.05)
+    axes.set_ylim(-1.05, max(0.0, axes.dataLim.y1) + 0.35)  # a legend's room on top
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylabel("change of p(answer)")
     axes.set_title(title if window == 1 else f"{title}, {window} layers at once")
     _layer_axis(axes, len(found.enrichment.rate if isinstance(found, Recall) else found.rate))
-    axes.legend(loc=legend, fontsize=7)
+    axes.legend(loc="upper left", ncols=2, fontsize=7)
 
 
 def _share_axis(axes: Axes, label: str) -> None:
-    axes.set_ylim(0, max(0.05, 1.45 * axes.dataLim.y1))  # a legend's room on top
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    top = max(0.01, 1.45 * axes.dataLim.y1)  # a legend's room on top
+    axes.set_ylim(0, top)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if top > 0.05 else 1))
     axes.set_ylabel(label)
 
 
