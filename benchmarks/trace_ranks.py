@@ -22,6 +22,7 @@ import knowedit
 from knowedit.cli.asking import known_facts
 from knowedit.locate.readout import Readout
 from knowedit.models.replay import record
+from knowedit.prompts import Query
 from knowedit.recall import tracing_fast
 from knowedit.recall.corruption import Corruption
 from knowedit.recall.noise import draw_noise, embedding_spread
@@ -70,6 +71,7 @@ def _plain_gradient(model, exact: Trace) -> np.ndarray:
     """∂P/∂h · (h clean − h corrupted) at the corrupted prompt, (tokens, layers)."""
     query = model.query(exact.prompt, exact.target, exact.subject)
     start, end = exact.subject_tokens
+    query = Query(query.steps[:1], query.target_ids[:1])
     noise = draw_noise(model, exact.level, exact.config.draws, end - start, exact.config.seed)
     corruption = Corruption(model, query.steps[-1].ids, start, noise)
     readouts = [Readout("probability", token) for token in query.target_ids]

@@ -3,7 +3,7 @@
     python -m benchmarks.trace_speed
 
 The three maps (states, MLP and attention windows) of a prompt of 10 tokens with 10 draws of noise, the same noise for
-all. Exact and fast traces are run `--rounds` times, the loop once; the noise's σ is measured before and not counted.
+all. Exact traces are run `--rounds` times, the loop once; the noise's σ is measured before and not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROMPT, SUBJECT, TARGET = "The Eiffel Tower is located in the city of", "Eiffel 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2, help="of exact and fast traces; the median counts")
+    parser.add_argument("--rounds", type=int, default=1, help="of exact traces (fast ones: three times as many)")
     options = parser.parse_args()
     model = knowedit.load()
     level = TraceConfig().noise * embedding_spread(model)

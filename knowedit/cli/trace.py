@@ -46,6 +46,7 @@ def trace(
     severed: Annotated[
         str | None, typer.Option(help="Also restore states with mlp, attention (or both, each for itself) severed.")
     ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Of all tokens of the target, not the first alone.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     figure: FigurePath = None,
     model: ModelName = DEFAULT_MODEL,
@@ -64,7 +65,7 @@ def trace(
     check_asked(prompt, fact, facts, many=True)
     config = TraceConfig(
         kinds=_words(kind), draws=draws, noise=noise, window=window, fast=fast, severed=_words(severed), seed=seed,
-        chat=chat,
+        whole=whole, chat=chat,
     )  # fmt: skip
     figure = _checked(figure)
     if facts is None:

@@ -13,7 +13,8 @@ has 10 of GPT-2 XL's 48 layers; by default it is as large a part of any model.
 *Severed*: a state is put back while the MLP (or the attention) of that token keeps, in all layers, what it put out in
 the corrupted run. What is lost by that went through it.
 
-P is the probability of the whole target, teacher-forced.
+P is the probability of the target's first token, as in the paper. Of a whole target (`whole`), teacher-forced, the
+prompt's last state never brings all back: the tokens behind it still look at a corrupted subject.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class TraceConfig:
     - `window`: layers of an MLP or attention window; 10 of 48 as in the paper where None.
     - `severed`: sublayers, `mlp` or `attention`, to sever a state's paths through, each a table of its own.
     - `fast`: approximate all effects by gradients (`tracing_fast`), with `draws` points instead of draws.
+    - `whole`: take the probability of all tokens of the target, not of the first alone.
     - `chat`: ask through the model's chat template.
     """
 
@@ -59,6 +61,7 @@ class TraceConfig:
     severed: tuple[str, ...] = ()
     seed: int = 0
     fast: bool = False
+    whole: bool = False
     chat: bool = False
 
     def __post_init__(self):
@@ -230,6 +233,8 @@ def _query(model: Model, prompt: str, target: str, subject: str | None, config: 
     query = model.query(prompt, target, subject, chat=config.chat)
     if prompt.strip() == subject.strip():
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
+    if not config.whole:
+        query = Query(query.steps[:1], query.target_ids[:1])
     check_length(model, query.steps[-1].ids)
     return query
 
@@ -284,8 +289,8 @@ def _fast(
     parts = _parts(model, query)
     if len(parts) > 1:
         raise InputError(
-            f"the fast mode of a masked model takes targets of one token, this one has {len(parts)}; "
-            "trace exactly, or choose another target"
+            f"the fast mode of a masked model takes one token of a target, this one has {len(parts)}; "
+            "trace exactly, or the first token alone"
         )
     ((ids, reads, readouts),) = parts
     around = windows(model.n_layers, window)

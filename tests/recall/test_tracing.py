@@ -11,6 +11,7 @@ from trained import facts, trained
 
 from benchmarks.plain_trace import tables
 from knowedit import InputError, Trace, TraceConfig, average_traces, trace, trace_facts
+from knowedit.prompts import Query
 from knowedit.recall import restoring, tracing
 from knowedit.recall.noise import draw_noise, embedding_spread
 from knowedit.recall.restoring import Window
@@ -25,6 +26,8 @@ SEVERED = ("mlp", "attention")
 def plainly(model, found: Trace):
     """The same trace by the plain loop: P clean, P corrupted, and the tables by kind."""
     query, config = model.query(found.prompt, found.target, found.subject), found.config
+    if not config.whole:
+        query = Query(query.steps[:1], query.target_ids[:1])
     start, end = found.subject_tokens
     noise = draw_noise(model, found.level, config.draws, end - start, config.seed)
     shape = (query.steps[-1].ids, [s.read for s in query.steps], query.target_ids, noise, start, found.window)
@@ -41,7 +44,13 @@ def plainly(model, found: Trace):
 def test_every_family_gives_the_tables_of_the_plain_loop(family):
     model = tiny(family)
     target = "." if model.masked else TARGET  # of one token, or in some decoders of several
-    found = trace(model, PROMPT, target, SUBJECT, TraceConfig(draws=3, window=2, noise=0.6, severed=SEVERED))
+    found = trace(
+        model,
+        PROMPT,
+        target,
+        SUBJECT,
+        TraceConfig(draws=3, window=2, noise=0.6, severed=SEVERED, whole=not model.masked),
+    )
     clean, low, wanted = plainly(model, found)
     allowed = 1e-5 * max(clean, low)
     assert found.high == pytest.approx(clean, abs=allowed) and found.low == pytest.approx(low, abs=allowed)
@@ -255,7 +264,7 @@ def test_a_masked_target_of_several_tokens_is_exact_or_refused():
     model = tiny("bert")
     query = model.query(PROMPT, "Parisi", SUBJECT)
     assert len(query.steps) > 1
-    found = trace(model, PROMPT, "Parisi", SUBJECT, TraceConfig(draws=2, kinds=("state",)))
+    found = trace(model, PROMPT, "Parisi", SUBJECT, TraceConfig(draws=2, kinds=("state",), whole=True))
     parts = []
     for step, token in zip(query.steps, query.target_ids, strict=True):
         noise = draw_noise(model, found.level, 2, 1 + step.lookup - step.subject[0], 0)
@@ -264,8 +273,10 @@ def test_a_masked_target_of_several_tokens_is_exact_or_refused():
             parts.append(tables(model, *shape, ["state"])[2]["state"])
     wanted = np.prod([torch.stack(parts[i : i + 2]).numpy() for i in range(0, len(parts), 2)], axis=0).mean(0)
     np.testing.assert_allclose(found.scores("state"), wanted, rtol=1e-3)
-    with pytest.raises(InputError, match="targets of one token"):
-        trace(model, PROMPT, "Parisi", SUBJECT, TraceConfig(fast=True))
+    with pytest.raises(InputError, match="one token of a target"):
+        trace(model, PROMPT, "Parisi", SUBJECT, TraceConfig(fast=True, whole=True))
+    first = TraceConfig(draws=2, kinds=("state",))
+    assert trace(model, PROMPT, "Parisi", SUBJECT, first).high > found.high  # of the first token alone
 
 
 def test_the_spread_is_that_of_the_embeddings_of_subjects():

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
+from ...inert import inert
 from ...recall.patching import Patched
 from ...recall.trace_average import TraceAverage
 from ...recall.tracing import Trace
-from .drawing import BLUE, COLOURS, GREY, figure, heat_map, inert, save
+from .drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_map, save
 
 _COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
-_LINES = ("first subject", "last subject", "first after", "last")
+_LINES = {"first subject": SKY, "last subject": BLUE, "first after": GREEN, "last": RED}
 _WIDTH = 4.2  # of a map
 _LETTERS = 18  # of a token
 
@@ -58,7 +59,7 @@ def average_figure(path: str | Path, found: TraceAverage) -> Path:
 def draw_lines(axes: Axes, found: TraceAverage, kind: str) -> None:
     """The average indirect effect by layer at the tokens that matter most, with 95 % intervals over facts."""
     layers = range(found.n_layers)
-    for colour, name in zip(COLOURS, _LINES, strict=False):
+    for name, colour in _LINES.items():
         row = found.effects[kind].get(name)
         if row is None:
             continue
