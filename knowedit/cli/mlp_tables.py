@@ -8,12 +8,12 @@ _PARTS = {"mlp": "MLPs", "attention": "attention", "scores": "attention scores",
           "unembedding": "unembedding", "other": "norms and others"}  # fmt: skip
 
 
-def _rate(estimate, signed: bool = False) -> str:
+def _rate(estimate) -> str:
     """A share with its interval."""
     if estimate.change is None:
         return ""
-    interval = "" if estimate.low is None else f"  [{percent(estimate.low, signed)}, {percent(estimate.high, signed)}]"
-    return percent(estimate.change, signed) + interval
+    interval = "" if estimate.low is None else f"  [{percent(estimate.low, False)}, {percent(estimate.high, False)}]"
+    return percent(estimate.change, False) + interval
 
 
 def _number(estimate, digits: int = 2) -> str:
@@ -121,13 +121,14 @@ def show_precision(found, layer: int | None) -> None:
     line(
         f"{found.model} at fewer bits: {found.facts} facts, neurons of {found.neuron_facts}, {found.edits} edited facts"
     )
+    names = ("edited", "efficacy", "paraphrase", "neighbourhood") if found.edits else ()
     rows = [
         (level.part if level.bits else "full precision", level.bits, f"{level.error:.3f}", _rate(level.known),
-         _number(level.probability), _rate(level.found_again), _rate(level.suppressed, signed=True),
-         *(_rate(getattr(level, name)) for name in ("efficacy", "paraphrase", "neighbourhood") if found.edits))
+         _number(level.probability), _rate(level.found_again), _number(level.suppressed),
+         *(_rate(getattr(level, name)) for name in names))
         for level in found.levels
     ]  # fmt: skip
-    edits = ["edit holds", "paraphrases", "neighbours"] if found.edits else []
+    edits = ["new answer first", "efficacy", "paraphrases", "neighbours"] if found.edits else []
     columns = ["quantized", "bits", "‖ΔW‖/‖W‖", "known", "probability", "neurons found again", "suppressing them"]
     table([*columns, *edits], rows)
 

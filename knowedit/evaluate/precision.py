@@ -34,7 +34,7 @@ from ..locate.neurons import coarse
 from ..locate.response import Response
 from ..models.adapter import Model
 from ..models.expansion import PARTS, projections
-from ..statistics import Estimate, mean, rate, ratio_of_means
+from ..statistics import Estimate, mean, rate
 
 BITS = (8, 4, 2, 1)
 
@@ -65,11 +65,14 @@ class Level:
 
     - `known`: the share of facts whose target is the first choice; `probability`: mean probability of the target.
     - `error`: the rounding's ‖ΔW‖ / ‖W‖ over all weights of the part.
-    - `found_again`: the share of each fact's located neurons that are located again; `suppressed`: the change of the
-      targets' mean probability when the neurons that were located at full precision are set to 0.
+    - `found_again`: the share of each fact's located neurons that are located again; `suppressed`: what is added to the
+      target's probability when the neurons that were located at full precision are set to 0.
+    - `edited`: the share of edits whose new answer is the first choice, every token of it.
     - `efficacy`, `paraphrase`, `neighbourhood`: of the edits, as in ROME: how often the new answer is likelier than the
-      old one on the edited prompts and in other words, and each neighbour's own answer likelier than the new one.
-      Not measured where there is nothing to measure, as everywhere.
+      old one on the edited prompts and in other words, and each neighbour's own answer likelier than the new one. They
+      compare two probabilities also where both have become nothing: half of them is then chance.
+
+    What there is nothing to measure from is None, with n = 0.
     """
 
     part: str
@@ -79,6 +82,7 @@ class Level:
     probability: Estimate
     found_again: Estimate
     suppressed: Estimate
+    edited: Estimate
     efficacy: Estimate
     paraphrase: Estimate
     neighbourhood: Estimate
@@ -210,7 +214,7 @@ def _level(model: Model, part, bits, error: float, queries, some, located, confi
         "known": rate(known),
         "probability": mean([found[i].probability for i in range(len(queries))]),
         "found_again": mean(again),
-        "suppressed": ratio_of_means(before, after),
+        "suppressed": mean(np.subtract(after, before)),
     }
 
 
@@ -226,6 +230,7 @@ def _edited(model: Model, edits: Sequence[Edit], bits: int | None = None, part: 
             with quantized(model, bits, part):  # restored before the edit is taken off, which checks its weights
                 found += contrast_facts(model, facts)
     return {
+        "edited": rate([one.prompt.says_new for one in found]),
         "efficacy": rate([one.prompt.prefers_new for one in found]),
         "paraphrase": _mean_of([[p.prefers_new for p in one.paraphrases] for one in found]),
         "neighbourhood": _mean_of([[n.prefers_true for n in one.neighbours] for one in found]),

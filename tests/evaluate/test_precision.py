@@ -88,7 +88,7 @@ def test_the_trained_model_survives_eight_bits_and_not_one():
     assert eight.known.change == 1 and eight.found_again.change > 0.8 and eight.efficacy.change == 1
     assert eight.error < 0.02 < one.error
     assert one.probability.change < eight.probability.change
-    assert full.suppressed.change < 0 and full.suppressed.n <= 3
+    assert full.suppressed.change < 0 and full.suppressed.n <= 3 and full.edited.change == eight.edited.change == 1
     assert full.known.n == 10 and full.known.low < 1
     assert all(torch.equal(a, b) for a, b in zip(weights(model), before, strict=True)) and not edits_on(model)
     json.dumps(found.as_dict(), allow_nan=False)

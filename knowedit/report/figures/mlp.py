@@ -47,10 +47,9 @@ def anatomy_figure(path: str | Path, found: Anatomy, layer: int, probe: Relation
         grid = axes[2, 0].get_gridspec()
         for unused in axes[2]:
             unused.remove()
-        split = (n - 1) // 2
-        _nonlinearity(fig.add_subplot(grid[2, :split]), found, layer)
-        _dimensions(fig.add_subplot(grid[2, split : n - 2 + (n == 4)]), found)
-        accuracy = fig.add_subplot(grid[2, n - 2 + (n == 4) :])
+        nonlinearity, dimensions, accuracy = (fig.add_subplot(part) for part in grid[2, :].subgridspec(1, 3))
+        _nonlinearity(nonlinearity, found, layer)
+        _dimensions(dimensions, found)
         _accuracy(accuracy, probe) if probe else _unmeasured(accuracy, "linear probe: give facts of several relations")
         fig.suptitle(
             inert(f"{found.model}: MLPs on {found.tokens:,} tokens of {found.texts} texts"), x=0.01, ha="left"
@@ -58,25 +57,22 @@ def anatomy_figure(path: str | Path, found: Anatomy, layer: int, probe: Relation
         return save(fig, path)
 
 
-def _typical(edges: Sequence[float]) -> float:
-    """The width at which the edges' asinh is linear, recovered from them."""
-    middle = len(edges) // 2
-    return max((edges[middle + 1] - edges[middle]) * 4, 1e-12)
-
-
 def _asinh(axes: Axes, edges: Sequence[float]) -> None:
-    axes.set_xscale("asinh", linear_width=_typical(edges))
-    axes.set_xlim(edges[0], edges[-1])
+    """The axis of bins that are drawn equally wide: a few values at their places among the edges."""
     reach = 10.0 ** np.floor(np.log10(edges[-1]))
-    axes.set_xticks([-reach, 0, reach], [f"−{reach:g}", "0", f"{reach:g}"])
-    axes.minorticks_off()
+    values = np.array([-reach, -reach / 10, 0, reach / 10, reach])
+    places = np.interp(values, edges, range(len(edges)))
+    apart = (np.abs(places - places[2]) > len(edges) / 12) | (values == 0)  # else the words would overlap
+    axes.set_xticks(places[apart], [f"{v:g}".replace("-", "−") for v in values[apart]])
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_xlim(0, len(edges) - 1)
 
 
 def _layers_image(axes: Axes, found: Anatomy, stage: str):
     shares = np.array([one.stage(stage).histogram for one in found.layers])
-    edges = np.array(found.edges[stage])
+    edges = found.edges[stage]
     rows = np.arange(len(found.layers) + 1) - 0.5
-    image = axes.pcolormesh(edges, rows, shares, cmap=SEQUENTIAL, vmin=0, vmax=0.06, rasterized=True)
+    image = axes.pcolormesh(range(len(edges)), rows, shares, cmap=SEQUENTIAL, vmin=0, vmax=0.06, rasterized=True)
     _asinh(axes, edges)
     places = np.linspace(0, len(found.layers) - 1, min(6, len(found.layers))).round().astype(int)
     axes.set_yticks(places, [str(found.layers[i].layer) for i in places])
@@ -85,11 +81,10 @@ def _layers_image(axes: Axes, found: Anatomy, stage: str):
 
 def _distribution(axes: Axes, found: Anatomy, stage: str, layer: int) -> None:
     one, edges = found.layer(layer).stage(stage), found.edges[stage]
-    axes.stairs(one.histogram, edges, fill=True, color=_STAGE[stage], alpha=0.75)
+    axes.stairs(one.histogram, range(len(edges)), fill=True, color=_STAGE[stage], alpha=0.75)
     _asinh(axes, edges)
     axes.set_ylim(bottom=0)
-    axes.text(0.02, 0.97, f"1 to 99 %:\n{one.quantiles[1]:.2g} to {one.quantiles[7]:.2g}", transform=axes.transAxes,
-              va="top", fontsize=7, color=GREY)  # fmt: skip
+    axes.set_xlabel(f"98 % from {one.quantiles[1]:.2g} to {one.quantiles[7]:.2g}".replace("-", "−"), fontsize=8)
 
 
 def _nonlinearity(axes: Axes, found: Anatomy, layer: int) -> None:
@@ -108,6 +103,10 @@ def _nonlinearity(axes: Axes, found: Anatomy, layer: int) -> None:
     inside = (x >= low) & (x <= high)
     axes.plot(x[inside], y[inside], color=RED, linewidth=2)
     axes.axvline(0, color=GREY, linewidth=0.5)
+    wide = 0.4 * (high - low)
+    axes.set_xlim(low - wide, high + wide)
+    near = y[(x >= low - wide) & (x <= high + wide)]
+    axes.set_ylim(near.min() - 0.1 * np.ptp(near), near.max())
     axes.set_xlabel(f"{found.nonlinear} of layer {layer}: {_percent(found.layer(layer).below_zero)} below zero")
     axes.set_title(f"nonlinearity ({found.activation}) and its data")
 
@@ -117,8 +116,8 @@ def _dimensions(axes: Axes, found: Anatomy) -> None:
         _by_layer(axes, [one.layer for one in found.layers], [one.stage(name).dimension for one in found.layers],
                   _STAGE[name], _NAMES[name])  # fmt: skip
     axes.set_title("effective dimension")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
+    axes.set_ylim(0, 1.3 * max(stage.dimension for one in found.layers for stage in one.stages))
+    axes.legend(fontsize=7, ncols=3, loc="upper center")
 
 
 def _accuracy(axes: Axes, probe: RelationProbe) -> None:
@@ -131,7 +130,7 @@ def _accuracy(axes: Axes, probe: RelationProbe) -> None:
     axes.axhline(probe.chance, color=GREY, linewidth=0.8, linestyle=":")
     axes.text(layers[-1], probe.chance, "most frequent relation", fontsize=7, color=GREY, ha="right", va="bottom")
     axes.set_ylim(0, 1.02)
-    axes.legend(fontsize=6, ncols=2, loc="lower center")
+    axes.legend(fontsize=6, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.18))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(f"linear probe of {len(probe.relations)} relations (n = {sum(probe.relations.values())})")
 
@@ -172,9 +171,10 @@ def geometry_figure(path: str | Path, found: Geometry, gates: Gates | None = Non
         centres = (np.arange(BINS) + 0.5) * 180 / BINS
         axes[0, 0].plot(centres, _positive(shown.angles), color=RED, label=f"value vectors, layer {shown.layer}")
         axes[0, 0].plot(centres, _positive(random_angles(found.d)), color=GREY, label="random directions")
-        axes[0, 0].axvline(shown.closest_random, color=GREY, linewidth=0.7, linestyle=":")
+        axes[0, 0].axvline(shown.closest_random, color=GREY, linewidth=0.8, linestyle=":", label="closest random pair")
         axes[0, 0].set(yscale="log", xlabel="angle between two of them, degrees", title="share of pairs", xlim=(0, 180))
-        axes[0, 0].set_ylim(1e-7, 1)
+        axes[0, 0].set_ylim(1e-7, 3)
+        axes[0, 0].set_yticks([1e-6, 1e-4, 1e-2, 1], ["0.0001 %", "0.01 %", "1 %", "100 %"])
         axes[0, 0].legend(fontsize=7, loc="upper left")
         for d, colour in ((found.d, BLUE), (GPT3_WIDTH, ORANGE)):
             fits = sorted((fit for fit in found.fits if fit.d == d), key=lambda fit: fit.angle)
@@ -221,7 +221,7 @@ def _gates(axes: Axes, gates: Gates) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer")
     axes.set_title(f"what the {gates.strongest} strongest neurons answer to ({gates.facts} subjects)")
-    axes.legend(fontsize=7, loc="lower right", frameon=True)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 
 # ---------------------------------------------------------------- accounting
@@ -261,7 +261,7 @@ def precision_figure(path: str | Path, found: Precision) -> Path:
     """What is left at fewer bits: facts, located neurons and edits, MLPs beside attention."""
     panels = [("known", f"facts known (n = {found.facts})")]
     panels += [("found_again", f"neurons located again (n = {found.neuron_facts})")] * bool(found.neuron_facts)
-    panels += [("efficacy", f"edits hold (n = {found.edits})")] * bool(found.edits)
+    panels += [("edited", f"edits are the first choice (n = {found.edits})")] * bool(found.edits)
     with figure(3.4 * len(panels) + 0.5, 3, columns=len(panels), squeeze=False) as (fig, axes):
         for one, (name, title) in zip(axes[0], panels, strict=True):
             for part, colour in (("mlp", RED), ("attention", BLUE)):
