@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -30,7 +31,7 @@ from knowedit.locate.attribution import AttributionConfig, attribute
 from knowedit.locate.neurons import coarse
 from knowedit.recall.enrichment import attributes_of, content_vocabulary, enrichment
 from knowedit.recall.extraction import extraction
-from knowedit.recall.knockout import Knockout, attention_knockout, source_sets, sublayer_knockout
+from knowedit.recall.knockout import SUBLAYERS, Knockout, attention_knockout, source_sets, sublayer_knockout
 from knowedit.recall.scan import scan
 from knowedit.recall.sparsity import SparsityConfig, active_by_layer, keep_strongest
 from knowedit.recall.trace_average import average_traces, token_classes
@@ -43,6 +44,7 @@ from .findings_run import Run, choose, keep, kept
 T = 0.2  # of the largest score: a located neuron, for one prompt
 FIRST = 2  # the lowest layer in which neurons are located, as in benchmarks/proof.py
 POSITIONS = ("read", "lookup")
+LOCATED = 22  # facts, two of each relation
 SCANNED, READ_OUT = 2048, 128  # tokens of text for sparsity, and of these for what layers say
 
 
@@ -75,7 +77,7 @@ def main() -> None:
 
 
 def _tracing(run: Run) -> dict:
-    return _traced(run.traces)
+    return _traced(trace_facts(run.model, run.facts, TraceConfig(fast=True, draws=run.options["draws"])))
 
 
 def _exact(run: Run) -> dict:
@@ -193,9 +195,9 @@ def _attributes(run: Run) -> dict:
     }
 
 
-def _extraction(run: Run) -> dict:
-    """Extraction events as the paper looks for them, without the final norm."""
-    found = [extraction(run.model, run.query(fact)) for fact in tqdm(run.facts, unit="fact")]
+def _extraction(run: Run, normed: bool = False) -> dict:
+    """Extraction events as the paper looks for them, without the final norm, or through it."""
+    found = [extraction(run.model, run.query(fact), normed=normed) for fact in tqdm(run.facts, unit="fact")]
     rows = {"attention": [one.attention for one in found], "mlp": [one.mlp for one in found]}
     heads = Counter(head for one in found for head in one.heads)
     any_layer = {name: rate([any(row) for row in of]) for name, of in rows.items()}
@@ -214,10 +216,12 @@ def _extraction(run: Run) -> dict:
 def _neurons(run: Run) -> dict:
     """Where integrated gradients find the neurons of a fact, at the last token and at the subject's, and what of that
     lies in the layers that tracing points at."""
+    facts = evenly(run.facts, LOCATED)
+    traces = trace_facts(run.model, facts, TraceConfig(SUBLAYERS, draws=run.options["draws"], fast=True))
     config = {p: AttributionConfig(nodes=run.options["nodes"], position=p) for p in POSITIONS}
     profiles = {"traced mlp": [], "traced attention": [], **{p: [] for p in POSITIONS}}
     located = {p: [] for p in POSITIONS}
-    for fact, trace in zip(tqdm(run.facts, unit="fact"), run.traces, strict=True):
+    for fact, trace in zip(tqdm(facts, unit="fact"), traces, strict=True):
         profiles["traced mlp"].append(_shares(_lookup(trace, "mlp")))
         profiles["traced attention"].append(_shares(trace.indirect("attention")[trace.read]))
         for p in POSITIONS:
@@ -227,7 +231,7 @@ def _neurons(run: Run) -> dict:
             located[p].append(np.bincount(layers, minlength=run.model.n_layers))
     stacked = {name: np.stack(rows) for name, rows in profiles.items()}  # (facts, layers)
     return {
-        "n": len(run.facts),
+        "n": len(facts),
         "located": {p: _located(np.stack(rows)) for p, rows in located.items()},
         "profiles": {name: rows.mean(0).tolist() for name, rows in stacked.items()},
         "first_layers": {p: mean(stacked[p][:, :FIRST].sum(1)).as_dict() for p in POSITIONS},
@@ -355,6 +359,7 @@ SECTIONS = {
     "sublayers": _sublayers,
     "attributes": _attributes,
     "extraction": _extraction,
+    "extraction_normed": partial(_extraction, normed=True),
     "sparsity": _sparsity,
     "exact": _exact,
     "editing": _editing,

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 
 from knowedit.cli.asking import known_facts
 from knowedit.cli.locate_many import evenly
 from knowedit.facts import Fact
 from knowedit.models.adapter import Model
-from knowedit.models.cache import locked
+from knowedit.models.cache import cache_root, locked
 from knowedit.prompts import Query
-from knowedit.recall.tracing import Trace, TraceConfig, trace_facts
 
 from .results import FOLDER, save
 
@@ -24,15 +22,11 @@ NAME = "findings"
 
 @dataclass
 class Run:
-    """The model, its facts, and what several sections need."""
+    """What a section is given: the model, the facts, and the options of the command."""
 
     model: Model
     facts: tuple[Fact, ...]
     options: dict
-
-    @cached_property
-    def traces(self) -> list[Trace]:
-        return trace_facts(self.model, self.facts, TraceConfig(fast=True, draws=self.options["draws"]))
 
     def query(self, fact: Fact) -> Query:
         return self.model.query(fact.prompt, fact.target, fact.subject)
@@ -48,9 +42,10 @@ def kept(options: dict) -> dict:
 def keep(model: Model, options: dict, name: str, section: dict) -> dict:
     """Add a section to those that are in the file by now, of other processes too; all of them."""
     rounded = json.loads(json.dumps(section), parse_float=lambda text: float(f"{float(text):.5g}"))
-    with locked(FOLDER / f"{NAME}.json"):
+    with locked(cache_root() / f"{NAME}.json"):
         sections = {**kept(options), name: rounded}
-        save(NAME, {"model": model.name, "layers": model.n_layers, "options": options, "sections": sections})
+        about = {"command": f"python -m benchmarks.{NAME}", "model": model.name, "layers": model.n_layers}
+        save(NAME, {**about, "options": options, "sections": sections})
     return sections
 
 

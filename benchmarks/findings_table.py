@@ -27,23 +27,15 @@ Row = tuple[str, str, str, str]
 _KINDS = {"state": "states", "mlp": "MLP windows", "attention": "attention windows"}
 _HIDDEN = {"subject": "the subject", "relation": "the rest of the prompt", "last": "the last token itself"}
 _SILENT = {"mlp": "MLPs", "attention": "attention"}
-_EARLY = "middle layers at the subject's last token (Meng et al. 2022)"
+_EARLY = dict.fromkeys(("state", "mlp"), "middle layers at the subject's last token (Meng et al. 2022)")
 _POSITION = {"read": "the last token", "lookup": "the subject's last token"}
 
 
 def table() -> str:
     """Markdown."""
-    record = load("findings")
-    sections = record["sections"]
-    rows = [
-        *_tracing(sections["tracing"], "fast"),
-        *_exact(sections["exact"]),
-        *_knockouts(sections["edges"], sections["sublayers"]),
-        *_recall(sections["attributes"], sections["extraction"]),
-        *_neurons(sections["neurons"]),
-        *_sparsity(sections["sparsity"]),
-        *_editing(sections["editing"]),
-    ]
+    sections = load("findings")["sections"]
+    there = {names: told for names, told in _ROWS.items() if set(names) <= set(sections)}
+    rows = [row for names, told in there.items() for row in told(*(sections[name] for name in names))]
     lines = ["| measured | this model | n | reported of others |", "|---|---|---|---|"]
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows]) + "\n"
 
@@ -62,7 +54,7 @@ def number(one: dict, digits: int = 1) -> str:
     return text if one["low"] is None else f"{text} ({one['low']:.{digits}f} to {one['high']:.{digits}f})"
 
 
-def _tracing(found: dict, how: str) -> Iterator[Row]:
+def _tracing(found: dict, how: str = "fast") -> Iterator[Row]:
     n = str(found["n"])
     of = f"{how} trace"
     yield (
@@ -74,7 +66,12 @@ def _tracing(found: dict, how: str) -> Iterator[Row]:
     for kind, one in found["kinds"].items():
         peak, early = one["peak"], one["at_subject_end"]
         where = f"layer {peak['layer']}, *{peak['token']}* token: {percent(peak['effect'])}"
-        yield f"{of}: where restored {_KINDS[kind]} bring back most", where, str(peak["effect"]["n"]), _EARLY
+        yield (
+            f"{of}: where restored {_KINDS[kind]} bring back most",
+            where,
+            str(peak["effect"]["n"]),
+            _EARLY.get(kind, ""),
+        )
         told = f"layer {early['layer']}: {percent(early['effect'])}; a fact's own peak: layer "
         yield (
             f"{of}: the same at the subject's last token alone",
@@ -91,26 +88,31 @@ def _exact(found: dict) -> Iterator[Row]:
     yield "rank correlation of the fast with the exact trace, mean over facts", told, str(found["n"]), ""
 
 
-def _knockouts(edges: dict, sublayers: dict) -> Iterator[Row]:
-    for name, one in edges["sets"].items():
-        what = f"hiding {_HIDDEN[name]} from the last token in {edges['window']} layers: p(answer)"
-        yield what, f"{percent(one, True)} around layer {one['layer']}", str(one["n"]), ""
-    for name, one in sublayers["sets"].items():
-        what = f"silencing the {_SILENT[name]} at the subject's last token in {sublayers['window']} layers: p(answer)"
-        yield what, f"{percent(one, True)} around layer {one['layer']}", str(one["n"]), ""
+def _edges(found: dict) -> Iterator[Row]:
+    yield from _knocked(found, "hiding {} from the last token", _HIDDEN)
 
 
-def _recall(rich: dict, events: dict) -> Iterator[Row]:
-    peak, told = rich["peak"], rich["separation"]
+def _sublayers(found: dict) -> Iterator[Row]:
+    yield from _knocked(found, "silencing the {} at the subject's last token", _SILENT)
+
+
+def _knocked(found: dict, what: str, names: dict[str, str]) -> Iterator[Row]:
+    for name, one in found["sets"].items():
+        told = f"{what.replace('{}', names[name])} in {found['window']} layers: change of p(answer)"
+        yield told, f"{percent(one, True)} around layer {one['layer']}", str(one["n"]), ""
+
+
+def _attributes(found: dict) -> Iterator[Row]:
+    peak, told = found["peak"], found["separation"]
     yield (
         "attributes rate at the subject's last token, highest",
-        f"{percent(peak)} after layer {peak['layer']}; other subjects' {percent(rich['control_there'])}",
+        f"{percent(peak)} after layer {peak['layer']}; other subjects' {percent(found['control_there'])}",
         str(peak["n"]),
         "about 50 %, with the words of Wikipedia (Geva et al. 2023)†",
     )
-    for name, one in rich["without"].items():
+    for name, one in found["without"].items():
         yield (
-            f"the {_SILENT[name]} there silent in some layers: attributes rate after layer {rich['read']}",
+            f"the {_SILENT[name]} there silent in some layers: attributes rate after layer {found['read']}",
             f"{percent(one, True)} points around layer {one['layer']}",
             str(one["n"]),
             "",
@@ -121,10 +123,20 @@ def _recall(rich: dict, events: dict) -> Iterator[Row]:
         str(told["n"]),
         "",
     )
-    reported = {"attention": "about 68 % (Geva et al. 2023)†"}
-    for name, one in events["any_layer"].items():
-        title = "a head" if name == "heads" else "an MLP" if name == "mlp" else "an attention sublayer"
-        yield f"facts with an extraction event of {title}", percent(one), str(one["n"]), reported.get(name, "")
+
+
+def _extraction(found: dict) -> Iterator[Row]:
+    yield from _events(found, "", {"attention": "about 68 % (Geva et al. 2023)†"})
+
+
+def _normed(found: dict) -> Iterator[Row]:
+    yield from _events(found, ", through the final norm", {})
+
+
+def _events(found: dict, how: str, reported: dict[str, str]) -> Iterator[Row]:
+    for name, one in found["any_layer"].items():
+        title = {"heads": "a head", "mlp": "an MLP", "attention": "an attention sublayer"}[name]
+        yield f"facts with an extraction event of {title}{how}", percent(one), str(one["n"]), reported.get(name, "")
 
 
 def _neurons(found: dict) -> Iterator[Row]:
@@ -192,19 +204,34 @@ def _editing(found: dict) -> Iterator[Row]:
         yield f"rank correlation by layer of the Score with *{name}*", number(one, 2), f"{one['n']} layers", reported
 
 
+_ROWS = {
+    ("tracing",): _tracing,
+    ("exact",): _exact,
+    ("edges",): _edges,
+    ("sublayers",): _sublayers,
+    ("attributes",): _attributes,
+    ("extraction",): _extraction,
+    ("extraction_normed",): _normed,
+    ("neurons",): _neurons,
+    ("sparsity",): _sparsity,
+    ("editing",): _editing,
+}
+
+
 # ---------------------------------------------------------------- the figure
 
 
 def draw(path: Path) -> None:
     sections = load("findings")["sections"]
-    with figure(10, 6.4, rows=2, columns=2) as (fig, axes):
-        _draw_traces(axes[0, 0], sections["tracing"])
-        _draw_knockouts(axes[0, 1], sections["edges"], sections["sublayers"])
-        _draw_sparsity(axes[1, 0], sections["sparsity"])
-        _draw_layers(axes[1, 1], sections["neurons"], sections["editing"])
-        for one in axes.flat:
+    there = {names: panel for names, panel in _PANELS.items() if set(names) <= set(sections)}
+    rows = -(-len(there) // 2)
+    with figure(9, 3.6 * rows, rows=rows, columns=2, squeeze=False) as (fig, axes):
+        for one, (names, panel) in zip(axes.flat, there.items(), strict=False):
+            panel(one, *(sections[name] for name in names))
             one.set_xlabel("layer")
             one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for one in axes.flat[len(there) :]:
+            one.set_visible(False)
         save(fig, path)
 
 
@@ -215,7 +242,7 @@ def _draw_traces(axes: Axes, found: dict) -> None:
         axes.plot(curves["last"], color=colour, linestyle=":", label=f"{_KINDS[kind]}, last token")
     axes.set_title(f"Fast trace of {found['n']} facts: what restoring brings back")
     axes.set_ylabel("probability of the answer")
-    axes.legend(fontsize="x-small")
+    _legend(axes)
 
 
 def _draw_knockouts(axes: Axes, edges: dict, sublayers: dict) -> None:
@@ -228,7 +255,7 @@ def _draw_knockouts(axes: Axes, edges: dict, sublayers: dict) -> None:
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.set_title(f"Knockouts of {edges['window']} layers around each")
     axes.set_ylabel("change of p(answer)")
-    axes.legend(fontsize="x-small")
+    _legend(axes)
 
 
 def _draw_sparsity(axes: Axes, found: dict) -> None:
@@ -240,7 +267,7 @@ def _draw_sparsity(axes: Axes, found: dict) -> None:
     axes.set_ylim(0, 1.03)
     axes.set_title("How many neurons work, and whether one alone does")
     axes.set_ylabel("share")
-    axes.legend(fontsize="x-small")
+    _legend(axes)
 
 
 def _draw_layers(axes: Axes, neurons: dict, editing: dict) -> None:
@@ -259,7 +286,20 @@ def _draw_layers(axes: Axes, neurons: dict, editing: dict) -> None:
     right.plot([one["layer"] for one in layers], [one["score"] for one in layers], "s", color=GREEN)
     right.set_ylim(0, 1.03)
     right.set_ylabel("Score of edits (squares)", color=GREEN)
-    axes.legend(fontsize="x-small")
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    """Below the panel, where no curve is."""
+    axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+
+_PANELS = {
+    ("tracing",): _draw_traces,
+    ("edges", "sublayers"): _draw_knockouts,
+    ("sparsity",): _draw_sparsity,
+    ("neurons", "editing"): _draw_layers,
+}
 
 
 def main() -> None:
