@@ -20,7 +20,7 @@ def test_the_main_sections_are_there_and_of_a_hundred_known_facts():
         assert sections[name]["n"] == facts["n"]
 
 
-def test_every_estimate_has_n_and_its_interval_is_one():
+def test_every_estimate_has_n_and_an_interval_around_it():
     def estimates(value):
         if isinstance(value, dict):
             if {"change", "low", "high", "n"} <= set(value):
@@ -32,11 +32,11 @@ def test_every_estimate_has_n_and_its_interval_is_one():
                 yield from estimates(part)
 
     found = list(estimates(load("findings")["sections"]))
-    assert len(found) > 50
+    assert len(found) >= 30
     for one in found:
         assert one["n"] >= 0
         if one["low"] is not None and one["high"] is not None:
-            assert one["low"] < one["high"] or one["low"] == one["change"]
+            assert one["low"] <= one["change"] <= one["high"]
 
 
 def test_figures_are_written_with_their_intervals():
