@@ -29,7 +29,7 @@ Format = Annotated[str | None, typer.Option(help="The source's format, where its
 Revision = Annotated[str | None, typer.Option(help="Commit of a source of the Hub.")]
 Model = Annotated[str | None, typer.Option("--model", help="As in `knowedit locate`.")]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-Limit = Annotated[int | None, typer.Option(help="The first so many records.")]
+Limit = Annotated[int | None, typer.Option(help="The first so many records, of those that are known.")]
 Sample = Annotated[int | None, typer.Option(help="So many records, drawn by --seed.")]
 Seed = Annotated[int | None, typer.Option(help="Of all that is drawn.")]
 Config = Annotated[Path | None, typer.Option(help="A YAML file of settings; options take precedence.")]

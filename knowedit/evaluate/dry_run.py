@@ -23,7 +23,7 @@ from ..models.layouts import find_layout
 from ..models.loading import config_of
 from ..sources import Source
 from . import neuron_study as neurons
-from .edit_study import source_of
+from .choosing import choose, source_of
 from .generation import ANSWER, CHAT, QUESTION, TEXT
 from .methods import config_dict, method_config
 from .metrics import asked_of, zsre_asked
@@ -46,13 +46,13 @@ def dry_run(study: str, config) -> dict:
     source = _tried(unknown, "source", lambda: source_of(config))
     model = _tried(unknown, "model", lambda: _model(config))
     method = _tried(unknown, "method", lambda: _method(config, study, model)) or {"name": config.method}
-    facts = () if source is None else _edited(source) if study == "edit" else _located(config, source)
+    facts = () if source is None else _chosen(study, config, source)
     found = {
         "study": study,
         "config": config.as_dict(),
         "records": None if source is None else len(facts),
         "at_most": config.known_only,  # those that the model knows are fewer
-        "skipped": None if source is None else len(source.skipped) + len(source.facts) - len(facts),
+        "skipped": None if source is None else len(source.skipped) + len(source.facts) - len(_usable(study, source)),
         "format": None if source is None else source.format,
         "model": None if model is None else _shape(config, model),
         "method": method,
@@ -74,6 +74,19 @@ def _tried(unknown: dict, what: str, make):
     except KnoweditError as error:
         unknown[what] = str(error)
         return None
+
+
+def _usable(study: str, source: Source) -> list[Fact]:
+    return [fact for fact in source.facts if study != "edit" or fact.target_new is not None]
+
+
+def _chosen(study: str, config, source: Source) -> list[Fact]:
+    """The facts that would be run if the model knew all of them."""
+    facts = _usable(study, source)
+    if study == "neurons":
+        facts = neurons.of_relations(facts, config.relations)
+    facts = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed)
+    return neurons.spread_over_relations(facts, config.per_relation) if study == "neurons" else facts
 
 
 # ---------------------------------------------------------------- the model
@@ -128,10 +141,6 @@ def _memory(config, study: str, model: Model) -> dict[str, int]:
 # ---------------------------------------------------------------- editing
 
 
-def _edited(source: Source) -> list[Fact]:
-    return [fact for fact in source.facts if fact.target_new is not None]
-
-
 def _method(config, study: str, model: Model | None) -> dict:
     """The method with its settings; where the model is not known and would tell its layer, the defaults."""
     if study != "edit":
@@ -172,10 +181,6 @@ def _tokens(fact: Fact) -> int:
 
 
 # ---------------------------------------------------------------- neurons
-
-
-def _located(config, source: Source) -> list[Fact]:
-    return neurons.spread_over_relations(neurons.of_relations(source.facts, config.relations), config.per_relation)
 
 
 def _neuron_passes(config, facts: Sequence[Fact], model: Model | None) -> dict[str, int]:

@@ -16,14 +16,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ..answers import answers
 from ..edit.apply import apply, unedited
 from ..edit.delta import Edit, LowRank
 from ..edit.making import check_request, make_edit
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
-from ..sources import Source, load_source
+from ..sources import Source
+from .choosing import choose, knowing, source_of
 from .drift import Drift
 from .edit_summary import summary
 from .engine import said
@@ -40,8 +40,9 @@ Metrics = dict[str, float | None]
 class EditStudyConfig:
     """What is edited, how, and what is measured.
 
-    - `source`, `format`, `revision`, `limit`, `sample`, `seed`: as `load_source` takes them.
+    - `source`, `format`, `revision`: as `load_source` takes them.
     - `known_only`: only facts whose target is the model's first choice.
+    - `limit`, `sample`, `seed`: as `choose` takes them: the first so many of these facts, or so many drawn.
     - `method`, `settings`, `layer`: as `method_config` takes them; settings by default those of the model.
     - `sequential`: edits stay on; `checkpoints`: after how many all records so far are asked again.
     - `batch`: records that are edited and asked together.
@@ -282,29 +283,20 @@ class EditStudy:
         facts = [fact for fact in self.source.facts if fact.target_new is not None]
         if not facts:
             raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
-        if self.settings.known_only:
-            asked = [self.model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
-            known = dict(answers(self.model, asked))
-            facts = [fact for i, fact in enumerate(facts) if known[i].greedy]
-            if not facts:
-                raise InputError(
-                    f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
-                )
-        return facts
+        config = self.settings
+        known = knowing(self.model, lambda answer: answer.greedy) if config.known_only else None
+        found = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
+        if not found:
+            raise InputError(
+                f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
+            )
+        return found
 
 
 @dataclass(frozen=True)
 class _Found:
     metrics: Metrics
     known: bool
-
-
-def source_of(config) -> Source:
-    """The source of a study."""
-    return load_source(
-        config.source, limit=config.limit, sample=config.sample, seed=config.seed, format=config.format,
-        revision=config.revision,
-    )  # fmt: skip
 
 
 def _without_new_target(source: Source) -> list[tuple[str, str]]:

@@ -43,6 +43,7 @@ RATES = {
     "free_PS": "the same on paraphrases",
     "chat_ES": "the same on the rewrite prompt under the chat template",
     "portability": "questions that follow from the fact are answered",
+    "RS": "likeness of generated text to reference texts about the new answer",
 }
 MAGNITUDES = {
     "EM": "efficacy magnitude: difference of the two answers' probabilities",
@@ -52,7 +53,6 @@ MAGNITUDES = {
 OTHERS = {
     "Score": "harmonic mean of ES, PS and NS",
     "GE": "entropy of n-grams in generated text, in bits",
-    "RS": "likeness of generated text to reference texts about the new answer",
     "perplexity": "relative rise of perplexity on plain text",
     "essence": "drift of what follows the subject: KL divergence from the unedited model, in nats",
 }
@@ -188,7 +188,7 @@ def summarise(
       with half a success and half a failure beside them as in Jeffreys' interval. Where records agree, as after most
       edits, a bootstrap without these knows no doubt: it held the truth in as few as half of the simulated sets of
       `benchmarks/coverage.py`.
-    - Figures without bounds (GE, perplexity, essence) and RS: Student's t.
+    - Others (GE, perplexity, essence): Student's t, for those that are never negative from 0 on.
 
     Memory is that of the values, whatever the number of resamples. Records may come in any order, as workers and shards
     leave them: the figures are the same to the bit.
@@ -211,6 +211,8 @@ def _summary(name: str, kept: np.ndarray, seed: int) -> dict:
     elif name not in RATES and not name.startswith(PROBE):
         half = stats.t.ppf(0.975, n - 1) * kept.std(ddof=1) / math.sqrt(n)
         low, high = kept.mean() - half, kept.mean() + half
+        if kept[0] >= 0 and name != "perplexity":
+            low = max(0.0, low)
     elif np.isin(kept, (0, 1)).all():
         low, high = stats.binomtest(int(kept.sum()), n).proportion_ci(method="wilson")
     else:

@@ -15,7 +15,6 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor
 
-from ..answers import answers
 from ..edit.knowledge_neurons import EraseConfig, erase
 from ..errors import InputError, did_you_mean
 from ..facts import Fact, fill
@@ -27,7 +26,7 @@ from ..locate.rankings import RANKINGS, rank
 from ..locate.response import Response
 from ..models.adapter import Model
 from ..sources import Source
-from .edit_study import source_of
+from .choosing import choose, knowing, source_of
 from .neuron_summary import summary
 from .scoring import score_edits
 
@@ -43,8 +42,9 @@ ERASED, ASKED = 20, 12  # neurons that are erased of a relation; facts that are 
 class NeuronStudyConfig:
     """Which facts, how their neurons are located, and beside what.
 
-    - `source` to `seed`: as `load_source` takes them; `known_only`: facts whose target is the model's first choice.
-    - `relations`: only these, by name. `per_relation`: at most so many facts of each.
+    - `source`, `format`, `revision`: as `load_source` takes them. `relations`: only these, by name.
+    - `known_only`: facts whose target is the model's first choice. `limit`, `sample`, `seed`: as `choose` takes them,
+      the first so many of these facts, or so many drawn. `per_relation`: of those at most so many facts of each.
     - `method`, `nodes`, `layers`, `t`, `p`, `adjust`, `most`: as in `LocateConfig`; `prompts`: how many locate at most.
     - `baselines`: any of `activation` and `random`; `draws`: of random sets.
     - `stability`: also vary t, p and the nodes. `erase`: also erase relations.
@@ -284,10 +284,9 @@ class NeuronStudy:
 
     def _chosen(self) -> list[Fact]:
         facts = of_relations(self.source.facts, self.settings.relations)
-        if self.settings.known_only:
-            asked = [self.model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
-            known = dict(answers(self.model, asked))
-            facts = [fact for i, fact in enumerate(facts) if known[i].known]
+        config = self.settings
+        known = knowing(self.model, lambda answer: answer.known) if config.known_only else None
+        facts = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
         facts = spread_over_relations(facts, self.settings.per_relation)
         if not facts:
             raise InputError(

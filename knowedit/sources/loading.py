@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,8 +63,7 @@ def load_source(
     field) or an id twice, and `DataError` for a file that is not JSON.
     """
     for option, value in (("limit", limit), ("sample", sample)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"the {option} is {value!r}, expected a number of records from 1 on")
+        check_number(option, value)
     known = (*FORMATS, "facts")
     if format is not None and format not in known:
         raise InputError(f"no format is called {format!r}{did_you_mean(format, known)}; expected {', '.join(known)}")
@@ -75,10 +74,20 @@ def load_source(
     _check_ids(str(name), facts)
     facts = facts[:limit]
     if sample is not None and sample < len(facts):
-        drawn = sorted(facts, key=lambda fact: _sha(f"{seed}/{fact.id}".encode()))[:sample]
-        ids = {fact.id for fact in drawn}
+        ids = {fact.id for fact in drawing_order(facts, seed)[:sample]}
         facts = [fact for fact in facts if fact.id in ids]
     return Source(str(name), found, tuple(facts), tuple(skipped), digest, path)
+
+
+def check_number(option: str, value: int | None) -> None:
+    """Raise `InputError` for a limit or sample that is no number of records."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise InputError(f"the {option} is {value!r}, expected a number of records from 1 on")
+
+
+def drawing_order(facts: Sequence[Fact], seed: int) -> list[Fact]:
+    """The order in which samples are drawn: by the hash of seed and id, whatever the order of the source."""
+    return sorted(facts, key=lambda fact: _sha(f"{seed}/{fact.id}".encode()))
 
 
 def _found(name: str, format: str | None, revision: str | None):

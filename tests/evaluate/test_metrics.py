@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from edits import random_edit
+from scipy import stats
 from scipy.stats import binomtest
 from tiny import tiny
 
@@ -214,6 +215,16 @@ def test_intervals_stay_within_bounds_and_say_that_unseen_failures_may_be():
 def test_summaries_are_seeded():
     some = records()
     assert summarise(some, seed=1) == summarise(some, seed=1) != summarise(some, seed=2)
+
+
+def test_figures_without_an_upper_bound_have_students_interval():
+    values = [0.1, 0.2, 1.5]
+    found = summarise([{"GE": v, "perplexity": v, "essence": v, "RS": v / 2} for v in values])
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert (found["perplexity"]["low"], found["perplexity"]["high"]) == pytest.approx((low, high)) and low < 0
+    for name in ("GE", "essence"):
+        assert found[name] == {"value": pytest.approx(0.6), "low": 0.0, "high": pytest.approx(high), "n": 3}
+    assert 0 < found["RS"]["low"] < 0.3 < found["RS"]["high"] < 1
 
 
 def test_the_order_of_records_does_not_matter():
