@@ -15,14 +15,13 @@ refused.
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from ..errors import DataError, InputError
-from ..evaluate.metrics import MAGNITUDES, PROBE, RATES
+from ..evaluate.metrics import MAGNITUDES, PROBE, RATES, Columns
 from ..evaluate.neuron_summary import WHATS
 from ..evaluate.store import Run
 from ..statistics import (
@@ -95,21 +94,22 @@ def compare(runs: Sequence[Run], names: Sequence[str] | None = None, seed: int =
     names = list(names or [run.folder.name for run in runs])
     for name, run in zip(names[1:], runs[1:], strict=True):
         _check_same_records(names[0], runs[0], name, run)
-    first = _Columns.of(runs[0])
+    places, values = _read(runs[0])
     records, differences = {}, []
     for name, run in zip(names[1:], runs[1:], strict=True):
-        other = _Columns.of(run)
-        places = {i: place for place, i in enumerate(first.ids)}
-        pairs = [(places[i], place) for place, i in enumerate(other.ids) if i in places]
+        other_places, other_values = _read(run)
+        pairs = [(places[i], place) for i, place in other_places.items() if i in places]
         if not pairs:
             raise InputError(
                 f"the runs {names[0]!r} and {name!r} have no record in common; compare runs over the same records"
             )
         records[name] = {
-            "common": len(pairs), "only_first": len(first.ids) - len(pairs), "only_other": len(other.ids) - len(pairs),
+            "common": len(pairs), "only_first": len(places) - len(pairs),
+            "only_other": len(other_places) - len(pairs),
         }  # fmt: skip
         one, two = np.array(pairs).T
-        differences += _differences(first.at(one), other.at(two), (names[0], name), seed)
+        both = [{n: column[at] for n, column in found.items()} for found, at in ((values, one), (other_values, two))]
+        differences += _differences(*both, (names[0], name), seed)
     q = false_discovery([difference.p for difference in differences])
     differences = [replace(d, q=value) for d, value in zip(differences, q, strict=True)]
     return Comparison(names[0], records, tuple(differences))
@@ -133,35 +133,22 @@ def _check_same_records(name: str, run: Run, other_name: str, other: Run) -> Non
 # ---------------------------------------------------------------- the records' numbers
 
 
-@dataclass
-class _Columns:
-    """Metrics of a run's records, NaN where a record has none, in the order of `ids`."""
-
-    ids: list[str]
-    values: dict[str, array]
-
-    @classmethod
-    def of(cls, run: Run) -> _Columns:
-        reads = neuron_values if run.manifest.get("study") == "neurons" else edit_values
-        ids, values = [], {}
-        for row in run.rows():
-            if "error" in row:
-                continue
-            try:
-                found = dict(reads(row))
-            except (KeyError, TypeError, AttributeError, ValueError):
-                raise DataError(
-                    f"the record {row['id']!r} of {str(run.folder)!r} is not one of its study; the file was changed"
-                ) from None
-            for name in [name for name in found if name not in values]:
-                values[name] = array("d", [math.nan] * len(ids))
-            ids.append(row["id"])
-            for name, column in values.items():
-                column.append(found.get(name, math.nan))
-        return cls(ids, values)
-
-    def at(self, places: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.frombuffer(column)[places] for name, column in self.values.items()}
+def _read(run: Run) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """Places of a run's records by id, and by metric their values (records,), NaN where a record has none."""
+    reads = neuron_values if run.manifest.get("study") == "neurons" else edit_values
+    places: dict[str, int] = {}
+    columns = Columns()
+    for row in run.rows():
+        if "error" in row:
+            continue
+        try:
+            columns.add(dict(reads(row)))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise DataError(
+                f"the record {row['id']!r} of {str(run.folder)!r} is not one of its study; the file was changed"
+            ) from None
+        places[row["id"]] = len(places)
+    return places, columns.arrays()
 
 
 def edit_values(row: dict) -> Iterator[tuple[str, float]]:
