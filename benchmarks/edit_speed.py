@@ -1,6 +1,7 @@
 """One edit on the default model: knowedit beside ROME's algorithm written plainly.
 
     python -m benchmarks.edit_speed
+    python -m benchmarks.edit_speed --part batch
 
 Covariance, contexts and protected keys are given. Each pair is measured in turn, fact by fact; ratios are of the
 times of one fact, the median over facts and rounds. "Equal steps" ends neither search before its last step, and
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--facts", type=int, default=4)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--part", choices=("single", "batch"), default="single")
     options = parser.parse_args()
     model = knowedit.load()
     facts = development(options.batch)
@@ -44,9 +46,11 @@ def main() -> None:
     plain_delta(model, _request(model, facts[0], sampled[:5]), LAYER, replace(EQUAL, steps=2))  # warm up
     few = facts[: options.facts]
     record = {"layer": LAYER, "facts": [fact.id for fact in few]}
+    if options.part == "batch":
+        save("edit_speed_batch", record | {"batch": options.batch, **_batch(model, facts, few, sampled, given)})
+        return
     record["equal_steps"] = {f"{n + 1} prompts": _equal(model, few, sampled[:n]) for n in (5, 20)}
     record["by_default"] = {f"{n + 1} prompts": _default(model, few, sampled[:n], given) for n in (5, 20)}
-    record["batch"] = {"facts": options.batch, **_batch(model, facts, few, sampled, given)}
     save("edit_speed", record)
 
 

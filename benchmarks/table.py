@@ -22,7 +22,7 @@ def load(name: str) -> dict:
 
 def table() -> str:
     """Markdown rows: what was measured, what came out, the command."""
-    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings(), *_edits()]
+    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings(), *_edits(), *_recall(), *_studies()]
     lines = ["| measured | result | command |", "|---|---|---|"]
     return "\n".join(lines + [f"| {what} | {result} | `{command}` |" for what, result, command in rows])
 
@@ -106,13 +106,56 @@ def _edits():
     for key, what in (("equal_steps", "equal steps"), ("by_default", "each by its own settings")):
         ratios = ", ".join(f"{prompts}: **{found['ratio_median']:.1f}×**" for prompts, found in run[key].items())
         yield f"one edit against ROME written plainly, {what}", ratios, run["command"]
-    batch = run["batch"]
-    ratios = f"equal steps **{batch['equal_steps']['ratio']:.1f}×**, by default **{batch['by_default']['ratio']:.1f}×**"
-    yield f"{batch['facts']} edits in one batch, a fact", ratios, run["command"]
+    run = load("edit_speed_batch")
+    ratios = f"equal steps **{run['equal_steps']['ratio']:.1f}×**, by default **{run['by_default']['ratio']:.1f}×**"
+    yield f"{run['batch']} edits in one batch, a fact", ratios, run["command"]
     run = load("covariance")
     ratios = run["ratio_median"]
     result = f"**{ratios['one at a time']:.1f}×** whole passes, {ratios['one at a time, stopped']:.1f}× ended early"
     yield "covariance of all layers in one pass against one layer at a time", result, run["command"]
+
+
+def _recall():
+    run = load("trace_speed")
+    by_kind = ", ".join(f"{kind} {ratio:.1f}×" for kind, ratio in run["exact_ratio_by_kind"].items())
+    gap = max(run["largest_difference"].values())
+    yield (
+        f"causal trace, three maps, {run['tokens']} tokens, {run['draws']} draws, against the paper's loop",
+        f"exact **{run['exact_ratio']:.1f}×** ({by_kind}), largest difference {gap:.0e}; by gradients "
+        f"**{run['fast_ratio']:.0f}×**",
+        run["command"],
+    )
+    if (FOLDER / "trace_ranks.json").exists():
+        run = load("trace_ranks")
+        ranks = ", ".join(f"{name} {found['median']:.2f}" for name, found in run["spearman"].items())
+        n = run["spearman"]["state"]["n"]
+        yield f"trace by gradients against the exact one, rank correlation, median of {n} facts", ranks, run["command"]
+    run = load("knockout_speed")
+    gap = run["largest_difference_of_probability"]
+    result = f"**{run['ratio_median']:.1f}×** the plain loop, largest difference {gap:.0e}"
+    yield f"attention knockout, {run['knockouts']} windows and sets", result, run["command"]
+    run = load("imputation_speed")
+    ratios = ", ".join(
+        f"**{found['times_as_fast']:.1f}×** with {draws} random sets" for draws, found in run["by_draws"].items()
+    )
+    yield "imputation experiment, all layers of a fact, against the plain loop", ratios, run["command"]
+
+
+def _studies():
+    if (FOLDER / "bench_speed.json").exists():
+        run = load("bench_speed")
+        cycle = f"equal steps **{run['equal_steps']['ratio']:.1f}×**, by default **{run['by_default']['ratio']:.1f}×**"
+        alone = run["evaluation"]["ratio"]
+        yield (
+            f"edit, measure, restore: {run['records']} CounterFact-lite records, against the plain loop",
+            f"{cycle}; evaluation alone **{alone['batched']:.1f}×** a padded batch a record, "
+            f"**{alone['one by one']:.1f}×** each sequence by itself",
+            run["command"],
+        )
+    run = load("kills")
+    harm = {what: sum(found[what] for found in run["runs"].values()) for what in ("lost", "doubled", "changed")}
+    result = ", ".join(f"{n} {what}" for what, n in harm.items())
+    yield f"{run['kills']} kills of runs of edits, single and sequential: records", result, run["command"]
 
 
 def _change(estimate: dict) -> str:
