@@ -121,16 +121,23 @@ def show_precision(found, layer: int | None) -> None:
     line(
         f"{found.model} at fewer bits: {found.facts} facts, neurons of {found.neuron_facts}, {found.edits} edited facts"
     )
-    names = ("edited", "efficacy", "paraphrase", "neighbourhood") if found.edits else ()
+    names = [("full precision", "") if level.bits is None else (level.part, level.bits) for level in found.levels]
     rows = [
-        (level.part if level.bits else "full precision", level.bits, f"{level.error:.3f}", _rate(level.known),
-         _number(level.probability), _rate(level.found_again), _number(level.suppressed),
-         *(_rate(getattr(level, name)) for name in names))
-        for level in found.levels
-    ]  # fmt: skip
-    edits = ["new answer first", "efficacy", "paraphrases", "neighbours"] if found.edits else []
+        (*name, f"{o.error:.3f}", _rate(o.known), _number(o.probability), _rate(o.found_again), _number(o.suppressed))
+        for name, o in zip(names, found.levels, strict=True)
+    ]
     columns = ["quantized", "bits", "‖ΔW‖/‖W‖", "known", "probability", "neurons found again", "suppressing them"]
-    table([*columns, *edits], rows)
+    table(columns, rows)
+    if not found.edits:
+        return
+    line()
+    line(
+        "Edits: the new answer is the first choice; it is likelier than the old one, on the prompt and in other words;"
+    )
+    line("neighbours keep theirs. Where both answers have become nothing, half of these comparisons are chance.")
+    columns = ["edited", "efficacy", "paraphrase", "neighbourhood"]
+    rows = [(*name, *(_rate(getattr(o, c)) for c in columns)) for name, o in zip(names, found.levels, strict=True)]
+    table(["quantized", "bits", "first choice", *columns[1:]], rows)
 
 
 SHOW = {

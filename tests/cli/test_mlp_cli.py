@@ -101,6 +101,14 @@ def test_quantize_alone_means_all_bits_and_the_model_is_not_shown_otherwise(run,
     assert levels[0]["known"]["n"] == 6 and levels[0]["known"]["change"] == 1
 
 
+def test_quantized_edits_are_a_table_of_their_own(run, file, edited):
+    status, out, err = run(
+        "mlp", "--facts", file, "--limit", "2", "--neurons", "1", "--edit", edited, "--quantize", "8"
+    )
+    assert status == 0, err
+    assert "1 edited" in out and "first choice" in out and "neighbourhood" in out and "attention" in out
+
+
 def test_quantize_at_the_end_and_with_bits(run, file, tmp_path):
     picture = tmp_path / "bits.png"
     status, out, err = run("mlp", "--facts", file, "--limit", "4", "--neurons", "0", "--figure", str(picture),

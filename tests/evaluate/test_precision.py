@@ -9,7 +9,8 @@ from tiny import FAMILIES, PROMPT, TARGET, tiny
 from trained import facts, trained
 
 from knowedit import Fact, InputError, ModelError
-from knowedit.edit.apply import edits_on
+from knowedit.edit.apply import applied, edits_on
+from knowedit.edit.contrast import contrast_facts
 from knowedit.evaluate.precision import PrecisionConfig, precision, quantized, quantized_weight
 from knowedit.models.expansion import projections
 
@@ -88,7 +89,10 @@ def test_the_trained_model_survives_eight_bits_and_not_one():
     assert eight.known.change == 1 and eight.found_again.change > 0.8 and eight.efficacy.change == 1
     assert eight.error < 0.02 < one.error
     assert one.probability.change < eight.probability.change
-    assert full.suppressed.change < 0 and full.suppressed.n <= 3 and full.edited.change == eight.edited.change == 1
+    assert full.suppressed.change < 0 and full.suppressed.n <= 3
+    with applied(model, edit):
+        (contrasts,) = contrast_facts(model, edit.facts)
+    assert full.edited.change == eight.edited.change == float(contrasts.prompt.says_new)
     assert full.known.n == 10 and full.known.low < 1
     assert all(torch.equal(a, b) for a, b in zip(weights(model), before, strict=True)) and not edits_on(model)
     json.dumps(found.as_dict(), allow_nan=False)
