@@ -1,9 +1,17 @@
 """Two local Ray workers give what a serial run gives, also where records fail and a worker is killed."""
 
+import os
+import re
+import signal
+from functools import partial
+
 import pytest
+import studies
 from fake import Fake, build, records
+from trained import trained
 
 from knowedit.errors import InputError
+from knowedit.evaluate.edit_study import EditStudy
 from knowedit.evaluate.engine import run_study
 
 ray = pytest.importorskip("ray")
@@ -19,7 +27,6 @@ pytestmark = [
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
     """One Ray for all tests here: to begin one takes seconds."""
-    import os
     from pathlib import Path
 
     tests = Path(__file__).parent.parent
@@ -53,6 +60,68 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path):
     spread = run(tmp_path / "ray", kill=str(flag))
     assert not flag.exists(), "no worker was killed"
     assert records(spread) == records(serial)
+
+
+# ---------------------------------------------------------------- real edits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The trained model as a directory: each worker loads it, instead of training one of its own."""
+    place = tmp_path_factory.mktemp("model")
+    trained().hf.save_pretrained(place)
+    trained().tokenizer.save_pretrained(place)
+    return str(place)
+
+
+FINE_TUNE = {"method": "fine_tune", "settings": {"steps": 8, "lr": 0.02}, "perplexity": True}
+
+
+def real(folder, kill=""):
+    """A study of the trained model's edits; the first worker that comes to the third batch while `kill` exists dies."""
+    study = studies.study(model=folder, **FINE_TUNE)
+    return Dying(study, kill) if kill else study
+
+
+class Dying:
+    def __init__(self, study: EditStudy, kill: str):
+        self.study, self.kill, self.sequential = study, kill, False
+
+    def run(self, batch):
+        rows = self.study.run(batch)
+        if batch[0] == "home/osk" and os.path.exists(self.kill):
+            os.unlink(self.kill)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rows
+
+
+def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_where_one_is_killed(tmp_path, folder, capsys):
+    serial = run_study(real(folder), tmp_path / "serial", progress=False)
+    spread = {}
+    for name, flag in (("ray", ""), ("killed", str(tmp_path / "flag"))):
+        if flag:
+            open(flag, "w").close()
+        spread[name] = run_study(
+            real(folder), tmp_path / name, engine="ray", workers=2, build=partial(real, folder, flag)
+        )
+        assert not flag or not os.path.exists(flag), "no worker was killed"
+        assert records(spread[name]) == records(serial)
+        assert spread[name].summary["metrics"] == serial.summary["metrics"]
+        assert spread[name].manifest["config"] == serial.manifest["config"]
+    bars = capsys.readouterr().err
+    assert len(re.findall(r"edit: 100%.*6/6 .*record", bars)) >= 2
+
+
+def test_a_run_of_workers_goes_on_where_it_was_killed(tmp_path, folder):
+    whole = run_study(real(folder), tmp_path / "whole", progress=False)
+    cut = tmp_path / "cut"
+    run_study(real(folder), cut, progress=False)
+    path = cut / "records.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    again = run_study(
+        real(folder), cut, resume=True, engine="ray", workers=2, build=partial(real, folder), progress=False
+    )
+    assert records(again) == records(whole)
 
 
 def broken():
