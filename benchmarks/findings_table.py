@@ -18,7 +18,7 @@ from knowedit.report.figures.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, f
 from .table import load
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGE, FIGURE = DOCS / "findings.md", DOCS / "figures" / "findings.png"
+PAGE, FIGURE = DOCS / "findings.md", DOCS / "figures" / "findings.svg"
 START, END = "<!-- findings -->\n", "<!-- end of findings -->"
 
 Row = tuple[str, str, str, str]
@@ -110,13 +110,6 @@ def _attributes(found: dict) -> Iterator[Row]:
         str(peak["n"]),
         "about 50 %, with the words of Wikipedia (Geva et al. 2023)†",
     )
-    for name, one in found["without"].items():
-        yield (
-            f"the {_SILENT[name]} there silent in some layers: attributes rate after layer {found['read']}",
-            f"{percent(one, True)} points around layer {one['layer']}",
-            str(one["n"]),
-            "",
-        )
     yield (
         "an attribute's logit there is above another subject's, highest",
         f"{percent(told)} after layer {told['layer']}",
@@ -225,7 +218,7 @@ def draw(path: Path) -> None:
     sections = load("findings")["sections"]
     there = {names: panel for names, panel in _PANELS.items() if set(names) <= set(sections)}
     rows = -(-len(there) // 2)
-    with figure(9, 3.6 * rows, rows=rows, columns=2, squeeze=False) as (fig, axes):
+    with figure(10, 3.6 * rows, rows=rows, columns=2, squeeze=False) as (fig, axes):
         for one, (names, panel) in zip(axes.flat, there.items(), strict=False):
             panel(one, *(sections[name] for name in names))
             one.set_xlabel("layer")
@@ -238,9 +231,9 @@ def draw(path: Path) -> None:
 def _draw_traces(axes: Axes, found: dict) -> None:
     for kind, colour in (("state", GREY), ("mlp", ORANGE), ("attention", BLUE)):
         curves = found["kinds"][kind]["curves"]
-        axes.plot(curves["last subject"], color=colour, label=f"{_KINDS[kind]}, subject's last token")
+        axes.plot(curves["last subject"], color=colour, label=f"{_KINDS[kind]}, subject")
         axes.plot(curves["last"], color=colour, linestyle=":", label=f"{_KINDS[kind]}, last token")
-    axes.set_title(f"Fast trace of {found['n']} facts: what restoring brings back")
+    axes.set_title(f"Fast trace of {found['n']} facts: what comes back")
     axes.set_ylabel("probability of the answer")
     _legend(axes)
 
@@ -248,10 +241,10 @@ def _draw_traces(axes: Axes, found: dict) -> None:
 def _draw_knockouts(axes: Axes, edges: dict, sublayers: dict) -> None:
     for name, colour in (("relation", ORANGE), ("subject", BLUE), ("last", GREEN)):
         curve = edges["sets"][name]["curve"]
-        axes.plot(curve, color=colour, label=f"hidden from the last token: {_HIDDEN[name]}")
+        axes.plot(curve, color=colour, label=f"hide {_HIDDEN[name]}")
     for name, colour in (("mlp", PURPLE), ("attention", GREY)):
         curve = sublayers["sets"][name]["curve"]
-        axes.plot(curve, color=colour, linestyle="--", label=f"silent at the subject's last token: {_SILENT[name]}")
+        axes.plot(curve, color=colour, linestyle="--", label=f"no {_SILENT[name]} at the subject")
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.set_title(f"Knockouts of {edges['window']} layers around each")
     axes.set_ylabel("change of p(answer)")
@@ -272,9 +265,9 @@ def _draw_sparsity(axes: Axes, found: dict) -> None:
 
 def _draw_layers(axes: Axes, neurons: dict, editing: dict) -> None:
     names = {
-        "traced mlp": ("traced MLPs, subject's last token", ORANGE),
-        "lookup": ("attributed to neurons, subject's last token", PURPLE),
-        "read": ("attributed to neurons, last token", BLUE),
+        "traced mlp": ("traced MLPs, subject", ORANGE),
+        "lookup": ("attributed to neurons, subject", PURPLE),
+        "read": ("attributed to neurons, last", BLUE),
     }
     for name, (label, colour) in names.items():
         axes.plot(neurons["profiles"][name], color=colour, label=label)
