@@ -33,7 +33,7 @@ _HOME = {
     "knowedit.recall.and_gate": ("and_gates",),
     "knowedit.recall.accounting": ("account", "account_config"),
     "knowedit.evaluate.precision": ("precision", "quantized", "PrecisionConfig"),
-    "knowedit.answers": ("answers", "Answer"),
+    "knowedit.answers": ("ask", "Answer"),
     "knowedit.recall.lens": ("lens", "Lens"),
     "knowedit.recall.contributions": ("contributions", "Contributions"),
     "knowedit.recall.tracing": ("trace", "trace_facts", "Trace", "TraceConfig"),

@@ -38,6 +38,12 @@ class Answer:
         return self.rank == 1
 
 
+def ask(model: Model, queries: Sequence[Query], top: int = 5) -> list[Answer]:
+    """The answer to each of the queries, in their order."""
+    found = dict(answers(model, queries, top))
+    return [found[i] for i in range(len(queries))]
+
+
 def answers(model: Model, queries: Sequence[Query], top: int = 5) -> Iterator[tuple[int, Answer]]:
     """Answer many queries, teacher-forced, yielding (index, answer) as they come.
 

@@ -21,12 +21,13 @@ def write_text(path: str | Path, text: str) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write `data` to `path` by way of a temporary file beside it. Raises `InputError` where it cannot be written."""
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        file = open(temporary, "xb")  # as readable as the user's other files, which a mkstemp is not
     except OSError as error:
         raise InputError(f"cannot write {str(path)!r}: {error.strerror}; choose a folder that exists") from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(data)
         os.replace(temporary, path)
     except BaseException:

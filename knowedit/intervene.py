@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .hooks import hooked, on_call, on_input
+from .hooks import hooked, on_call, on_input, on_output
 from .models.adapter import Model
 
 Neurons = Iterable[tuple[int, int]]
@@ -56,7 +56,7 @@ def _altered(model: Model, neurons: Neurons, change: Callable[[Tensor], Tensor],
     def altering(indices: list[int]):
         def alter(values: Tensor) -> Tensor:
             flat = values.reshape(-1, values.shape[-1]).clone()  # (rows × tokens, n_neurons)
-            where = reads.mask.to(flat.device).flatten() if at == "read" else torch.ones(len(flat), dtype=torch.bool)
+            where = reads.known().to(flat.device).flatten() if at == "read" else torch.ones(len(flat), dtype=torch.bool)
             rows = where.nonzero()[:, 0].to(flat.device)[:, None]
             columns = torch.tensor(indices, device=flat.device)[None]
             flat[rows, columns] = change(flat[rows, columns])
@@ -65,7 +65,7 @@ def _altered(model: Model, neurons: Neurons, change: Callable[[Tensor], Tensor],
         return alter
 
     hooks = [on_input(model.down(layer), altering(sorted(set(i)))) for layer, i in by_layer.items()]
-    with hooked(on_call(model.hf, reads.see), *hooks):
+    with hooked(on_call(model.hf, reads.see), *hooks, on_output(model.hf, reads.forget)):
         yield
 
 
@@ -75,6 +75,17 @@ class _ReadPositions:
     def __init__(self, model: Model):
         self.model = model
         self.mask: Tensor | None = None
+
+    def known(self) -> Tensor:
+        if self.mask is None:  # parts of the model were called: knowedit's own analyses read where they like
+            raise InputError(
+                "the read position is known only while the transformers model itself is called; call model.hf, or "
+                "alter the neurons at='all' positions"
+            )
+        return self.mask
+
+    def forget(self, _) -> None:
+        self.mask = None
 
     def see(self, args: tuple, kwargs: dict) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)

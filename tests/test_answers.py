@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import FAMILIES, tiny
 
-from knowedit.answers import answers
+from knowedit.answers import answers, ask
 from knowedit.prompts import with_target_ids
 
 PROMPTS = ("The capital of France is", "The Eiffel Tower is located in the city of", "Paris is the capital of")
@@ -20,6 +20,7 @@ def test_answers_are_the_models_own(family):
     model = tiny(family)
     queries = asked(model)
     found = dict(answers(model, queries, top=3))
+    assert ask(model, queries, top=3) == [found[i] for i in range(len(queries))]
     assert sorted(found) == list(range(len(queries)))
     assert max(len(query.target_ids) for query in queries) > 1
     for i, query in enumerate(queries):

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny
 from trained import facts, trained
 
-from knowedit import InputError, amplify, set_to, suppress
+from knowedit import InputError, amplify, ask, set_to, suppress
 from knowedit.hooks import hooked, on_input
 from knowedit.locate.response import Response
 
@@ -35,6 +35,20 @@ def test_only_the_read_position_changes(family):
         wanted[:, prompt.read, [3, 5]] *= factor
         with context:
             assert torch.equal(neurons_seen(model, 1, input_ids=ids), wanted)
+
+
+def test_a_read_position_that_is_not_known_is_said():
+    model = tiny("llama")
+    query = model.query(PROMPT, "P")
+    with suppress(model, [(1, 3)]):
+        for _ in range(2):  # also after a call that had one
+            with pytest.raises(InputError, match="call model.hf"):
+                ask(model, [query])
+            model.hf(ids_of(model))
+    (clean,) = ask(model, [query])
+    with suppress(model, [(1, 3)], at="all"):
+        (changed,) = ask(model, [query])
+    assert changed.probability != clean.probability
 
 
 def test_all_positions_and_set_to():

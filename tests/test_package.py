@@ -35,6 +35,7 @@ def test_facts_need_no_torch():
 def test_public_names(name):
     assert getattr(knowedit, name) is getattr(knowedit, name)
     assert name in dir(knowedit)
+    assert not inspect.ismodule(getattr(knowedit, name)), "a module of that name hides it"
 
 
 @pytest.mark.parametrize("name", sorted(knowedit._MODULE_OF))
@@ -65,6 +66,7 @@ def test_data_ships():
     patterns = setup()["options.package_data"]["knowedit"].split(", ")
     assert {p for pattern in patterns for p in (ROOT / "knowedit").glob(pattern)} == {
         *(ROOT / "knowedit" / "data").iterdir(),
+        *(ROOT / "knowedit" / "report" / "templates").iterdir(),
         ROOT / "knowedit" / "py.typed",
     }
     assert "Apache License" in (ROOT / "LICENSE").read_text()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 from .. import __version__
-from ..answers import answers
+from ..answers import ask
 from ..edit.check import outcome, preflight
 from ..edit.delta import Edit
 from ..errors import InputError, ModelError
@@ -37,7 +37,8 @@ from ..sources import builtin_facts
 SCHEMA = "knowedit.explain/1"
 CHAPTERS = ("prediction", "edit", "lens", "parts", "trace", "recall", "neurons", "cards", "proof")
 MOST, CARDS = 10, 5  # neurons in all, and with a card
-QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 8, 50, 2, 2048
+SEEN = 0.01  # an answer with less is nowhere ahead
+QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 8, 50, 2, 1024
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class _Telling:
         asked = [("prompt", fact.template)]
         asked += [("paraphrase", t) for t in fact.paraphrases] + [("held out", t) for t in fact.heldout]
         prompts = [fill(template, fact.subject) for _, template in asked]
-        found = dict(answers(self.model, [self.model.query(p, fact.target, fact.subject) for p in prompts], top=8))
+        found = ask(self.model, [self.model.query(p, fact.target, fact.subject) for p in prompts], top=8)
         return {
             **asdict(found[0]),
             "known": found[0].known,
@@ -272,7 +273,7 @@ def _survives(after) -> dict:
         "prompts": len(asked),
         "prompts_old_before": sum(c.prefers_true for c in before),
         "prompts_old": sum(c.prefers_true for c in asked),
-        "layers_old": [row.layer for row in after.lens if row.after_true > row.after_new],
+        "layers_old": [row.layer for row in after.lens if row.after_true > max(row.after_new, SEEN)],
         "neurons_left": sum(max(n.after, 0.0) for n in after.neurons) / held if held else None,
     }
 

@@ -275,13 +275,15 @@ def test_tokens_show_their_spaces():
 
 def test_a_page_goes_to_a_file_or_nowhere(told, tmp_path):
     assert save_page(told, tmp_path / "a.html").read_text(encoding="utf-8") == page(told)
+    (tmp_path / "other").touch()
+    assert (tmp_path / "a.html").stat().st_mode == (tmp_path / "other").stat().st_mode
     for path, words in (("a.txt", "expected .html"), ("no/a.html", "make it first"), (".", "ends in")):
         with pytest.raises(InputError, match=words):
             check_page_path(tmp_path / path)
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(InputError, match="it is a folder"):
         check_page_path(tmp_path / "folder.html")
-    assert {f.name for f in tmp_path.iterdir()} == {"a.html", "folder.html"}
+    assert {f.name for f in tmp_path.iterdir()} == {"a.html", "other", "folder.html"}
 
 
 def test_the_same_record_makes_the_same_page(told):
