@@ -1,12 +1,12 @@
 """How well gradients rank what exact causal tracing finds, over known built-in facts.
 
-    python -m benchmarks.trace_ranks [--facts 20] [--draws 10] [--most N]
+    python -m benchmarks.trace_ranks [--facts 20] [--draws 10] [--kinds state] [--most N]
 
 For every fact Spearman's rank correlation over all (token, layer) from the first corrupted token to the last of the
 prompt, of the exact mean indirect effects with the fast ones: for states, MLP and attention windows. Beside it for
 states the plain gradient of the probability at the corrupted prompt (attribution patching), the mean over the same
 draws. What stands before the subject has no effect in either and is left out. The same command goes on where another
-one ended; `--most` ends it after so many facts.
+one ended; `--most` ends it after so many facts, and `--kinds` leaves out kinds (rows then have the others only).
 """
 
 from __future__ import annotations
@@ -39,21 +39,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--facts", type=int, default=20)
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--most", type=int, help="end after so many facts, to be gone on with")
     options = parser.parse_args()
     model = knowedit.load()
+    kinds = tuple(options.kinds.split(","))
     chosen, rows = _begun(model, options.facts, options.draws)
     level = TraceConfig().noise * embedding_spread(model)
     for name in tqdm([name for name in chosen if name not in rows][: options.most], desc="tracing", unit="fact"):
         fact = knowedit.find_fact(name)
         exact, fast = (
-            trace(model, fact.prompt, fact.target, fact.subject, TraceConfig(draws=options.draws, fast=f), level=level)
+            trace(model, fact.prompt, fact.target, fact.subject, TraceConfig(kinds, options.draws, fast=f), level=level)
             for f in (False, True)
         )
-        ranks = {kind: _rank(exact, fast.indirect(kind), kind) for kind in KINDS}
+        ranks = {kind: _rank(exact, fast.indirect(kind), kind) for kind in kinds}
         ranks["state, plain gradient"] = _rank(exact, _plain_gradient(model, exact), "state")
         rows[name] = {"high": exact.high, "low": exact.low} | ranks
-    summary = {name: _summary([row[name] for row in rows.values()]) for name in NAMES}
+    summary = {name: _summary([row[name] for row in rows.values() if name in row]) for name in NAMES}
     shared = {"draws": options.draws, "points": tracing_fast.POINTS, "chosen": chosen}
     save(NAME, shared | {"spearman": summary, "facts": rows})
 
@@ -93,6 +95,8 @@ def _plain_gradient(model, exact: Trace) -> np.ndarray:
 
 
 def _summary(values: list[float]) -> dict:
+    if not values:
+        return {"median": None, "least": None, "most": None, "n": 0}
     return {"median": float(np.median(values)), "least": min(values), "most": max(values), "n": len(values)}
 
 
