@@ -11,6 +11,7 @@ from trained import facts, trained
 
 from benchmarks.plain_trace import tables
 from knowedit import InputError, Trace, TraceConfig, average_traces, trace, trace_facts
+from knowedit.models.length import positions
 from knowedit.prompts import Query
 from knowedit.recall import restoring, tracing
 from knowedit.recall.noise import draw_noise, embedding_spread
@@ -236,19 +237,14 @@ def test_a_wrong_prompt_is_refused(prompt, subject, words):
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "opt", "mpt"])
 def test_a_prompt_that_just_fits_is_traced_and_one_that_does_not_is_refused(family):
-    model = tiny(family)
-    fits = 0
-    for words in range(1, 90):
-        prompt = "Paris " * words + "is"
-        try:
-            trace(
-                model, prompt, "." if model.masked else "c", "Paris", TraceConfig(draws=1, kinds=("state",), fast=True)
-            )
-            fits = words
-        except InputError as error:
-            assert "shorten it" in str(error)
-            break
-    assert 0 < fits < 89
+    model, config = tiny(family), TraceConfig(draws=1, kinds=("state",), fast=True)
+    limit, prompts = positions(model), ["Paris " * words + "is" for words in range(1, 90)]
+    lengths = [len(model.encode(prompt, "Paris").ids) for prompt in prompts]
+    longest = max(i for i, length in enumerate(lengths) if length <= limit)
+    found = trace(model, prompts[longest], "." if model.masked else "c", "Paris", config)
+    assert lengths[longest] == limit and found.read == limit - (3 if model.masked else 1)
+    with pytest.raises(InputError, match=f"at most {limit}; shorten it"):
+        trace(model, prompts[longest + 1], "." if model.masked else "c", "Paris", config)
 
 
 def test_traces_that_differ_have_no_average():
