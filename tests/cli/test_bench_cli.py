@@ -7,12 +7,14 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import HOSTILE, fails
 from studies import source
-from trained import facts
+from trained import facts, trained
 
 from knowedit.evaluate import store
+from knowedit.evaluate.generation import QUESTION, generate
 from knowedit.evaluate.store import Run
 
 FINE_TUNE = ("--method", "fine_tune", "--layer", "1", "--set", "steps=8", "--set", "lr=0.02", "--batch", "2")
@@ -344,3 +346,57 @@ def test_a_dry_run_says_what_it_cannot_know(run):
     status, out, err = run("bench", "edit", "--source", "missing.json", "--dry-run", model="nobody/nothing")
     assert status == 0 and "records" in out and "unknown" in out
     assert "source unknown: there is no source 'missing.json'" in err and "model unknown: " in err
+
+
+# ---------------------------------------------------------------- what the sources ask beside
+
+ZSRE = {"subject": "Zarn", "src": "Zarn lives in", "pred": "Aldor", "rephrase": "The home of Zarn is",
+        "answers": ["Bexum"], "loc": "nq question: Quill lives in", "loc_ans": "Bexum"}  # fmt: skip
+MQUAKE = {
+    "case_id": 3, "questions": ["The job of Zarn is"], "new_answer": "miner", "new_answer_alias": ["weaver"],
+    "requested_rewrite": [{"prompt": "{} lives in", "subject": "Zarn", "question": "The home of Zarn is",
+                           "target_true": {"str": "Aldor"}, "target_new": {"str": "Bexum"}}],
+}  # fmt: skip
+COUNTERFACT = {
+    "case_id": 7, "paraphrase_prompts": ["The home of Zarn is"], "neighborhood_prompts": ["Quill lives in"],
+    "generation_prompts": ["Zarn lives in", "Today Zarn stays in"],
+    "requested_rewrite": {"prompt": "{} lives in", "subject": "Zarn", "relation_id": "P551",
+                          "target_true": {"str": "Aldor", "id": "Q1"}, "target_new": {"str": "Bexum", "id": "Q2"}},
+}  # fmt: skip
+
+
+def measured(edit, tmp_path, record, *arguments):
+    (tmp_path / "data.json").write_text(json.dumps([record]))
+    status, out, err = edit("--json", *arguments, given=str(tmp_path / "data.json"))
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_zsre_has_its_own_metrics(edit, tmp_path):
+    found = measured(edit, tmp_path, ZSRE)["metrics"]
+    assert found["Efficacy"] == {"value": 1.0, "low": None, "high": None, "n": 1}
+    assert found["Paraphrase"]["n"] == found["Specificity"]["n"] == 1
+
+
+def test_portability_is_measured_of_what_is_written(edit, tmp_path):
+    found = measured(edit, tmp_path, MQUAKE, "--generate")
+    assert found["metrics"]["portability"] == found["metrics"]["probe:two-hop"]
+    (text,) = generate(trained(), MQUAKE["questions"], tokens=QUESTION)
+    said = {"miner", "weaver"} & set(text.split())
+    assert found["before"]["portability"] == {"value": float(bool(said)), "low": None, "high": None, "n": 1}
+
+
+def test_entropy_and_reference_score_are_measured_of_longer_text(edit, tmp_path):
+    folder = tmp_path / "snippets"
+    folder.mkdir()
+    texts = [{"relation_id": "P551", "target_id": "Q2", "samples": [{"name": "Quill", "text": "Bexum is home"}]}]
+    (folder / "attribute_snippets.json").write_text(json.dumps(texts))
+    (folder / "tfidf_vocab.json").write_text(json.dumps({"bexum": 0, "is": 1, "aldor": 2}))
+    np.save(folder / "idf.npy", np.array([2.0, 1.0, 2.0]))
+    found = measured(edit, tmp_path, COUNTERFACT, "--generate", "--snippets", str(folder))
+    assert found["metrics"]["GE"]["value"] > 0 and 0 < found["metrics"]["RS"]["value"] <= 1
+    assert Run(tmp_path / "run").manifest["identity"]["snippets"]
+    np.save(folder / "idf.npy", np.array([2.0, 1.0, 1.0]))
+    cut(tmp_path / "run", 0)
+    arguments = ("--resume", "--generate", "--snippets", str(folder))
+    fails(edit(*arguments, given=str(tmp_path / "data.json")), "identity.snippets")
