@@ -17,12 +17,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, folder):
-    """Run a command in this process: (exit status, stdout, stderr)."""
+def run(capsys, folder, monkeypatch):
+    """Run a command in this process, as if from a shell: (exit status, stdout, stderr)."""
 
     def call(*arguments, model=folder):
+        arguments = [*arguments, *(["--model", model] if model else [])]
+        monkeypatch.setattr("sys.argv", ["knowedit", *arguments])
         with pytest.raises(SystemExit) as end:
-            main([*arguments, *(["--model", model] if model else [])])
+            main(arguments)
         done = capsys.readouterr()
         return end.value.code, done.out, done.err
 

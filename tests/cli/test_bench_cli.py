@@ -74,7 +74,7 @@ def test_edit_prints_the_summary_as_json(edit, tmp_path):
     assert {p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")} == {
         "manifest.json", "records.jsonl", "records.parquet", "summary.json",
     }  # fmt: skip
-    assert Run(tmp_path / "run").manifest["command"].startswith("knowedit ")
+    assert Run(tmp_path / "run").manifest["command"].startswith("knowedit bench edit --source ")
 
 
 def test_edit_prints_a_table_for_people(edit):
