@@ -127,9 +127,8 @@ def _recall():
     )
     if (FOLDER / "trace_ranks.json").exists():
         run = load("trace_ranks")
-        ranks = ", ".join(f"{name} {found['median']:.2f}" for name, found in run["spearman"].items())
-        n = run["spearman"]["state"]["n"]
-        yield f"trace by gradients against the exact one, rank correlation, median of {n} facts", ranks, run["command"]
+        ranks = ", ".join(f"{name} {found['median']:.2f} (n = {found['n']})" for name, found in run["spearman"].items())
+        yield "trace by gradients against the exact one, rank correlation, median over facts", ranks, run["command"]
     run = load("knockout_speed")
     gap = run["largest_difference_of_probability"]
     result = f"**{run['ratio_median']:.1f}×** the plain loop, largest difference {gap:.0e}"

@@ -7,7 +7,7 @@ text from outside is ever interpreted by `str.format`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .errors import InputError, did_you_mean
@@ -146,6 +146,11 @@ class Fact:
         values["neighbours"] = tuple(_neighbour(n) for n in _list("neighbours", values.get("neighbours", ())))
         values["probes"] = tuple(_probe(p) for p in _list("probes", values.get("probes", ())))
         return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads, without what is not set: new fields leave hashes of old facts alone."""
+        blank = {f.name: f.default for f in fields(self)}
+        return {name: value for name, value in asdict(self).items() if value != blank[name]}
 
 
 def _list(name: str, value: Any) -> Sequence:

@@ -91,6 +91,11 @@ def test_from_dict_reads_all_fields():
     assert hash(fact) == hash(Fact.from_dict(RECORD))
 
 
+def test_as_dict_holds_what_was_said_and_no_more():
+    assert Fact.from_dict(Fact.from_dict(RECORD).as_dict()) == Fact.from_dict(RECORD)
+    assert Fact("{} is", "A", "b").as_dict() == {"template": "{} is", "subject": "A", "target": "b"}
+
+
 def test_from_dict_names_what_is_wrong():
     with pytest.raises(InputError, match=r"no field 'targt' \(did you mean 'target'"):
         Fact.from_dict({**RECORD, "targt": "x"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -182,7 +181,7 @@ def show(
         "model": edit.model,
         "method": edit.method,
         "seed": edit.seed,
-        "facts": [asdict(fact) for fact in edit.facts],
+        "facts": [fact.as_dict() for fact in edit.facts],
         "weights": {
             path: {"shape": list(delta.shape), "rank": delta.rank, "dense": not hasattr(delta, "u"),
                    "norm": delta.norm(), "base": edit.bases[path]}

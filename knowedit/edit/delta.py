@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -169,7 +169,7 @@ class Edit:
         return {
             "method": self.method,
             "config": dict(self.config),
-            "facts": [asdict(fact) for fact in self.facts],
+            "facts": [fact.as_dict() for fact in self.facts],
             "model": self.model,
             "seed": self.seed,
             "bases": dict(self.bases),

@@ -83,7 +83,7 @@ def layer_scores(
     chosen = tuple(facts) if facts is not None else _known(model)
     if not chosen:
         raise InputError(f"{model.name} knows none of the facts that layers are tried on; give a layer, or facts")
-    key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [asdict(f) for f in chosen]})
+    key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
     file = cache_root() / "layers" / f"{key}.json"
     kept = _read(file)
     missing = [layer for layer in layers if layer not in kept]

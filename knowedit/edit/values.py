@@ -87,6 +87,12 @@ class Request:
         """Tokens from the lookup position on, in the longest row."""
         return max(len(row.ids) - row.lookup for row in self.rows)
 
+    @property
+    def begins_with_essence(self) -> bool:
+        """Whether the plain prompt begins as the essence does: then its row gives the essence's prediction, too."""
+        plain = self.rows[0]
+        return plain.ids[: plain.lookup + 1] == self.rows[-1].ids
+
 
 @dataclass(frozen=True)
 class Value:
@@ -156,7 +162,7 @@ def _chunks(requests: list[Request]) -> list[slice]:
     """Cut requests, sorted by suffix, into batches; a suffix far shorter than the longest would be mostly padding."""
     chunks, start = [], 0
     for end in range(1, len(requests) + 1):
-        rows = sum(len(r.rows) for r in requests[start : end + 1])
+        rows = sum(len(r.rows) - 1 for r in requests[start : end + 1])  # essences are short, or have no row at all
         if (
             end == len(requests)
             or rows * requests[end].suffix > TOKENS
@@ -239,39 +245,39 @@ def _norm(delta: Tensor) -> Tensor:
 
 
 class _Run:
-    """The batch of all rows of some requests."""
+    """The rows of some requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
 
     def __init__(self, model: Model, requests: list[Request], layer: int):
         self.model, self.requests, self.layer = model, requests, layer
-        self.rows = [row for request in requests for row in request.rows]
-        self.batch: Batch = record_batch(self.model, [r.ids for r in self.rows], [r.lookup for r in self.rows])
-        device = self.batch.output.device
-        self.owner = torch.tensor([j for j, request in enumerate(requests) for _ in request.rows], device=device)
-        self.columns = self.batch.columns.to(device)
-        reads, essences = [], []
-        for r, row in enumerate(self.rows):
-            j = int(self.owner[r])
-            reads += [
-                (r, index + int(self.batch.offsets[r]), token, j, 1 / len(row.reads)) for index, token in row.reads
-            ]
-            if not row.reads:
-                essences.append((r, int(self.columns[r])))
-        r, column, token, j, share = (torch.tensor(column, device=device) for column in zip(*reads, strict=True))
-        prompts = torch.tensor([len(request.rows) - 1 for request in requests], device=device)
-        self.at = torch.cat([torch.stack([r, column]), torch.tensor(essences, device=device).T], 1)
-        self.token, self.read_of = token, j
-        self.weight = share.float() / prompts[j]
+        prompts = [(row, j) for j, request in enumerate(requests) for row in request.rows[:-1]]
+        essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
+        self.prompts = _Rows(model, prompts)
+        self.parts = [self.prompts, *([_Rows(model, essences)] if essences else [])]
+        reads = [
+            (self.prompts.place(r, index), token, j, 1 / len(row.reads))
+            for r, (row, j) in enumerate(prompts)
+            for index, token in row.reads
+        ]
+        plain = {j: r for r, (_, j) in reversed([*enumerate(prompts)])}  # the first row of each request
+        other = {j: self.prompts.size + self.parts[-1].place(r, row.lookup) for r, (row, j) in enumerate(essences)}
+        device = self.prompts.owner.device
+        places, token, read_of, share = (torch.tensor(column, device=device) for column in zip(*reads, strict=True))
+        begins = [
+            other[j] if j in other else self.prompts.place(plain[j], request.rows[-1].lookup)
+            for j, request in enumerate(requests)
+        ]
+        self.at = torch.cat([places, torch.tensor(begins, device=device)])
+        self.token, self.read_of = token, read_of
+        self.weight = share.float() / torch.tensor([len(r.rows) - 1 for r in requests], device=device)[read_of]
         with torch.no_grad():
-            self.clean = self._log_p(self.batch.output)[len(token) :]
+            self.clean = self._log_p([part.batch.output for part in self.parts])[len(token) :]
 
     def keys(self) -> list[Tensor]:
         """Of each request the keys of its prompts, (prompts, n_neurons)."""
-        lookups = self.batch.neurons[self.layer][torch.arange(len(self.rows)), self.batch.columns]
-        found = []
-        for j, request in enumerate(self.requests):
-            rows = (self.owner == j).nonzero()[:, 0].to(lookups.device)
-            found.append(lookups[rows[:-1][:: request.per_prompt]])
-        return found
+        rows = self.prompts
+        lookups = rows.batch.neurons[self.layer][torch.arange(len(rows.columns)), rows.batch.columns]
+        of = rows.owner.to(lookups.device)
+        return [lookups[of == j][:: request.per_prompt] for j, request in enumerate(self.requests)]
 
     @torch.no_grad()
     def v0(self) -> Tensor:
@@ -281,20 +287,7 @@ class _Run:
 
     def forward(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With δ (requests, d_model), of each: mean NLL of the target's tokens, KL of the essence, mean probability."""
-        rows = torch.arange(len(self.rows), device=self.columns.device)
-
-        def add(output: Tensor) -> Tensor:
-            shape = (len(rows), -1, output.shape[-1])
-            shift = torch.zeros_like(output.reshape(shape)).index_put(
-                (rows, self.columns), delta[self.owner].to(output)
-            )
-            return output + shift.reshape(output.shape)
-
-        with hooked(on_output(self.model.down(self.layer), add)):
-            hidden = self.batch.block(self.layer, self.batch.inputs[self.layer])
-        for layer in range(self.layer + 1, self.model.n_layers):
-            hidden = self.batch.block(layer, hidden)
-        log_p = self._log_p(hidden)
+        log_p = self._log_p([part.forward(self.layer, delta) for part in self.parts])
         n = len(self.token)
         own = log_p[:n].gather(1, self.token[:, None])[:, 0]
         nothing = torch.zeros(len(self.requests), device=own.device)
@@ -303,7 +296,45 @@ class _Run:
         kl = (log_p[n:].exp() * (log_p[n:] - self.clean)).sum(1)
         return nll, kl, probability
 
-    def _log_p(self, hidden: Tensor) -> Tensor:
+    def _log_p(self, outputs: list[Tensor]) -> Tensor:
         """Log-probabilities at all reads, then at the essences, (reads + requests, vocabulary)."""
-        normed = self.model.normed(hidden[self.at[0].to(hidden.device), self.at[1].to(hidden.device)])
+        hidden = torch.cat([output.flatten(0, 1) for output in outputs])
+        normed = self.model.normed(hidden[self.at.to(hidden.device)])
         return self.model.logits(normed).float().log_softmax(-1)
+
+
+class _Rows:
+    """Rows in one batch; `owner[r]` is the request whose δ is added in row r."""
+
+    def __init__(self, model: Model, rows: list[tuple[Row, int]]):
+        self.model = model
+        self.batch: Batch = record_batch(model, [row.ids for row, _ in rows], [row.lookup for row, _ in rows])
+        device = self.batch.output.device
+        self.owner = torch.tensor([j for _, j in rows], device=device)
+        self.columns = self.batch.columns.to(device)
+
+    @property
+    def size(self) -> int:
+        """Rows times suffix tokens."""
+        return self.batch.output[..., 0].numel()
+
+    def place(self, row: int, index: int) -> int:
+        """Where token `index` of `row` is when rows and suffix tokens are one dimension."""
+        return row * self.batch.output.shape[1] + index + int(self.batch.offsets[row])
+
+    def forward(self, layer: int, delta: Tensor) -> Tensor:
+        """What the last block gives, (rows, suffix, d_model), with each row's δ at its lookup position in `layer`."""
+        rows = torch.arange(len(self.columns), device=self.columns.device)
+
+        def add(output: Tensor) -> Tensor:
+            shape = (len(rows), -1, output.shape[-1])
+            shift = torch.zeros_like(output.reshape(shape)).index_put(
+                (rows, self.columns), delta[self.owner].to(output)
+            )
+            return output + shift.reshape(output.shape)
+
+        with hooked(on_output(self.model.down(layer), add)):
+            hidden = self.batch.block(layer, self.batch.inputs[layer])
+        for later in range(layer + 1, self.model.n_layers):
+            hidden = self.batch.block(later, hidden)
+        return hidden

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError, InputError, did_you_mean
@@ -95,8 +95,7 @@ def _found(name: str, format: str | None, revision: str | None):
     path = Path(name).expanduser()
     if name == "builtin":
         facts = list(builtin_facts())
-        records = [{k: v for k, v in asdict(f).items() if k != "target_new_id"} for f in facts]  # which they lack
-        return "builtin", facts, [], _sha(json.dumps(records, sort_keys=True).encode()), None
+        return "builtin", facts, [], _sha(json.dumps([f.as_dict() for f in facts], sort_keys=True).encode()), None
     if path.is_dir():
         return _folder(path, format)
     if path.is_file():

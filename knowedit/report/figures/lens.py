@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
-from ...inert import inert
 from ...recall.contributions import Contributions
 from ...recall.lens import Lens
-from .drawing import BLUE, GREEN, GREY, ORANGE, RED, SEQUENTIAL, figure, save
+from .drawing import BLUE, GREEN, GREY, ORANGE, RED, SEQUENTIAL, drawable, figure, save
 
 STRONGEST = 8  # heads, and neurons
 COLUMNS = 16  # positions that fit side by side
@@ -52,7 +50,7 @@ def lens_figure(
             when = "" if edited is None else (", before the edit", ", with the edit")[row]
             draw_layers(axes[row + 2, 0], one, when)
             draw_strongest(axes[row + 2, 1], one, when)
-        fig.suptitle(_cut(_drawable(title), _TITLE), x=0.01, ha="left", fontsize="large")
+        fig.suptitle(_cut(drawable(title), _TITLE), x=0.01, ha="left", fontsize="large")
         return save(fig, path)
 
 
@@ -168,13 +166,7 @@ def _what(parts: Contributions) -> str:
 
 
 def _short(token: str) -> str:
-    return _cut(_drawable(token.strip() or token.replace(" ", "␣")), _LETTERS)
-
-
-def _drawable(text: str) -> str:
-    """`text`, inert, with characters that the figures' font lacks spelled out: early layers favour rare tokens."""
-    font = get_font(findfont("DejaVu Sans"))
-    return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in inert(text))
+    return _cut(drawable(token.strip() or token.replace(" ", "␣")), _LETTERS)
 
 
 def _cut(text: str, most: int) -> str:
