@@ -1,9 +1,9 @@
 """The whole cycle of single edits, edit to metrics, beside the plain loop; and evaluation alone beside two plain ways.
 
-    python -m benchmarks.bench_speed --source FILE
+    python -m benchmarks.bench_speed --source FILE [--part by_default]
 
 The plain loop does one record after the other: ROME's search written plainly, the weight changed, every prompt with
-both targets in one padded batch with all logits (as ROME's evaluation does), the weight restored. knowedit takes 16
+both targets in one padded batch with all logits (as ROME's evaluation does), the weight restored. knowedit takes 32
 records at a time. "Equal steps" has the same 6 prompts and 25 steps in both; "by default" is knowedit with its own
 settings against the plain loop with ROME's. Both sides are given covariance, contexts and protected keys. A few
 records at a time go through either side in turn; ratios are of the total times. Evaluation alone is of the same edits.
@@ -23,6 +23,7 @@ from knowedit.edit.apply import applied
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, RomeConfig, edit_of, rome_many
 from knowedit.edit.values import Value, request
+from knowedit.evaluate.edit_study import EditStudyConfig
 from knowedit.evaluate.metrics import asked_of, record_metrics, summarise
 from knowedit.evaluate.scoring import score_edits
 from knowedit.sources import load_source
@@ -32,7 +33,8 @@ from .edit_speed import EQUAL, LAYER, PUBLISHED
 from .plain_rome import plain_delta
 from .results import save
 
-BATCH = 16
+BATCH = EditStudyConfig.batch
+PARTS = ("equal_steps", "by_default", "evaluation")
 NAMES = ("ES", "PS", "NS", "EM", "PM", "NM")
 
 
@@ -40,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", required=True)
     parser.add_argument("--records", type=int, default=40)
+    parser.add_argument("--part", choices=PARTS, help="only this; by default all, each with a result file of its own")
     options = parser.parse_args()
     model = knowedit.load()
     facts = load_source(options.source, limit=options.records).facts
@@ -48,12 +51,14 @@ def main() -> None:
     equal = RomeConfig(layer=LAYER, search=EQUAL, contexts=texts, protect=SMOLLM2.protect)
     default = replace(SMOLLM2, contexts=contexts(model, SMOLLM2.contexts, SMOLLM2.lengths, seed=SMOLLM2.seed))
     plain_delta(model, request(model, facts[0], facts[0].target_new, texts), LAYER, replace(EQUAL, steps=2))  # warm up
-    record = {"records": len(facts), "layer": LAYER}
-    record["equal_steps"] = _cycle(model, facts, equal, equal, given)
     plain = replace(equal, search=PUBLISHED)
-    record["by_default"] = _cycle(model, facts, plain, default, given)
-    record["evaluation"] = _evaluation(model, facts, rome_many(model, facts, default, **given))
-    save("bench_speed", record)
+    parts = {
+        "equal_steps": lambda: _cycle(model, facts, equal, equal, given),
+        "by_default": lambda: _cycle(model, facts, plain, default, given),
+        "evaluation": lambda: _evaluation(model, facts, rome_many(model, facts, default, **given)),
+    }
+    for part in PARTS if options.part is None else (options.part,):
+        save(f"bench_speed_{part}", {"records": len(facts), "batch": BATCH, "layer": LAYER, **parts[part]()})
 
 
 def _cycle(model, facts, plain: RomeConfig, ours: RomeConfig, given) -> dict:
@@ -96,7 +101,7 @@ def _plain(model, facts, config: RomeConfig, given) -> list[dict]:
 def _value(model, asked, delta, steps) -> Value:
     from knowedit.edit.values import _Run
 
-    run = _Run(model, [asked], LAYER)
+    run = _Run.of(model, [asked], LAYER)
     return Value(delta, run.v0()[0], run.keys()[0], asked.rows[0].lookup, 0.0, 0.0, steps, False)
 
 

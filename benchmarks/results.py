@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent / "results"
 
 def save(name: str, record: dict) -> None:
     """Write `benchmarks/results/<name>.json` and print it."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]  # no folder of this machine
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]  # no folders
     made = {
         "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *words]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from ..models.batch import Batch, record_batch
 from ..prompts import Query
 
 TOKENS = 384  # suffix tokens in a batch: more neither fills the processor better nor fits its cache
-LONGER = 1.5  # a suffix may be so many times as long as the shortest of its batch
+ONCE = 48  # what a batch costs by itself, in tokens: reading the weights
 
 
 @dataclass(frozen=True)
@@ -140,54 +141,48 @@ def optimise(
 ) -> list[Value]:
     """Find δ for every request; results are in their order.
 
-    Those with suffixes of about one length share a batch, which shrinks when half of its searches are done.
+    Those with suffixes of about one length share a batch, which shrinks as its searches are done.
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
     found: dict[int, Value] = {}
     with frozen(model):
         for part in _chunks([requests[i] for i in order]):
-            going = {i: _Going() for i in order[part]}
+            run = _Run.of(model, [requests[i] for i in order[part]], layer)
+            going = {i: _Going(keys, v0, search) for i, keys, v0 in zip(order[part], run.keys(), run.v0(), strict=True)}
             while going:
-                run = _Run(model, [requests[i] for i in going], layer)
-                for one, keys, v0 in zip(going.values(), run.keys(), run.v0(), strict=True):
-                    one.begin(keys, v0, search)
-                done = _until_half_are_done(run, list(going.values()), search)
+                done = _until_some_are_done(run, list(going.values()), search)
                 for i in [i for i, over in zip(going, done, strict=True) if over]:
                     found[i] = going.pop(i).value(requests[i], search)
+                if going:
+                    run = run.only([j for j, over in enumerate(done) if not over])
                 progress(len(found))
     return [found[i] for i in range(len(requests))]
 
 
 def _chunks(requests: list[Request]) -> list[slice]:
-    """Cut requests, sorted by suffix, into batches; a suffix far shorter than the longest would be mostly padding."""
-    chunks, start = [], 0
+    """Cut requests, sorted by suffix, into the batches that are cheapest in all: `ONCE` and padded tokens each."""
+    rows = [0, *accumulate(len(request.rows) - 1 for request in requests)]  # essences are short, or have no row at all
+    best: list[tuple[int, int]] = [(0, 0)]  # of the first requests: what they cost, and where their last batch starts
     for end in range(1, len(requests) + 1):
-        rows = sum(len(r.rows) - 1 for r in requests[start : end + 1])  # essences are short, or have no row at all
-        if (
-            end == len(requests)
-            or rows * requests[end].suffix > TOKENS
-            or requests[end].suffix > LONGER * requests[start].suffix
-        ):
-            chunks.append(slice(start, end))
-            start = end
-    return chunks
+        longest = requests[end - 1].suffix
+        sizes = {start: (rows[end] - rows[start]) * longest for start in range(end)}
+        fitting = [start for start, size in sizes.items() if size <= TOKENS] or [end - 1]
+        best.append(min((best[start][0] + ONCE + sizes[start], start) for start in fitting))
+    cuts = [len(requests)]
+    while cuts[-1]:
+        cuts.append(best[cuts[-1]][1])
+    return [slice(start, end) for end, start in pairwise(cuts)][::-1]
 
 
-@dataclass
 class _Going:
     """One search under way: δ, its Adam, and where it stands."""
 
-    delta: Tensor | None = None
-    steps: int = 0
-    confident: int = 0
-
-    def begin(self, keys: Tensor, v0: Tensor, search: Search) -> None:
-        """Set out from δ = 0, if it has not yet."""
-        if self.delta is None:
-            self.keys, self.v0 = keys, v0
-            self.delta = torch.zeros_like(v0, dtype=torch.float32).requires_grad_()
-            self.adam = torch.optim.Adam([self.delta], lr=search.lr)
-            self.longest = search.clamp * v0.float().norm()
+    def __init__(self, keys: Tensor, v0: Tensor, search: Search):
+        self.keys, self.v0 = keys, v0
+        self.delta = torch.zeros_like(v0, dtype=torch.float32).requires_grad_()
+        self.adam = torch.optim.Adam([self.delta], lr=search.lr)
+        self.longest = search.clamp * v0.float().norm()
+        self.steps = self.confident = 0
 
     def penalty(self, search: Search) -> Tensor:
         return search.decay * _norm(self.delta) / self.v0.float().norm() ** 2
@@ -221,8 +216,8 @@ class _Going:
         )
 
 
-def _until_half_are_done(run: _Run, going: list[_Going], search: Search) -> list[bool]:
-    """Step on until so many are done that it pays to record the others anew; which ones are."""
+def _until_some_are_done(run: _Run, going: list[_Going], search: Search) -> list[bool]:
+    """Step on until a quarter is done, so that it pays to go on with the others alone; which ones are."""
     done = [False] * len(going)
     with torch.enable_grad():
         while True:
@@ -235,7 +230,7 @@ def _until_half_are_done(run: _Run, going: list[_Going], search: Search) -> list
                 loss[left].sum().backward()
             for j in left:
                 going[j].step()
-            if 2 * len(left) <= len(going):
+            if 4 * len(left) <= 3 * len(going):
                 return done
 
 
@@ -247,30 +242,36 @@ def _norm(delta: Tensor) -> Tensor:
 class _Run:
     """The rows of some requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
 
-    def __init__(self, model: Model, requests: list[Request], layer: int):
+    def __init__(self, model: Model, requests: list[Request], layer: int, prompts: _Rows, essences: _Rows | None):
         self.model, self.requests, self.layer = model, requests, layer
-        prompts = [(row, j) for j, request in enumerate(requests) for row in request.rows[:-1]]
-        essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
-        self.prompts = _Rows(model, prompts)
-        self.parts = [self.prompts, *([_Rows(model, essences)] if essences else [])]
+        self.prompts, self.essences = prompts, essences
+        self.parts = [prompts] if essences is None else [prompts, essences]
         reads = [
-            (self.prompts.place(r, index), token, j, 1 / len(row.reads))
-            for r, (row, j) in enumerate(prompts)
+            (prompts.place(r, index), token, j, 1 / len(row.reads))
+            for r, (row, j) in enumerate(prompts.rows)
             for index, token in row.reads
         ]
-        plain = {j: r for r, (_, j) in reversed([*enumerate(prompts)])}  # the first row of each request
-        other = {j: self.prompts.size + self.parts[-1].place(r, row.lookup) for r, (row, j) in enumerate(essences)}
-        device = self.prompts.owner.device
+        essence = {j: prompts.place(r, row.lookup) for r, (row, j) in reversed([*enumerate(prompts.rows)])}  # plain row
+        if essences is not None:
+            essence |= {j: prompts.size + essences.place(r, row.lookup) for r, (row, j) in enumerate(essences.rows)}
+        device = prompts.owner.device
         places, token, read_of, share = (torch.tensor(column, device=device) for column in zip(*reads, strict=True))
-        begins = [
-            other[j] if j in other else self.prompts.place(plain[j], request.rows[-1].lookup)
-            for j, request in enumerate(requests)
-        ]
-        self.at = torch.cat([places, torch.tensor(begins, device=device)])
+        self.at = torch.cat([places, torch.tensor([essence[j] for j in range(len(requests))], device=device)])
         self.token, self.read_of = token, read_of
         self.weight = share.float() / torch.tensor([len(r.rows) - 1 for r in requests], device=device)[read_of]
         with torch.no_grad():
             self.clean = self._log_p([part.batch.output for part in self.parts])[len(token) :]
+
+    @classmethod
+    def of(cls, model: Model, requests: list[Request], layer: int) -> _Run:
+        prompts = [(row, j) for j, request in enumerate(requests) for row in request.rows[:-1]]
+        essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
+        return cls(model, requests, layer, _Rows.of(model, prompts), _Rows.of(model, essences) if essences else None)
+
+    def only(self, some: list[int]) -> _Run:
+        """The run of some of its requests."""
+        parts = [part and part.only(some) for part in (self.prompts, self.essences)]
+        return _Run(self.model, [self.requests[j] for j in some], self.layer, *parts)
 
     def keys(self) -> list[Tensor]:
         """Of each request the keys of its prompts, (prompts, n_neurons)."""
@@ -304,14 +305,24 @@ class _Run:
 
 
 class _Rows:
-    """Rows in one batch; `owner[r]` is the request whose δ is added in row r."""
+    """Rows in one batch, each with the request whose δ is added in it."""
 
-    def __init__(self, model: Model, rows: list[tuple[Row, int]]):
-        self.model = model
-        self.batch: Batch = record_batch(model, [row.ids for row, _ in rows], [row.lookup for row, _ in rows])
-        device = self.batch.output.device
-        self.owner = torch.tensor([j for _, j in rows], device=device)
-        self.columns = self.batch.columns.to(device)
+    def __init__(self, model: Model, rows: list[tuple[Row, int]], batch: Batch):
+        self.model, self.rows, self.batch = model, rows, batch
+        self.owner = torch.tensor([j for _, j in rows], device=batch.output.device)
+        self.columns = batch.columns.to(batch.output.device)
+
+    @classmethod
+    def of(cls, model: Model, rows: list[tuple[Row, int]]) -> _Rows:
+        return cls(model, rows, record_batch(model, [row.ids for row, _ in rows], [row.lookup for row, _ in rows]))
+
+    def only(self, some: list[int]) -> _Rows | None:
+        """The rows of some requests, which are counted anew; None where they have none."""
+        kept = [r for r, (_, j) in enumerate(self.rows) if j in some]
+        if not kept:
+            return None
+        rows = [(row, some.index(j)) for row, j in (self.rows[r] for r in kept)]
+        return _Rows(self.model, rows, self.batch.only(kept))
 
     @property
     def size(self) -> int:

@@ -60,7 +60,7 @@ class EditStudyConfig:
     layer: int | None = None
     sequential: bool = False
     checkpoints: tuple[int, ...] = (1, 10, 100, 1000)
-    batch: int = 16
+    batch: int = 32
     metrics: tuple[str, ...] = ()
     known_only: bool = False
     perplexity: bool = False

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -42,10 +43,16 @@ class Batch:
     output: Tensor
     calls: list[tuple[tuple, dict]]
     prefix: list[tuple[Tensor, Tensor] | None]
+    suffix: _Suffix
 
     @property
     def rows(self) -> int:
         return len(self.columns)
+
+    @torch.no_grad()
+    def only(self, rows: Sequence[int]) -> Batch:
+        """The batch of some of its rows: their prefixes stay, their suffixes are run once more."""
+        return _run(self.model, self.suffix.only(list(rows)), self.columns[rows], self.offsets[rows])
 
     def block(self, layer: int, hidden: Tensor) -> Tensor:
         """Run block `layer` on `hidden` (rows, suffix, d_model)."""
@@ -54,53 +61,80 @@ class Batch:
         return call_block(self.model, layer, hidden, args, kwargs)
 
 
+@dataclass
+class _Suffix:
+    """What is run: `tokens` (rows, suffix) behind `width` columns of prefix, whose keys and values are in `cache`;
+    `seen` (rows, width + suffix) is 1 where there is no padding; true `positions` (rows, suffix)."""
+
+    tokens: Tensor
+    seen: Tensor
+    positions: Tensor
+    width: int
+    cache: object | None
+
+    def only(self, rows: list[int]) -> _Suffix:
+        """Some of the rows, without the columns that only others needed."""
+        length = int(self.seen[rows, self.width :].sum(1).max())
+        cache = _copied(self.cache)
+        if cache is not None:
+            cache.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
+        return _Suffix(
+            self.tokens[rows, :length],
+            self.seen[rows, : self.width + length],
+            self.positions[rows, :length],
+            self.width,
+            cache,
+        )
+
+
+def _copied(cache):
+    """A cache that holds the same tensors; running tokens makes a cache hold other ones."""
+    if cache is None:
+        return None
+    cache = copy(cache)
+    cache.layers = [copy(layer) for layer in cache.layers]
+    return cache
+
+
 @torch.no_grad()
 def record_batch(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
     """Run `rows` of token ids once and keep what is needed to run each again from its token `starts[r]` on."""
     if model.masked:
-        return _whole(model, rows, starts)
+        tokens, seen = _padded(rows, left=False)
+        whole = _Suffix(tokens, seen, torch.arange(tokens.shape[1]).expand_as(tokens), 0, None)
+        return _run(model, whole, torch.tensor(starts), torch.zeros(len(rows), dtype=torch.long))
     lengths = torch.tensor(starts)
     width = int(lengths.max())
-    suffix, seen = _padded([row[start:] for row, start in zip(rows, starts, strict=True)], left=False)
+    tokens, seen = _padded([row[start:] for row, start in zip(rows, starts, strict=True)], left=False)
     cache = None
-    mask = seen
     if width:
-        tokens, before = _padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
+        prefix, before = _padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
         arguments = _arguments(model, before, before.cumsum(1) - 1)
-        cache = model.hf.base_model(input_ids=tokens.to(model.device), use_cache=True, **arguments).past_key_values
-        mask = torch.cat([before, seen], 1)
-    positions = lengths[:, None] + torch.arange(suffix.shape[1])
-    prefix = [keys_values(cache, layer) for layer in range(model.n_layers)]
-    arguments = _arguments(model, mask, positions)
-    calls, inputs, neurons, output = capture(
-        model, suffix.to(model.device), cache, arguments.pop("attention_mask"), **arguments
-    )
-    shape = suffix.shape
-    return Batch(
-        model=model,
-        columns=torch.zeros(len(rows), dtype=torch.long),
-        offsets=-lengths,
-        inputs=inputs,
-        neurons=[n.reshape(*shape, -1) for n in neurons],
-        output=output,
-        calls=calls,
-        prefix=prefix,
-    )
+        cache = model.hf.base_model(input_ids=prefix.to(model.device), use_cache=True, **arguments).past_key_values
+        seen = torch.cat([before, seen], 1)
+    positions = lengths[:, None] + torch.arange(tokens.shape[1])
+    suffix = _Suffix(tokens, seen, positions, width, cache)
+    return _run(model, suffix, torch.zeros(len(rows), dtype=torch.long), -lengths)
 
 
-def _whole(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
-    tokens, seen = _padded(rows, left=False)
-    mask = seen.to(model.device)
-    calls, inputs, neurons, output = capture(model, tokens.to(model.device), mask=mask)
+def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Batch:
+    cache = _copied(suffix.cache)
+    tokens = suffix.tokens.to(model.device)
+    if model.masked:
+        calls, inputs, neurons, output = capture(model, tokens, mask=suffix.seen.to(model.device))
+    else:
+        arguments = _arguments(model, suffix.seen, suffix.positions)
+        calls, inputs, neurons, output = capture(model, tokens, cache, arguments.pop("attention_mask"), **arguments)
     return Batch(
         model=model,
-        columns=torch.tensor(starts),
-        offsets=torch.zeros(len(rows), dtype=torch.long),
+        columns=columns,
+        offsets=offsets,
         inputs=inputs,
         neurons=[n.reshape(*tokens.shape, -1) for n in neurons],
         output=output,
         calls=calls,
-        prefix=[None] * model.n_layers,
+        prefix=[keys_values(suffix.cache, layer) for layer in range(model.n_layers)],
+        suffix=suffix,
     )
 
 

@@ -35,6 +35,25 @@ def test_each_row_gives_what_it_gives_alone(family):
             assert columns[0] == batch.columns[r]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_some_rows_of_a_batch_give_what_they_gave_in_it(family):
+    model = tiny(family)
+    batch = record_batch(model, rows_of(model), STARTS)
+    for kept in ([1, 2], [0], [2, 3]):  # without the longest suffix, the longest prefix, from the other end
+        part = batch.only(kept).only(range(len(kept)))
+        assert part.output.shape[1] == (
+            max(LENGTHS[r] for r in kept) if model.masked else max(LENGTHS[r] - STARTS[r] for r in kept)
+        )
+        hidden = part.inputs[0]
+        with torch.no_grad():
+            for layer in range(model.n_layers):
+                hidden = part.block(layer, hidden)
+        for r, row in enumerate(kept):
+            columns = [t + int(batch.offsets[row]) for t in range(STARTS[row], LENGTHS[row])]
+            assert part.columns[r] == batch.columns[row] and part.offsets[r] == batch.offsets[row]
+            assert torch.allclose(hidden[r, columns], batch.output[row, columns], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
 def test_neurons_are_those_of_each_row_alone(family):
     model = tiny(family)
