@@ -5,8 +5,9 @@
 
 Facts: 200 built-in ones that no setting was chosen on, or the first 200 records of a CounterFact-lite file (one
 paraphrase and one neighbour each). Each edit is applied, asked and reverted. Beside our default stand, on the same
-first records, ROME without protected keys, ROME with the original's mixed keys (same δ), fine-tuning (FT, FT-L) and
-knowledge neurons. Edits of a subject that is the prompt's first token are counted apart.
+records and from the same δ, ROME without protected keys and with the original's mixed keys; fine-tuning and knowledge
+neurons are compared in studies (`configs/`). Edits of a subject that is the prompt's first token are counted apart.
+Perplexity is that of the plain text that ships with knowedit, the one that `--guard` measures.
 """
 
 from __future__ import annotations
@@ -24,22 +25,16 @@ import knowedit
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
 from knowedit.edit.contrast import Contrasts, contrast, contrast_facts, rates
-from knowedit.edit.fine_tune import FineTuneConfig, fine_tune
-from knowedit.edit.knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, edit_of
 from knowedit.edit.values import optimise, request
-from knowedit.errors import KnoweditError
 from knowedit.facts import Fact, Neighbour, templated
-from knowedit.locate.kinds import ControlPool
-from knowedit.locate.locating import LocateConfig, locate_fact
 from knowedit.statistics import mean
 from knowedit.texts.corpus import contexts as sample_contexts
 
 from .edit_facts import reported
 from .results import save
 
-TEXT = 128  # tokens of the plain text that perplexity is measured on
 PASS = 0.01, 0.02  # rise of perplexity: in 98 % of edits, in all
 NAMES = ("ES", "PS", "NS", "ES_argmax", "PS_argmax", "NS_argmax", "EM", "PM", "NM")
 
@@ -48,8 +43,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counterfact-lite", type=Path)
     parser.add_argument("--facts", type=int, default=200)
-    parser.add_argument("--rivals", type=int, default=40, help="records that the other methods are tried on")
-    parser.add_argument("--slow", type=int, default=20, help="records that knowledge neurons are tried on")
     options = parser.parse_args()
     model = knowedit.load()
     lite = options.counterfact_lite
@@ -60,10 +53,9 @@ def main() -> None:
         ask = lambda fact: _ask_lite(model, fact, rephrased[fact.id])  # noqa: E731
     bench = _Bench(model, ask)
     before = [ask(fact) for fact in tqdm(facts, desc="unedited")]
-    ours = bench.ours(facts, options.rivals)
     found = {"unedited": {"rates": _summary(before)}}
-    for name, (edits, n) in {**ours, **bench.rivals(facts, options.rivals, options.slow)}.items():
-        found[name] = bench.measured(name, facts[:n], edits, before[:n])
+    for name, edits in bench.edits(facts).items():
+        found[name] = bench.measured(name, facts, edits)
         print(name, json.dumps(found[name]["rates"]), flush=True)
     for name, other in found.items():
         if name not in ("unedited", "rome"):
@@ -109,14 +101,11 @@ def _ask_lite(model, fact: Fact, rephrased: str) -> Contrasts:
 class _Bench:
     def __init__(self, model, ask):
         self.model, self.ask = model, ask
-        text = (Path(knowedit.__file__).parent / "data" / "plain_text.txt").read_text(encoding="utf-8")
-        self.text = model.tokenizer.decode(model.tokenizer(text)["input_ids"][:TEXT])
-        self.perplexity = perplexity(model, self.text)
+        self.perplexity = perplexity(model)
         self.rows: dict[str, list[dict]] = {}
-        self.located: dict = {}
 
-    def ours(self, facts, rivals: int) -> dict:
-        """Our default on all facts; unprotected and mixed keys from the same δ."""
+    def edits(self, facts) -> dict:
+        """Our default; unprotected and mixed keys from the same δ."""
         model, layer = self.model, SMOLLM2.layer
         C = knowedit.covariance(model, [layer])[layer]
         protected = protected_keys(model, layer)
@@ -126,57 +115,23 @@ class _Bench:
         values = optimise(model, requests, layer, SMOLLM2.search, lambda done: bar.update(done - bar.n))
         config = replace(SMOLLM2, contexts=contexts)
 
-        def edits(n, **changed):
+        def edits(**changed):
             settings = replace(config, **changed)
-            pairs = zip(facts[:n], values[:n], strict=True)
-            return [edit_of(model, fact, value, C, protected, settings) for fact, value in pairs], n
+            pairs = zip(facts, values, strict=True)
+            return [edit_of(model, fact, value, C, protected, settings) for fact, value in pairs]
 
         return {
-            "rome": edits(len(facts)),
-            "rome, no protected keys": edits(rivals, protect=0.0),
-            "rome, mixed keys": edits(rivals, protect=0.0, key="mixed"),
+            "rome": edits(),
+            "rome, no protected keys": edits(protect=0.0),
+            "rome, mixed keys": edits(protect=0.0, key="mixed"),
         }
 
-    def rivals(self, facts, n: int, slow: int) -> dict:
-        locate = LocateConfig(method="gradient", adjust=True)
-        methods = {
-            "FT": (n, lambda fact: fine_tune(self.model, fact, FineTuneConfig(layer=SMOLLM2.layer))),
-            "FT-L": (
-                n,
-                lambda fact: fine_tune(self.model, fact, FineTuneConfig(layer=SMOLLM2.layer, norm_constraint=5e-4)),
-            ),
-            "knowledge neurons": (
-                slow,
-                lambda fact: self._kn(fact, KnowledgeNeuronsConfig(signed=False, locate=locate)),
-            ),
-            "knowledge neurons, signed": (
-                slow,
-                lambda fact: self._kn(fact, KnowledgeNeuronsConfig(locate=locate)),
-            ),
-        }
-        return {
-            name: ([method(fact) for fact in tqdm(facts[:n], desc=name)], n) for name, (n, method) in methods.items()
-        }
-
-    def _kn(self, fact, config):
-        """Both kinds of surgery rewrite the same neurons, so each fact is located once."""
-        try:
-            if fact.id not in self.located:
-                self.located[fact.id] = locate_fact(self.model, fact, config.locate, pool=ControlPool(self.model, ()))
-            return knowledge_neurons(self.model, fact, config, neurons=self.located[fact.id])
-        except KnoweditError:  # no neurons: the model stays as it is
-            return None
-
-    def measured(self, name, facts, edits, before) -> dict:
+    def measured(self, name, facts, edits) -> dict:
         after, rises, rows = [], [], []
-        for fact, edit, unedited in zip(facts, tqdm(edits, desc=name), before, strict=True):
-            if edit is None:
-                after.append(unedited)
-                rises.append(0.0)
-            else:
-                with applied(self.model, edit):
-                    after.append(self.ask(fact))
-                    rises.append(perplexity(self.model, self.text) / self.perplexity - 1)
+        for fact, edit in zip(facts, tqdm(edits, desc=name), strict=True):
+            with applied(self.model, edit):
+                after.append(self.ask(fact))
+                rises.append(perplexity(self.model) / self.perplexity - 1)
             first = self.model.encode(fact.prompt, fact.subject).lookup == 0
             rows.append({n: v[0] for n, v in rates(after[-1:]).items()} | {"first": first, "perplexity": rises[-1]})
         self.rows[name] = rows
@@ -187,7 +142,6 @@ class _Bench:
             "first": _summary([after[i] for i in range(len(rows)) if i not in set(later)])
             if len(later) < len(rows)
             else None,
-            "no_edit": sum(edit is None for edit in edits),
             "perplexity": {
                 "within_1_percent": float(np.mean(np.abs(rises) <= PASS[0])),
                 "within_2_percent": float(np.mean(np.abs(rises) <= PASS[1])),

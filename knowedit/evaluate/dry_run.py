@@ -61,7 +61,7 @@ def dry_run(study: str, config) -> dict:
     }
     if source is not None:
         edits = study == "edit"
-        passes = _edit_passes(config, source, facts, method) if edits else _neuron_passes(config, facts, model)
+        passes = _edit_passes(config, source, facts, method, model) if edits else _neuron_passes(config, facts, model)
         if config.known_only:
             passes = {"known": len(source.facts), **passes}
         found["passes"] = {**passes, "total": sum(passes.values())}
@@ -149,11 +149,11 @@ def _method(config, study: str, model: Model | None) -> dict:
     return {"name": config.method, **(config_dict(settings) or {})}
 
 
-def _edit_passes(config, source: Source, facts: Sequence[Fact], method: dict) -> dict[str, int]:
+def _edit_passes(config, source: Source, facts: Sequence[Fact], method: dict, model: Model | None) -> dict[str, int]:
     """The search's are forward and backward, and the most that there can be."""
     n = len(facts)
     asked = [2 * len(asked_of(fact)) + (len(zsre_asked(fact)) if source.format == "zsre" else 0) for fact in facts]
-    found = {"search": n * _search(method), "before": sum(asked), "after": sum(asked)}
+    found = {"search": sum(_search(method, fact, model) for fact in facts), "before": sum(asked), "after": sum(asked)}
     if config.sequential:
         found["checkpoints"] = sum(sum(asked[:c]) for c in config.checkpoints if c <= n)
     if config.perplexity:
@@ -164,8 +164,11 @@ def _edit_passes(config, source: Source, facts: Sequence[Fact], method: dict) ->
     return found
 
 
-def _search(method: dict) -> int:
+def _search(method: dict, fact: Fact, model: Model | None) -> int:
     """Sequences for one edit: ROME has the prompt, behind each context and by itself, and the essence."""
+    if method["name"] == "knowledge_neurons":
+        locate = method["locate"]
+        return (1 + len(fact.paraphrases)) * _locating(locate["method"], locate["attribution"]["nodes"], None, model)
     if method["name"] == "rome" and "search" in method:
         contexts = method["contexts"]
         return ((contexts if isinstance(contexts, int) else len(contexts)) + 2) * method["search"]["steps"]
@@ -187,18 +190,28 @@ def _neuron_passes(config, facts: Sequence[Fact], model: Model | None) -> dict[s
     """Of the integral each node is a row a layer, of one token in decoders; forward and backward."""
     prompts = [neurons.prompts_of(fact, config.prompts) for fact in facts]
     located, held = (sum(len(pair[i]) for pair in prompts) for i in (0, 1))
-    layers = 1 if model is None else len(config.layers or range(model.n_layers))
-    nodes = AUTO_NODES if config.nodes == "auto" else config.nodes
     sets = 1 + ("activation" in config.baselines) + config.draws * ("random" in config.baselines)
     found = {
-        "locate": located * (1 + (nodes * layers if config.method == "ig" else 0)),
+        "locate": located * _locating(config.method, config.nodes, config.layers, model),
         "effect": held * (1 + 2 * sets),
     }
     if "activation" in config.baselines:
         found["activation"] = located
     found["specificity"] = 2 * neurons.OTHERS * (1 + 2) * len(facts)
     if config.stability and config.method == "ig":
-        found["stability"] = -(-len(facts) // neurons.NODES_EVERY) * sum(neurons.NODES_GRID) * layers
+        found["stability"] = (
+            -(-len(facts) // neurons.NODES_EVERY) * sum(neurons.NODES_GRID) * _layers(config.layers, model)
+        )
     if config.erase:
         found["erase"] = 2 * 2 * neurons.ASKED * len({fact.relation_name or fact.relation for fact in facts})
     return found
+
+
+def _locating(method: str, nodes: int | str, layers: Sequence[int] | None, model: Model | None) -> int:
+    """Sequences to locate neurons with one prompt."""
+    nodes = AUTO_NODES if nodes == "auto" else nodes
+    return 1 + (nodes * _layers(layers, model) if method == "ig" else 0)
+
+
+def _layers(layers: Sequence[int] | None, model: Model | None) -> int:
+    return 1 if model is None else len(layers or range(model.n_layers))
