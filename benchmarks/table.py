@@ -22,7 +22,8 @@ def load(name: str) -> dict:
 
 def table() -> str:
     """Markdown rows: what was measured, what came out, the command."""
-    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings(), *_edits(), *_recall(), *_studies()]
+    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings(), *_edits(), *_recall()]
+    rows += [*_studies(), *_reports()]
     lines = ["| measured | result | command |", "|---|---|---|"]
     return "\n".join(lines + [f"| {what} | {result} | `{command}` |" for what, result, command in rows])
 
@@ -68,7 +69,7 @@ def _proof():
 def _calibration():
     run = load("calibration")
     rates = [f"{s} {run[s]['significant']} of {run[s]['n']}" for s in ("suppress", "amplify")]
-    yield "random sets called significant at 5 %", ", ".join(rates), run["command"]
+    yield "random sets called significant (p ≤ 0.05 and a change of a tenth)", ", ".join(rates), run["command"]
     run = load("calibration_random_weights")
     rates = [
         f"{s} {run['significant'][s]} of {run['with_neurons']} (largest change {run['largest_change'][s]:+.1%})"
@@ -108,7 +109,7 @@ def _edits():
         yield f"one edit against ROME written plainly, {what}", ratios, run["command"]
     run = load("edit_speed_batch")
     ratios = f"equal steps **{run['equal_steps']['ratio']:.1f}×**, by default **{run['by_default']['ratio']:.1f}×**"
-    yield f"{run['batch']} edits in one batch, a fact", ratios, run["command"]
+    yield f"{run['batch']} edits made together, a fact", ratios, run["command"]
     run = load("covariance")
     ratios = run["ratio_median"]
     result = f"**{ratios['one at a time']:.1f}×** whole passes, {ratios['one at a time, stopped']:.1f}× ended early"
@@ -160,7 +161,27 @@ def _studies():
     run = load("kills")
     harm = {what: sum(found[what] for found in run["runs"].values()) for what in ("lost", "doubled", "changed")}
     result = ", ".join(f"{n} {what}" for what, n in harm.items())
-    yield f"{run['kills']} kills of runs of edits, single and sequential: records", result, run["command"]
+    yield f"{run['kills']} kills of runs of edits (small model), single and sequential: records", result, run["command"]
+
+
+def _reports():
+    """Studies whose reports (`knowedit report`) are kept as folders."""
+    run, where = report("neurons_builtin")
+    found = {name: f"{100 * figure['value']:+.1f}%" for name, figure in run["metrics"].items()}
+    kinds = {"located": "gradient", "as many by activation": "activation", "random": "random"}
+    effects = "; ".join(f"{what} {found[f'suppress:{by}']}, {found[f'amplify:{by}']}" for what, by in kinds.items())
+    yield (
+        f"[neurons]({where}) of {run['records']} known facts of {len(run['by_relation'])} relations set to zero and "
+        "doubled, held-out prompts",
+        f"{run['metrics']['neurons']['value']:.1f} neurons a fact; {effects}",
+        "knowedit bench neurons --config benchmarks/configs/neurons_smollm2_builtin.yaml",
+    )
+
+
+def report(name: str) -> tuple[dict, str]:
+    """The first run of a kept report, and where the report is to be read."""
+    record = json.loads((FOLDER / name / "report.json").read_text(encoding="utf-8"))
+    return record["runs"][0], f"benchmarks/results/{name}/report.md"
 
 
 def _change(estimate: dict) -> str:

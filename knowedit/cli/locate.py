@@ -83,13 +83,13 @@ def locate(
     if facts is not None and out is None:
         raise InputError("--facts needs --out DIR, the folder for its results")
     if facts is not None:
-        from .locate_many import locate_many
+        from .locate_many import locate_many, show
 
         chosen = choose(None if facts == "builtin" else Path(facts), relation)
         wrapped = load(model, dtype, device, trust_remote_code)
-        locate_many(
-            wrapped, chosen, out, _with_baseline(wrapped, config, baseline), negative, draws, seed, known, limit
-        )
+        config = _with_baseline(wrapped, config, baseline)
+        summary = locate_many(wrapped, chosen, out, config, negative, draws, seed, known, limit)
+        print_json(summary) if as_json else show(summary, out)
         return
     asked = _asked_fact(fact) if fact is not None else _asked_prompt(prompt, target, subject, paraphrase, heldout)
     started = time.perf_counter()

@@ -27,7 +27,7 @@ def locate_many(
     seed: int,
     known: bool,
     limit: int | None,
-) -> None:
+) -> dict:
     """Locate and prove every one of `facts` that is not done in `out` yet, and summarise all."""
     from tqdm.auto import tqdm
 
@@ -43,9 +43,10 @@ def locate_many(
         facts = _known(wrapped, facts, config)
     facts = evenly(facts, limit)
     weights_hash = wrapped.weights_hash()
+    asked = json.dumps([f.as_dict() for f in facts])
     manifest = {
         "schema": SCHEMA, "version": __version__, "model": wrapped.name, "weights_hash": weights_hash,
-        "facts": [f.id for f in facts], "facts_hash": hashlib.sha256(repr(facts).encode()).hexdigest(),
+        "facts": [f.id for f in facts], "facts_hash": hashlib.sha256(asked.encode()).hexdigest(),
         "negatives": list(negatives), "config": config.as_dict(), "draws": draws, "seed": seed,
     }  # fmt: skip
     _open(out, manifest)
@@ -70,17 +71,27 @@ def locate_many(
     effects = [Effect.from_dict(record) for record in records.values() if record]
     proof = summarise(effects) if effects else None
     summary = {
+        "schema": SCHEMA, "model": wrapped.name,
         "facts": len(facts), "failed": failed, "empty": sorted(i for i, r in records.items() if not r),
         "neurons": {i: len(s) for i, s in sets.items()}, "proof": proof.as_dict() if proof else None,
     }  # fmt: skip
     write_text(out / "summary.json", json.dumps(summary, indent=1) + "\n")
-    line(f"{len(facts)} facts, {len(effects)} with neurons, {len(failed)} failed; results in {out}")
+    return summary
+
+
+def show(summary: dict, out: Path) -> None:
+    """The summary for people."""
+    from ..statistics import Estimate
+
+    tested = len(summary["neurons"]) - len(summary["empty"])
+    line(f"{summary['facts']} facts, {tested} with neurons, {len(summary['failed'])} failed; results in {out}")
+    proof = summary["proof"]
     if proof:
-        line(f"{proof.neurons:.1f} neurons a fact; mean probability on held-out prompts {proof.probability:.3f}")
+        line(f"{proof['neurons']:.1f} neurons a fact; mean probability on held-out prompts {proof['probability']:.3f}")
         for what in ("suppress", "amplify"):
-            line(f"{what}: located {change(getattr(proof, what))}, p = {getattr(proof, f'p_{what}'):.3f}")
-            line(f"  random by layer and activation {change(getattr(proof, f'control_{what}'))}")
-            line(f"  random by layer {change(getattr(proof, f'layer_control_{what}'))}")
+            line(f"{what}: located {change(Estimate(**proof[what]))}, p = {proof[f'p_{what}']:.3f}")
+            line(f"  random by layer and activation {change(Estimate(**proof[f'control_{what}']))}")
+            line(f"  random by layer {change(Estimate(**proof[f'layer_control_{what}']))}")
 
 
 def _one(wrapped, fact, config, negatives, draws, seed, pool, weights_hash):

@@ -49,7 +49,7 @@ class TraceConfig:
     - `draws`: samples of noise; `noise`: its standard deviation in σ of the embeddings; `seed` of the draws.
     - `window`: layers of an MLP or attention window; 10 of 48 as in the paper where None.
     - `severed`: sublayers, `mlp` or `attention`, to sever a state's paths through, each a table of its own.
-    - `fast`: approximate all effects by gradients (`tracing_fast`), with `draws` points instead of draws.
+    - `fast`: approximate all effects by gradients (`tracing_fast`), from two points on the way of each draw.
     - `whole`: take the probability of all tokens of the target, not of the first alone.
     - `chat`: ask through the model's chat template.
     """

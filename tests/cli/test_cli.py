@@ -72,7 +72,8 @@ def test_a_file_of_facts_is_located_and_resumed(run, tmp_path):
     kept = out / "effects" / done[0]
     stamp = kept.stat().st_mtime_ns
     (out / "effects" / done[1]).unlink()  # as if the run had been cut off here
-    assert run(*command)[0] == 0
+    status, text, _ = run(*command, "--json")
+    assert status == 0 and json.loads(text) == json.loads(before)
     assert (out / "summary.json").read_text() == before
     assert kept.stat().st_mtime_ns == stamp
     fails(run(*command, "--t", "0.3"), "another run", "config")
