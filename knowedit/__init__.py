@@ -57,7 +57,7 @@ _HOME = {
     "knowedit.edit.layer": ("best_layer",),
     "knowedit.edit.check": ("preflight", "outcome", "check", "perplexity", "Guard", "GuardError"),
     "knowedit.edit.knowledge_neurons": ("knowledge_neurons", "KnowledgeNeuronsConfig", "erase", "EraseConfig"),
-    "knowedit.edit.fine_tune": ("fine_tune", "FineTuneConfig"),
+    "knowedit.edit.fine_tune": ("fine_tune", "fine_tune_many", "FineTuneConfig"),
     "knowedit.edit.export": ("to_peft", "to_checkpoint"),
     "knowedit.report.explain": ("explain", "ExplainConfig"),
     "knowedit.report.html": ("save_page",),

@@ -9,12 +9,13 @@ Compared with the published code: for a target of several tokens that reads all 
 (here each at its own), and it trains the projection's bias too (here only the weight, as an edit has it).
 
 ΔW is trained beside the weight, which is never written: the neurons x of the edited layer do not depend on ΔW, so its
-output is the recorded W x plus ΔW x, and only blocks from that layer upwards run in the loop.
+output is the recorded W x plus ΔW x, and only blocks from that layer upwards run in the loop. Facts do not influence
+each other: several are trained in one batch, whose rows have a ΔW each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
@@ -25,10 +26,12 @@ from ..errors import InputError
 from ..facts import Fact
 from ..hooks import hooked, on_output
 from ..models.adapter import Model, frozen
-from ..models.replay import Recording, record
+from ..models.batch import Batch, record_batch
 from ..prompts import Query
 from .delta import Dense, Edit
 from .making import check_request, make_edit
+
+AT_ONCE = 2**28  # bytes of ΔW that are trained at once, beside as much for its gradient and twice as much for Adam
 
 
 @dataclass(frozen=True)
@@ -82,64 +85,79 @@ def fine_tune(model: Model, fact: Fact, config: FineTuneConfig | None = None) ->
     Raises `InputError` for a fact without a usable `target_new`, for a layer that is not there and where training
     diverges.
     """
+    return fine_tune_many(model, [fact], config)[0]
+
+
+def fine_tune_many(model: Model, facts: Sequence[Fact], config: FineTuneConfig | None = None) -> list[Edit]:
+    """As `fine_tune`, for facts that are each to be edited alone: they are trained in batches, which is faster."""
     config = config or FineTuneConfig()
     layer = model.check_layer(config.layer)
-    prompts = _prompts(model, model.query(fact.prompt, check_request(fact), fact.subject))
-    delta, losses, loss = _train(model, prompts, config)
-    weight = model.down_weight(layer).detach().float()
-    return make_edit(
-        model,
-        {layer: Dense(delta)},
-        method="fine_tune",
-        config=asdict(config),
-        facts=(fact,),
-        notes={
-            "steps": len(losses) - (losses[-1] < config.stop_loss),
-            "losses": losses,
-            "loss": loss,
-            "norm": (delta.norm() / weight.norm().to(delta.device)).item(),
-        },
-    )
+    queries = [model.query(fact.prompt, check_request(fact), fact.subject) for fact in facts]
+    norm = model.down_weight(layer).detach().float().norm()
+    order = sorted(range(len(facts)), key=lambda i: len(queries[i].steps[-1].ids))
+    size = at_once(model)
+    made: dict[int, Edit] = {}
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        for i, (delta, losses, loss) in zip(part, _train(model, [queries[i] for i in part], config), strict=True):
+            made[i] = make_edit(
+                model,
+                {layer: Dense(delta)},
+                method="fine_tune",
+                config=asdict(config),
+                facts=(facts[i],),
+                notes={
+                    "steps": len(losses) - (losses[-1] < config.stop_loss),
+                    "losses": losses,
+                    "loss": loss,
+                    "norm": (delta.norm() / norm.to(delta.device)).item(),
+                },
+            )
+    return [made[i] for i in range(len(facts))]
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A recorded run, and where in it which tokens of the target are predicted."""
-
-    recording: Recording
-    reads: list[int]
-    tokens: list[int]
+def at_once(model: Model) -> int:
+    """How many facts are trained in one batch."""
+    return max(1, min(32, AT_ONCE // (4 * model.d_model * model.n_neurons)))
 
 
-def _prompts(model: Model, query: Query) -> list[_Prompt]:
-    """One run for a decoder, in which every target token has its position; for a masked model one run a token."""
-    reads = [step.read for step in query.steps]
-    if not model.masked:
-        return [_Prompt(record(model, query.steps[-1].ids), reads, list(query.target_ids))]
-    runs = zip(query.steps, reads, query.target_ids, strict=True)
-    return [_Prompt(record(model, step.ids), [read], [token]) for step, read, token in runs]
-
-
-def _train(model: Model, prompts: list[_Prompt], config: FineTuneConfig) -> tuple[Tensor, list[float], float]:
-    """ΔW (out, in), the loss before each step that was begun, and the loss at the end."""
-    neurons = prompts[0].recording.neurons[config.layer]
-    delta = torch.zeros(model.down_shape(config.layer), device=neurons.device, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=config.lr)
-    losses = []
-    with frozen(model), torch.enable_grad():
+def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[tuple[Tensor, list[float], float]]:
+    """Of each query ΔW (out, in), the loss before each step that was begun, and the loss at the end."""
+    run = _Run(model, queries)
+    device = run.batch.output.device
+    deltas = [torch.zeros(model.down_shape(config.layer), device=device, requires_grad=True) for _ in queries]
+    adams = [torch.optim.Adam([delta], lr=config.lr) for delta in deltas]
+    losses: list[list[float]] = [[] for _ in queries]
+    final: dict[int, float] = {}
+    going = list(range(len(queries)))
+    with frozen(model):
         for _ in range(config.steps):
-            loss = _loss(model, prompts, config.layer, delta)
-            losses.append(_finite(loss, config))
-            if losses[-1] < config.stop_loss:
-                return delta.detach(), losses, losses[-1]
-            (delta.grad,) = torch.autograd.grad(loss, [delta])
-            adam.step()
-            if config.norm_constraint is not None:
-                with torch.no_grad():
-                    delta.clamp_(-config.norm_constraint, config.norm_constraint)
+            with torch.enable_grad():
+                loss = run.losses(config.layer, [deltas[i] for i in going])
+            for i, found in zip(going, loss, strict=True):
+                losses[i].append(_finite(found, config))
+                if losses[i][-1] < config.stop_loss:
+                    final[i] = losses[i][-1]
+            left = [j for j, i in enumerate(going) if i not in final]
+            if not left:
+                break
+            gradients = torch.autograd.grad(loss[left].sum(), [deltas[going[j]] for j in left])
+            run, going = run.only(left), [going[j] for j in left]
+            for i, gradient in zip(going, gradients, strict=True):
+                _step(deltas[i], adams[i], gradient, config.norm_constraint)
+        else:
+            with torch.no_grad():
+                ends = run.losses(config.layer, [deltas[i] for i in going])
+            final |= {i: _finite(end, config) for i, end in zip(going, ends, strict=True)}
+    return [(deltas[i].detach(), losses[i], final[i]) for i in range(len(queries))]
+
+
+def _step(delta: Tensor, adam: torch.optim.Adam, gradient: Tensor, norm_constraint: float | None) -> None:
+    delta.grad = gradient
+    adam.step()
+    if norm_constraint is not None:
         with torch.no_grad():
-            final = _finite(_loss(model, prompts, config.layer, delta), config)
-    return delta.detach(), losses, final
+            delta.clamp_(-norm_constraint, norm_constraint)
 
 
 def _finite(loss: Tensor, config: FineTuneConfig) -> float:
@@ -148,19 +166,40 @@ def _finite(loss: Tensor, config: FineTuneConfig) -> float:
     return loss.item()
 
 
-def _loss(model: Model, prompts: list[_Prompt], layer: int, delta: Tensor) -> Tensor:
-    """Mean NLL of the target's tokens with ΔW beside the weight of `layer`."""
-    log_p = [_log_p(model, prompt, layer, delta) for prompt in prompts]
-    return -torch.cat(log_p).mean()
+class _Run:
+    """The prompts of some queries, run once: a row each in a decoder, in a masked model a row for each target token."""
 
+    def __init__(self, model: Model, queries: list[Query], batch: Batch | None = None):
+        self.model, self.queries = model, queries
+        rows, owner, reads = [], [], []  # reads: row, index, token
+        for j, query in enumerate(queries):
+            steps = query.steps if model.masked else query.steps[-1:]
+            for i, (step, token) in enumerate(zip(query.steps, query.target_ids, strict=True)):
+                reads.append((len(rows) + (i if model.masked else 0), step.read, token))
+            rows += [step.ids for step in steps]
+            owner += [j] * len(steps)
+        self.batch = batch or record_batch(model, rows, [0] * len(rows))
+        device = self.batch.output.device
+        self.owner = torch.tensor(owner, device=device)
+        self.row, self.read, self.token = torch.tensor(reads, device=device).T
 
-def _log_p(model: Model, prompt: _Prompt, layer: int, delta: Tensor) -> Tensor:
-    """log P of the target tokens that are read in this run, (tokens,)."""
-    recording = prompt.recording
-    shift = recording.neurons[layer].to(delta) @ delta.T
-    with hooked(on_output(model.down(layer), lambda output: output + shift.reshape(output.shape).to(output))):
-        hidden = recording.block(layer, recording.inputs[layer])
-    for above in range(layer + 1, model.n_layers):
-        hidden = recording.block(above, hidden)
-    log_p = model.logits(model.normed(hidden[0, prompt.reads])).float().log_softmax(-1)
-    return log_p[torch.arange(len(prompt.tokens)), prompt.tokens]
+    def only(self, some: list[int]) -> _Run:
+        """The run of some of its queries."""
+        if len(some) == len(self.queries):
+            return self
+        rows = [r for r, j in enumerate(self.owner.tolist()) if j in some]
+        return _Run(self.model, [self.queries[j] for j in some], self.batch.only(rows))
+
+    def losses(self, layer: int, deltas: list[Tensor]) -> Tensor:
+        """Mean NLL of each query's target tokens with its ΔW beside the weight of `layer`, (queries,)."""
+        change = torch.stack(deltas)[self.owner.to(deltas[0].device)]
+        shift = self.batch.neurons[layer].to(change) @ change.mT
+        with hooked(on_output(self.model.down(layer), lambda output: output + shift.reshape(output.shape).to(output))):
+            hidden = self.batch.block(layer, self.batch.inputs[layer])
+        for above in range(layer + 1, self.model.n_layers):
+            hidden = self.batch.block(above, hidden)
+        log_p = self.model.logits(self.model.normed(hidden[self.row, self.read])).float().log_softmax(-1)
+        own = -log_p.gather(1, self.token[:, None])[:, 0]
+        owner = self.owner[self.row]
+        total = torch.zeros(len(deltas), device=own.device).index_add(0, owner, own)
+        return total / owner.bincount(minlength=len(deltas))

@@ -15,6 +15,7 @@ from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from ..edit.contrast import paraphrases_of
+from ..edit.fine_tune import at_once
 from ..errors import InputError, KnoweditError, ModelError
 from ..facts import Fact
 from ..locate.attribution import AUTO_NODES
@@ -37,7 +38,7 @@ SHAPES = {  # model type and what differs from transformers' defaults for it
         "llama", {"vocab_size": 128256, "intermediate_size": 14336, "num_key_value_heads": 8},
     ),
 }  # fmt: skip
-_ADAM = 3  # copies beside a trained change: its gradient and two moments
+_TRAINED = 4  # copies beside a change that is trained: its place in the batch, its gradient and two moments
 
 
 def dry_run(study: str, config) -> dict:
@@ -134,7 +135,9 @@ def _memory(config, study: str, model: Model) -> dict[str, int]:
     if study == "edit" and config.method == "rome":
         found["covariance"] = (4 + 8) * model.n_neurons**2  # in float32, and its factor in float64
     if study == "edit" and config.method == "fine_tune":
-        found["changes"] = 4 * model.d_model * model.n_neurons * (config.batch + _ADAM)
+        found["changes"] = (
+            4 * model.d_model * model.n_neurons * (config.batch + _TRAINED * min(config.batch, at_once(model)))
+        )
     return {**found, "total": sum(found.values())}
 
 

@@ -16,7 +16,7 @@ from ..edit.apply import unedited
 from ..edit.covariance import covariance
 from ..edit.delta import Edit
 from ..edit.fine_tune import PUBLISHED as FT_PUBLISHED
-from ..edit.fine_tune import FineTuneConfig, fine_tune
+from ..edit.fine_tune import FineTuneConfig, fine_tune_many
 from ..edit.knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
 from ..edit.protect import protected_keys
 from ..edit.rome import PUBLISHED, RomeConfig, rome_config, rome_many
@@ -93,7 +93,7 @@ def make_editor(model: Model, method: str, config) -> Editor:
         return lambda facts: [None] * len(facts)
     if method == "fine_tune":
         model.check_layer(config.layer)
-        return lambda facts: [fine_tune(model, fact, config) for fact in facts]
+        return lambda facts: fine_tune_many(model, facts, config)
     if method == "knowledge_neurons":
         pool = ControlPool(model, builtin_facts())
         return lambda facts: [knowledge_neurons(model, fact, config, pool=pool) for fact in facts]

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from trained import facts, trained
 
 from knowedit import Fact, InputError
 from knowedit.edit.delta import Dense, weight_hash
-from knowedit.edit.fine_tune import PUBLISHED, FineTuneConfig, fine_tune
+from knowedit.edit.fine_tune import PUBLISHED, FineTuneConfig, at_once, fine_tune, fine_tune_many
 from knowedit.models.adapter import Model
 
 LAYER = 1
@@ -93,6 +94,31 @@ def test_stops_when_the_answer_is_learnt():
     assert min(before) >= 0.05 > last == edit.notes["loss"]
     assert edit.notes["steps"] == len(before) < 60
     assert edited_loss(model, edit, fact) == pytest.approx(last, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 32])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_facts_in_a_batch_are_trained_as_alone(family, size, monkeypatch):
+    monkeypatch.setattr("knowedit.edit.fine_tune.at_once", lambda model: size)
+    model = tiny(family)
+    longer = replace(FACT, template="It is well known that the {} is located in the city of", target_new="Rio")
+    asked = [FACT, SHORT, longer]
+    first, second, _ = sorted(fine_tune(model, fact, FT).notes["losses"][3] for fact in asked)
+    config = replace(FT, steps=12, stop_loss=(first + second) / 2)  # one ends before the others
+    together = fine_tune_many(model, asked, config)
+    for fact, edit in zip(asked, together, strict=True):
+        alone = fine_tune(model, fact, config)
+        assert edit.facts == (fact,) and edit.notes["steps"] == alone.notes["steps"]
+        assert edit.notes["losses"] == pytest.approx(alone.notes["losses"], rel=1e-3)
+        (a,), (b,) = alone.deltas.values(), edit.deltas.values()
+        assert (a.delta - b.delta).norm() <= 1e-2 * a.delta.norm()
+    assert len({edit.notes["steps"] for edit in together}) > 1
+
+
+def test_so_many_facts_share_a_batch_as_memory_allows():
+    assert at_once(tiny("gpt2")) == 32
+    assert at_once(SimpleNamespace(d_model=1600, n_neurons=6400)) == 6  # GPT-2 XL
+    assert at_once(SimpleNamespace(d_model=4096, n_neurons=16384)) == 1  # GPT-J
 
 
 def test_what_is_said_already_gives_no_change():

@@ -137,7 +137,7 @@ def test_passes_of_edits_are_those_of_a_run(tmp_path, monkeypatch, homes, sequen
     assert passes["search"] == 6 * 2 and ("checkpoints" in passes) == sequential
     model = trained()
     assert plan["memory"]["weights"] == plan["model"]["bytes"] == 4 * sum(p.numel() for p in model.hf.parameters())
-    at_once = EditStudyConfig.batch + 3  # Adam keeps three
+    at_once = 32 + 4 * 32
     assert plan["memory"]["changes"] == 4 * model.d_model * model.n_neurons * at_once
 
 
