@@ -24,7 +24,6 @@ from ..errors import InputError, did_you_mean
 from ..facts import Fact
 from ..locate.kinds import ControlPool
 from ..models.adapter import Model
-from ..sources import builtin_facts
 from ..texts.corpus import contexts as sample_contexts
 from .configs import overridden
 
@@ -95,7 +94,7 @@ def make_editor(model: Model, method: str, config) -> Editor:
         model.check_layer(config.layer)
         return lambda facts: fine_tune_many(model, facts, config)
     if method == "knowledge_neurons":
-        pool = ControlPool(model, builtin_facts())
+        pool = ControlPool(model, ())  # what else neurons answer for does not matter here
         return lambda facts: [knowledge_neurons(model, fact, config, pool=pool) for fact in facts]
     model.check_layer(config.layer)
     with unedited(model):

@@ -412,7 +412,8 @@ def test_the_page_names_what_there_is():
     names = set(re.findall(r"knowedit\.([a-zA-Z_]+)(?![a-zA-Z_.])", page)) - {"json"}
     assert names and names <= set(knowedit.__all__)
     commands = typer.main.get_command(app).commands
-    known = {option for command in commands.values() for parameter in command.params for option in parameter.opts}
+    every = [*commands.values(), *commands["bench"].commands.values()]
+    known = {option for command in every for parameter in command.params for option in parameter.opts}
     options = set(re.findall(r"(?<![-\w])--[a-z][a-z-]+", page))
     assert options and options <= known
     used = set(re.findall(r"(?:^|`)knowedit ([a-z]+)", page, re.M))
