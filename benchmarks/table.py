@@ -170,7 +170,7 @@ def _studies():
 
 def _reports():
     """Studies whose reports (`knowedit report`) are kept as folders."""
-    run, where = report("neurons_builtin")
+    (run,), where = report("neurons_builtin")
     found = {name: f"{100 * figure['value']:+.1f}%" for name, figure in run["metrics"].items()}
     kinds = {"located": "gradient", "as many by activation": "activation", "random": "random"}
     effects = "; ".join(f"{what} {found[f'suppress:{by}']}, {found[f'amplify:{by}']}" for what, by in kinds.items())
@@ -180,12 +180,24 @@ def _reports():
         f"{run['metrics']['neurons']['value']:.1f} neurons a fact; {effects}",
         "knowedit bench neurons --config benchmarks/configs/neurons_smollm2_builtin.yaml",
     )
+    runs, where = report("counterfact_lite")
+    for run in runs:
+        method = run["name"].removesuffix("_lite")
+        figures = ", ".join(
+            f"{name} {100 * run['metrics'][name]['value']:.1f} (unedited {100 * run['before'][name]['value']:.1f})"
+            for name in ("ES", "PS", "NS", "Score")
+        )
+        yield (
+            f"[{method}]({where}) on {run['records']:,} CounterFact-lite records",
+            figures,
+            f"knowedit bench edit --config benchmarks/configs/{method}_smollm2_counterfact-lite.yaml --source FILE",
+        )
 
 
-def report(name: str) -> tuple[dict, str]:
-    """The first run of a kept report, and where the report is to be read."""
+def report(name: str) -> tuple[list[dict], str]:
+    """The runs of a kept report, and where it is to be read."""
     record = json.loads((FOLDER / name / "report.json").read_text(encoding="utf-8"))
-    return record["runs"][0], f"benchmarks/results/{name}/report.md"
+    return record["runs"], f"benchmarks/results/{name}/report.md"
 
 
 def _change(estimate: dict) -> str:
