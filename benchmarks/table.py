@@ -190,7 +190,8 @@ def _reports():
         yield (
             f"[{method}]({where}) on {run['records']:,} CounterFact-lite records",
             figures,
-            f"knowedit bench edit --config benchmarks/configs/{method}_smollm2_counterfact-lite.yaml --source FILE",
+            f"knowedit bench edit --config benchmarks/configs/{method}_smollm2_counterfact-lite.yaml --source FILE "
+            f"--limit {run['config']['limit']}",
         )
 
 
