@@ -18,7 +18,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import answers
+from knowedit.answers import ask_facts
 from knowedit.facts import fill
 from knowedit.locate.kinds import ControlPool
 from knowedit.locate.locating import LocateConfig, locate_fact
@@ -42,8 +42,7 @@ def main() -> None:
 
 def matched_sets(model, runs: int) -> dict:
     facts = knowedit.builtin_facts()
-    found = dict(answers(model, [model.query(f.prompt, f.target, f.subject) for f in facts]))
-    known = [f for i, f in enumerate(facts) if found[i].known]
+    known = [fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known]
     rng = np.random.default_rng(0)
     p = {"suppress": [], "amplify": []}
     for run in tqdm(range(runs), unit="proof"):

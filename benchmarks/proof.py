@@ -16,7 +16,7 @@ import argparse
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import answers
+from knowedit.answers import ask_facts
 from knowedit.cli.locate_many import evenly
 from knowedit.facts import fill
 from knowedit.locate.attribution import AttributionConfig
@@ -49,8 +49,7 @@ def main() -> None:
     )
     model = knowedit.load()
     facts = knowedit.builtin_facts()
-    found = dict(answers(model, [model.query(f.prompt, f.target, f.subject) for f in facts]))
-    known = tuple(f for i, f in enumerate(facts) if found[i].known)
+    known = tuple(fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known)
     chosen = evenly(evenly(known, SPLIT), options.facts)
     pool, weights_hash = ControlPool(model, facts), model.weights_hash()
     sizes = {"": None} if options.adjust else {"": None, "_strongest": STRONGEST}

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import answers
+from knowedit.answers import ask_facts
 from knowedit.cli.locate_many import evenly
 from knowedit.locate.rankings import RANKINGS, rank
 from knowedit.statistics import mean
@@ -29,8 +29,8 @@ def main() -> None:
     options = parser.parse_args()
     model = knowedit.load()
     facts = knowedit.builtin_facts()
-    found = dict(answers(model, [model.query(f.prompt, f.target, f.subject) for f in facts]))
-    chosen = evenly(tuple(f for i, f in enumerate(facts) if found[i].known), options.facts)
+    known = tuple(fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known)
+    chosen = evenly(known, options.facts)
     rows = {method: {"spearman": [], "precision_at_10": [], "seconds": []} for method in RANKINGS}
     for fact in tqdm(chosen, unit="fact"):
         query = model.query(fact.prompt, fact.target, fact.subject)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import answers
+from knowedit.answers import ask_facts
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
 from knowedit.edit.contrast import contrast_facts, rates
@@ -69,8 +69,8 @@ class _Trial:
         self.protected = {layer: protected_keys(model, layer) for layer in layers}
         self.searches: dict = {}
         others = [f for f in development(4 * OTHERS) if f not in set(facts)]
-        known = dict(answers(model, [model.query(f.prompt, f.target, f.subject) for f in others]))
-        self.others = [f for i, f in enumerate(others) if known[i].known][:OTHERS]
+        known = [fact for fact, answer in zip(others, ask_facts(model, others), strict=True) if answer.known]
+        self.others = known[:OTHERS]
         self.perplexity = perplexity(model)
 
     def means(self, config, tokens: int | None = None) -> dict:
@@ -91,10 +91,10 @@ class _Trial:
         for fact, value in zip(self.facts, values, strict=True):
             edit = edit_of(model, fact, value, C, self.protected[layer], config)
             norms += [delta.norm() for delta in edit.deltas.values()]
-            queries = [model.query(f.prompt, f.target, f.subject) for f in self.others if f.subject != fact.subject]
+            others = [other for other in self.others if other.subject != fact.subject]
             with applied(model, edit):
                 found += contrast_facts(model, [fact], heldout=False)
-                kept += [answer.known for _, answer in answers(model, queries)]
+                kept += [answer.known for answer in ask_facts(model, others)]
                 rises.append(perplexity(model) / self.perplexity - 1)
         return _means(found) | {
             "other_facts_kept": sum(kept) / len(kept),

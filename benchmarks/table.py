@@ -79,8 +79,6 @@ def _calibration():
 
 
 def _rankings():
-    if not (FOLDER / "rankings.json").exists():
-        return
     run = load("rankings")
     rates = [
         f"{name} {r['spearman']['change']:.2f} / {r['precision_at_10']['change']:.2f}"
@@ -126,14 +124,13 @@ def _recall():
         f"**{run['fast_ratio']:.0f}×**",
         run["command"],
     )
-    if (FOLDER / "trace_ranks.json").exists():
-        run = load("trace_ranks")
-        ranks = ", ".join(f"{name} {found['median']:.2f} (n = {found['n']})" for name, found in run["spearman"].items())
-        yield (
-            "trace by gradients against the exact one, rank correlation, median over facts",
-            ranks,
-            "python -m benchmarks.trace_ranks",  # the file has the command of its last run, which went on with one kind
-        )
+    run = load("trace_ranks")
+    ranks = ", ".join(f"{name} {found['median']:.2f} (n = {found['n']})" for name, found in run["spearman"].items())
+    yield (
+        "trace by gradients against the exact one, rank correlation, median over facts",
+        ranks,
+        "python -m benchmarks.trace_ranks",  # the file has the command of its last run, which went on with one kind
+    )
     run = load("knockout_speed")
     gap = run["largest_difference_of_probability"]
     result = f"**{run['ratio_median']:.1f}×** the plain loop, largest difference {gap:.0e}"

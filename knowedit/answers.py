@@ -9,6 +9,7 @@ from math import exp
 import torch
 from torch import Tensor
 
+from .facts import Fact
 from .models.adapter import Model
 from .models.replay import capture
 from .prompts import Query
@@ -42,6 +43,11 @@ def ask(model: Model, queries: Sequence[Query], top: int = 5) -> list[Answer]:
     """The answer to each of the queries, in their order."""
     found = dict(answers(model, queries, top))
     return [found[i] for i in range(len(queries))]
+
+
+def ask_facts(model: Model, facts: Sequence[Fact], chat: bool = False) -> list[Answer]:
+    """The answer to the main prompt of each of the facts, in their order."""
+    return ask(model, [model.query(fact.prompt, fact.target, fact.subject, chat=chat) for fact in facts])
 
 
 def answers(model: Model, queries: Sequence[Query], top: int = 5) -> Iterator[tuple[int, Answer]]:

@@ -38,7 +38,7 @@ def one_fact(model, prompt: str | None, subject: str | None, target: str | None,
     """
     from dataclasses import replace
 
-    from ..answers import answers
+    from ..answers import ask
     from ..errors import InputError
     from ..facts import SLOT, Fact, templated
     from ..prompts import with_target_ids
@@ -55,7 +55,7 @@ def one_fact(model, prompt: str | None, subject: str | None, target: str | None,
     if target is None:
         mask = model.tokenizer.mask_token_id if model.masked else None
         asking = with_target_ids(model.encode(asked.prompt, subject), (0,), mask)  # any token: only the answer counts
-        ((_, found),) = answers(model, [asking], top=1)
+        (found,) = ask(model, [asking])
         asked = replace(asked, target=found.top[0][0].strip() or found.top[0][0])
     same = [f for f in builtin_facts() if (f.subject, f.target) == (subject, asked.target)]
     return replace(asked, relation=same[0].relation, relation_name=same[0].relation_name) if same else asked
@@ -66,15 +66,13 @@ def known_facts(model, facts: str, relation: str | None = None, limit: int | Non
 
     Raises `InputError` where the model knows none.
     """
-    from ..answers import answers
+    from ..answers import ask_facts
     from ..errors import InputError
     from .facts import choose
     from .locate_many import evenly
 
     chosen = choose(None if facts == "builtin" else Path(facts), relation)
-    asked = [model.query(f.prompt, f.target, f.subject) for f in chosen]
-    found = dict(answers(model, asked, top=1))
-    known = [fact for i, fact in enumerate(chosen) if found[i].known]
+    known = [fact for fact, answer in zip(chosen, ask_facts(model, chosen), strict=True) if answer.known]
     if not known:
         raise InputError(f"{model.name} knows none of the {len(chosen)} facts; choose others")
     return known if limit is None else evenly(known, limit)

@@ -175,11 +175,11 @@ def _neighbour(text: str):
 
 def _first_choice(wrapped, fact) -> str:
     """What the model says now: its most probable token that is text."""
-    from ..answers import answers
+    from ..answers import ask
     from ..errors import InputError
 
     query = wrapped.query(fact.prompt, fact.target_new, fact.subject)
-    ((_, answer),) = answers(wrapped, [query], top=min(20, wrapped.vocabulary))
+    (answer,) = ask(wrapped, [query], top=min(20, wrapped.vocabulary))
     for word, _ in answer.top:
         try:
             wrapped.query(fact.prompt, word, fact.subject)

@@ -32,6 +32,7 @@ def locate_many(
     from tqdm.auto import tqdm
 
     from .. import __version__
+    from ..answers import ask_facts
     from ..errors import KnoweditError
     from ..files import write_text
     from ..locate.kinds import ControlPool
@@ -40,7 +41,8 @@ def locate_many(
     from ..sources import builtin_facts
 
     if known:
-        facts = _known(wrapped, facts, config)
+        found = ask_facts(wrapped, facts, chat=config.chat)
+        facts = tuple(fact for fact, answer in zip(facts, found, strict=True) if answer.known)
     facts = evenly(facts, limit)
     weights_hash = wrapped.weights_hash()
     asked = json.dumps([f.as_dict() for f in facts])
@@ -115,14 +117,6 @@ def _effect(path: Path) -> dict | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         raise DataError(f"{str(path)!r} is damaged; delete it and run the same command again") from None
-
-
-def _known(wrapped, facts, config):
-    """The facts whose target is the model's first choice."""
-    from ..answers import answers
-
-    found = dict(answers(wrapped, [wrapped.query(f.prompt, f.target, f.subject, chat=config.chat) for f in facts]))
-    return tuple(f for i, f in enumerate(facts) if found[i].known)
 
 
 def evenly(facts, limit: int | None):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ..answers import answers
+from ..answers import ask
 from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
@@ -76,8 +76,8 @@ def paraphrases_of(fact: Fact, heldout: bool) -> list[str]:
 def contrast(model: Model, asked: Sequence[tuple[str, str, str]]) -> list[Contrast]:
     """Ask prompts, each with its old and its new target: (prompt, target_true, target_new)."""
     queries = [model.query(prompt, target) for prompt, *targets in asked for target in targets]
-    found = dict(answers(model, queries))
-    pairs = [(found[2 * i], found[2 * i + 1]) for i in range(len(asked))]
+    found = ask(model, queries)
+    pairs = zip(found[::2], found[1::2], strict=True)
     return [
         Contrast(prompt, true.per_token, new.per_token, true.greedy, new.greedy, true.top)
         for (prompt, *_), (true, new) in zip(asked, pairs, strict=True)

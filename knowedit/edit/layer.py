@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 
 from scipy.stats import hmean
 
-from ..answers import answers
+from ..answers import ask
 from ..errors import InputError
 from ..facts import Fact
 from ..files import write_text
@@ -120,8 +120,8 @@ def _known(model: Model) -> tuple[Fact, ...]:
                 queries.append((fact, model.query(fact.prompt, fact.target, fact.subject)))
             except InputError:
                 continue
-        known = dict(answers(model, [query for _, query in queries]))
-        found += [fact for i, (fact, _) in enumerate(queries) if known[i].known]
+        said = ask(model, [query for _, query in queries])
+        found += [fact for (fact, _), answer in zip(queries, said, strict=True) if answer.known]
         if len(found) >= FACTS:
             break
     return tuple(found[:FACTS])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..answers import Answer, answers
+from ..answers import ask_facts
 from ..facts import Fact
 from ..models.adapter import Model
 from ..sources import Source, load_source
@@ -54,12 +54,6 @@ def choose(
     return [fact for fact in facts if fact.id in kept]
 
 
-def knowing(model: Model, of: Callable[[Answer], bool]) -> Callable[[Sequence[Fact]], list[bool]]:
-    """What `choose` asks: whether `of` holds for the model's answer to each fact's prompt."""
-
-    def known(facts: Sequence[Fact]) -> list[bool]:
-        asked = [model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
-        found = dict(answers(model, asked))
-        return [of(found[i]) for i in range(len(facts))]
-
-    return known
+def known_to(model: Model) -> Callable[[Sequence[Fact]], list[bool]]:
+    """What `choose` asks: whether the model's first choice is each fact's target (the first token of it)."""
+    return lambda facts: [answer.known for answer in ask_facts(model, facts)]

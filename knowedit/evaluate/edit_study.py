@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from ..sources import Source
-from .choosing import choose, knowing, source_of
+from .choosing import choose, known_to, source_of
 from .drift import Drift
 from .edit_summary import summary
 from .engine import said
@@ -284,7 +284,7 @@ class EditStudy:
         if not facts:
             raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
         config = self.settings
-        known = knowing(self.model, lambda answer: answer.greedy) if config.known_only else None
+        known = known_to(self.model) if config.known_only else None
         found = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
         if not found:
             raise InputError(

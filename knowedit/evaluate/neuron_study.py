@@ -26,7 +26,7 @@ from ..locate.rankings import RANKINGS, rank
 from ..locate.response import Response
 from ..models.adapter import Model
 from ..sources import Source
-from .choosing import choose, knowing, source_of
+from .choosing import choose, known_to, source_of
 from .neuron_summary import summary
 from .scoring import score_edits
 
@@ -285,7 +285,7 @@ class NeuronStudy:
     def _chosen(self) -> list[Fact]:
         facts = of_relations(self.source.facts, self.settings.relations)
         config = self.settings
-        known = knowing(self.model, lambda answer: answer.known) if config.known_only else None
+        known = known_to(self.model) if config.known_only else None
         facts = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
         facts = spread_over_relations(facts, self.settings.per_relation)
         if not facts:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..answers import answers
+from ..answers import ask
 from ..edit.apply import stacked
 from ..edit.contrast import Contrasts, contrast_facts
 from ..edit.delta import Edit
@@ -196,8 +196,8 @@ def _located(model: Model, query, config: PrecisionConfig) -> set[tuple[int, int
 
 
 def _level(model: Model, part, bits, error: float, queries, some, located, config: PrecisionConfig) -> dict:
-    found = dict(answers(model, queries, top=1))
-    known = [found[i].known for i in range(len(queries))]
+    found = ask(model, queries)
+    known = [answer.known for answer in found]
     again, before, after = [], [], []
     for query, neurons in zip(some, located, strict=True):
         if not neurons:
@@ -212,7 +212,7 @@ def _level(model: Model, part, bits, error: float, queries, some, located, confi
         "bits": bits,
         "error": error,
         "known": rate(known),
-        "probability": mean([found[i].probability for i in range(len(queries))]),
+        "probability": mean([answer.probability for answer in found]),
         "found_again": mean(again),
         "suppressed": mean(np.subtract(after, before)),
     }

@@ -7,7 +7,7 @@ from studies import source
 from trained import facts, trained
 
 from knowedit.errors import InputError
-from knowedit.evaluate.choosing import ASKED, choose, knowing
+from knowedit.evaluate.choosing import ASKED, choose, known_to
 from knowedit.evaluate.edit_study import EditStudy, EditStudyConfig
 from knowedit.evaluate.neuron_study import NeuronStudy, NeuronStudyConfig
 from knowedit.sources import Source, builtin_facts, load_source
@@ -54,8 +54,8 @@ def test_studies_run_as_many_known_facts_as_are_asked_for():
     assert list(work.facts) == ["work/zarn", "work/quill"]
 
 
-def test_knowing_is_asked_of_the_answers():
-    known = knowing(trained(), lambda answer: answer.greedy)
+def test_what_a_model_knows_is_its_first_choice():
+    known = known_to(trained())
     right, wrong = facts()[0], replace(facts()[0], target=facts()[2].target)
     assert known([right, wrong]) == [True, False]
 
