@@ -24,12 +24,11 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..facts import Fact
-from ..hooks import hooked, on_output
 from ..models.adapter import Model, frozen
-from ..models.batch import Batch, record_batch
 from ..prompts import Query
 from .delta import Dense, Edit
 from .making import check_request, make_edit
+from .rows import Rows, log_probabilities, rows_of
 
 AT_ONCE = 2**28  # bytes of ΔW that are trained at once, beside as much for its gradient and twice as much for Adam
 
@@ -123,8 +122,8 @@ def at_once(model: Model) -> int:
 
 def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[tuple[Tensor, list[float], float]]:
     """Of each query ΔW (out, in), the loss before each step that was begun, and the loss at the end."""
-    run = _Run(model, queries)
-    device = run.batch.output.device
+    rows = Rows.of(model, [(row, j) for j, query in enumerate(queries) for row in rows_of(model, query)], whole=True)
+    device = rows.batch.output.device
     deltas = [torch.zeros(model.down_shape(config.layer), device=device, requires_grad=True) for _ in queries]
     adams = [torch.optim.Adam([delta], lr=config.lr) for delta in deltas]
     losses: list[list[float]] = [[] for _ in queries]
@@ -133,7 +132,7 @@ def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[t
     with frozen(model):
         for _ in range(config.steps):
             with torch.enable_grad():
-                loss = run.losses(config.layer, [deltas[i] for i in going])
+                loss = _losses(rows, config.layer, [deltas[i] for i in going])
             for i, found in zip(going, loss, strict=True):
                 losses[i].append(_finite(found, config))
                 if losses[i][-1] < config.stop_loss:
@@ -142,12 +141,13 @@ def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[t
             if not left:
                 break
             gradients = torch.autograd.grad(loss[left].sum(), [deltas[going[j]] for j in left])
-            run, going = run.only(left), [going[j] for j in left]
+            if len(left) < len(going):
+                rows, going = rows.only(left), [going[j] for j in left]
             for i, gradient in zip(going, gradients, strict=True):
                 _step(deltas[i], adams[i], gradient, config.norm_constraint)
         else:
             with torch.no_grad():
-                ends = run.losses(config.layer, [deltas[i] for i in going])
+                ends = _losses(rows, config.layer, [deltas[i] for i in going])
             final |= {i: _finite(end, config) for i, end in zip(going, ends, strict=True)}
     return [(deltas[i].detach(), losses[i], final[i]) for i in range(len(queries))]
 
@@ -166,40 +166,11 @@ def _finite(loss: Tensor, config: FineTuneConfig) -> float:
     return loss.item()
 
 
-class _Run:
-    """The prompts of some queries, run once: a row each in a decoder, in a masked model a row for each target token."""
-
-    def __init__(self, model: Model, queries: list[Query], batch: Batch | None = None):
-        self.model, self.queries = model, queries
-        rows, owner, reads = [], [], []  # reads: row, index, token
-        for j, query in enumerate(queries):
-            steps = query.steps if model.masked else query.steps[-1:]
-            for i, (step, token) in enumerate(zip(query.steps, query.target_ids, strict=True)):
-                reads.append((len(rows) + (i if model.masked else 0), step.read, token))
-            rows += [step.ids for step in steps]
-            owner += [j] * len(steps)
-        self.batch = batch or record_batch(model, rows, [0] * len(rows))
-        device = self.batch.output.device
-        self.owner = torch.tensor(owner, device=device)
-        self.row, self.read, self.token = torch.tensor(reads, device=device).T
-
-    def only(self, some: list[int]) -> _Run:
-        """The run of some of its queries."""
-        if len(some) == len(self.queries):
-            return self
-        rows = [r for r, j in enumerate(self.owner.tolist()) if j in some]
-        return _Run(self.model, [self.queries[j] for j in some], self.batch.only(rows))
-
-    def losses(self, layer: int, deltas: list[Tensor]) -> Tensor:
-        """Mean NLL of each query's target tokens with its ΔW beside the weight of `layer`, (queries,)."""
-        change = torch.stack(deltas)[self.owner.to(deltas[0].device)]
-        shift = self.batch.neurons[layer].to(change) @ change.mT
-        with hooked(on_output(self.model.down(layer), lambda output: output + shift.reshape(output.shape).to(output))):
-            hidden = self.batch.block(layer, self.batch.inputs[layer])
-        for above in range(layer + 1, self.model.n_layers):
-            hidden = self.batch.block(above, hidden)
-        log_p = self.model.logits(self.model.normed(hidden[self.row, self.read])).float().log_softmax(-1)
-        own = -log_p.gather(1, self.token[:, None])[:, 0]
-        owner = self.owner[self.row]
-        total = torch.zeros(len(deltas), device=own.device).index_add(0, owner, own)
-        return total / owner.bincount(minlength=len(deltas))
+def _losses(rows: Rows, layer: int, deltas: list[Tensor]) -> Tensor:
+    """Mean NLL of each fact's target tokens with its ΔW beside the weight of `layer`, (facts,)."""
+    change = torch.stack(deltas)[rows.owner.to(deltas[0].device)]
+    shift = rows.batch.neurons[layer].to(change) @ change.mT
+    hidden = rows.forward(layer, lambda output: output + shift.reshape(output.shape).to(output))
+    nll = -log_probabilities(rows.model, hidden[rows.at]).gather(1, rows.token[:, None])[:, 0]
+    total = torch.zeros(len(deltas), device=nll.device).index_add(0, rows.read_of, nll)
+    return total / rows.read_of.bincount(minlength=len(deltas))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -24,10 +25,8 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..facts import Fact
-from ..hooks import hooked, on_output
 from ..models.adapter import Model, frozen
-from ..models.batch import Batch, record_batch
-from ..prompts import Query
+from .rows import Row, Rows, log_probabilities, rows_of
 
 TOKENS = 384  # suffix tokens in a batch: more neither fills the processor better nor fits its cache
 ONCE = 48  # what a batch costs by itself, in tokens: reading the weights
@@ -62,15 +61,6 @@ class Search:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
         if self.stop_probability is not None and not 0 < self.stop_probability < 1:
             raise InputError(f"stop_probability is {self.stop_probability!r}, expected a number between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Token ids that are run, where the subject ends in them, and (index, token) of what they should predict."""
-
-    ids: tuple[int, ...]
-    lookup: int
-    reads: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -119,17 +109,10 @@ class Value:
 def request(model: Model, fact: Fact, target: str, contexts: Sequence[str]) -> Request:
     """The rows for teaching `model` that `fact`'s prompt goes on with `target`, plain and behind each context."""
     texts = [fact.prompt, *(f"{context.rstrip()}. {fact.prompt}" for context in contexts)]
-    prompts = [_rows(model, model.query(text, target, fact.subject)) for text in texts]
+    prompts = [rows_of(model, model.query(text, target, fact.subject)) for text in texts]
     essence = model.encode(f"{fact.subject} is a", fact.subject)
     last = Row(essence.ids[: None if model.masked else essence.lookup + 1], essence.lookup, ())
     return Request((*(row for rows in prompts for row in rows), last), len(prompts[0]))
-
-
-def _rows(model: Model, query: Query) -> list[Row]:
-    reads = [(step.read, token) for step, token in zip(query.steps, query.target_ids, strict=True)]
-    if model.masked:  # each step has its own masks
-        return [Row(s.ids, s.lookup, (read,)) for s, read in zip(query.steps, reads, strict=True)]
-    return [Row(query.steps[-1].ids, query.prompt.lookup, tuple(reads))]
 
 
 def optimise(
@@ -242,31 +225,25 @@ def _norm(delta: Tensor) -> Tensor:
 class _Run:
     """The rows of some requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
 
-    def __init__(self, model: Model, requests: list[Request], layer: int, prompts: _Rows, essences: _Rows | None):
+    def __init__(self, model: Model, requests: list[Request], layer: int, prompts: Rows, essences: Rows | None):
         self.model, self.requests, self.layer = model, requests, layer
         self.prompts, self.essences = prompts, essences
         self.parts = [prompts] if essences is None else [prompts, essences]
-        reads = [
-            (prompts.place(r, index), token, j, 1 / len(row.reads))
-            for r, (row, j) in enumerate(prompts.rows)
-            for index, token in row.reads
-        ]
         essence = {j: prompts.place(r, row.lookup) for r, (row, j) in reversed([*enumerate(prompts.rows)])}  # plain row
         if essences is not None:
             essence |= {j: prompts.size + essences.place(r, row.lookup) for r, (row, j) in enumerate(essences.rows)}
         device = prompts.owner.device
-        places, token, read_of, share = (torch.tensor(column, device=device) for column in zip(*reads, strict=True))
-        self.at = torch.cat([places, torch.tensor([essence[j] for j in range(len(requests))], device=device)])
-        self.token, self.read_of = token, read_of
-        self.weight = share.float() / torch.tensor([len(r.rows) - 1 for r in requests], device=device)[read_of]
+        self.at = torch.cat([prompts.at, torch.tensor([essence[j] for j in range(len(requests))], device=device)])
+        share = torch.tensor([1 / len(row.reads) for row, _ in prompts.rows for _ in row.reads], device=device)
+        self.weight = share / prompts.owner.bincount()[prompts.read_of]
         with torch.no_grad():
-            self.clean = self._log_p([part.batch.output for part in self.parts])[len(token) :]
+            self.clean = self._log_p([part.batch.output.flatten(0, 1) for part in self.parts])[len(share) :]
 
     @classmethod
     def of(cls, model: Model, requests: list[Request], layer: int) -> _Run:
         prompts = [(row, j) for j, request in enumerate(requests) for row in request.rows[:-1]]
         essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
-        return cls(model, requests, layer, _Rows.of(model, prompts), _Rows.of(model, essences) if essences else None)
+        return cls(model, requests, layer, Rows.of(model, prompts), Rows.of(model, essences) if essences else None)
 
     def only(self, some: list[int]) -> _Run:
         """The run of some of its requests."""
@@ -288,64 +265,23 @@ class _Run:
 
     def forward(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """With δ (requests, d_model), of each: mean NLL of the target's tokens, KL of the essence, mean probability."""
-        log_p = self._log_p([part.forward(self.layer, delta) for part in self.parts])
-        n = len(self.token)
-        own = log_p[:n].gather(1, self.token[:, None])[:, 0]
+        log_p = self._log_p([part.forward(self.layer, partial(_add, part, delta)) for part in self.parts])
+        token, read_of = self.prompts.token, self.prompts.read_of
+        n = len(token)
+        own = log_p[:n].gather(1, token[:, None])[:, 0]
         nothing = torch.zeros(len(self.requests), device=own.device)
-        nll = nothing.index_add(0, self.read_of, -own * self.weight)
-        probability = nothing.index_add(0, self.read_of, own.detach().exp() * self.weight)
+        nll = nothing.index_add(0, read_of, -own * self.weight)
+        probability = nothing.index_add(0, read_of, own.detach().exp() * self.weight)
         kl = (log_p[n:].exp() * (log_p[n:] - self.clean)).sum(1)
         return nll, kl, probability
 
     def _log_p(self, outputs: list[Tensor]) -> Tensor:
         """Log-probabilities at all reads, then at the essences, (reads + requests, vocabulary)."""
-        hidden = torch.cat([output.flatten(0, 1) for output in outputs])
-        normed = self.model.normed(hidden[self.at.to(hidden.device)])
-        return self.model.logits(normed).float().log_softmax(-1)
+        return log_probabilities(self.model, torch.cat(outputs)[self.at])
 
 
-class _Rows:
-    """Rows in one batch, each with the request whose δ is added in it."""
-
-    def __init__(self, model: Model, rows: list[tuple[Row, int]], batch: Batch):
-        self.model, self.rows, self.batch = model, rows, batch
-        self.owner = torch.tensor([j for _, j in rows], device=batch.output.device)
-        self.columns = batch.columns.to(batch.output.device)
-
-    @classmethod
-    def of(cls, model: Model, rows: list[tuple[Row, int]]) -> _Rows:
-        return cls(model, rows, record_batch(model, [row.ids for row, _ in rows], [row.lookup for row, _ in rows]))
-
-    def only(self, some: list[int]) -> _Rows | None:
-        """The rows of some requests, which are counted anew; None where they have none."""
-        kept = [r for r, (_, j) in enumerate(self.rows) if j in some]
-        if not kept:
-            return None
-        rows = [(row, some.index(j)) for row, j in (self.rows[r] for r in kept)]
-        return _Rows(self.model, rows, self.batch.only(kept))
-
-    @property
-    def size(self) -> int:
-        """Rows times suffix tokens."""
-        return self.batch.output[..., 0].numel()
-
-    def place(self, row: int, index: int) -> int:
-        """Where token `index` of `row` is when rows and suffix tokens are one dimension."""
-        return row * self.batch.output.shape[1] + index + int(self.batch.offsets[row])
-
-    def forward(self, layer: int, delta: Tensor) -> Tensor:
-        """What the last block gives, (rows, suffix, d_model), with each row's δ at its lookup position in `layer`."""
-        rows = torch.arange(len(self.columns), device=self.columns.device)
-
-        def add(output: Tensor) -> Tensor:
-            shape = (len(rows), -1, output.shape[-1])
-            shift = torch.zeros_like(output.reshape(shape)).index_put(
-                (rows, self.columns), delta[self.owner].to(output)
-            )
-            return output + shift.reshape(output.shape)
-
-        with hooked(on_output(self.model.down(layer), add)):
-            hidden = self.batch.block(layer, self.batch.inputs[layer])
-        for later in range(layer + 1, self.model.n_layers):
-            hidden = self.batch.block(later, hidden)
-        return hidden
+def _add(rows: Rows, delta: Tensor, output: Tensor) -> Tensor:
+    """`output` of the down-projection with each row's δ at its lookup position."""
+    each = torch.arange(len(rows.columns), device=rows.columns.device)
+    shift = torch.zeros_like(output.reshape(len(each), -1, output.shape[-1]))
+    return output + shift.index_put((each, rows.columns), delta[rows.owner].to(output)).reshape(output.shape)
