@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import binomtest, wilcoxon
@@ -24,11 +23,11 @@ from tqdm.auto import tqdm
 import knowedit
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
-from knowedit.edit.contrast import Contrasts, contrast, contrast_facts, rates
+from knowedit.edit.contrast import Contrasts, contrast_facts, rates
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, edit_of
 from knowedit.edit.values import optimise, request
-from knowedit.facts import Fact, Neighbour, templated
+from knowedit.sources import load_source
 from knowedit.statistics import mean
 from knowedit.texts.corpus import contexts as sample_contexts
 
@@ -41,19 +40,15 @@ NAMES = ("ES", "PS", "NS", "ES_argmax", "PS_argmax", "NS_argmax", "EM", "PM", "N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counterfact-lite", type=Path)
+    parser.add_argument("--counterfact-lite")
     parser.add_argument("--facts", type=int, default=200)
     parser.add_argument("--others", type=int, help="records for unprotected and for mixed keys (default: all)")
     options = parser.parse_args()
     model = knowedit.load()
     lite = options.counterfact_lite
-    if lite is None:
-        facts, ask = list(reported(options.facts)), lambda fact: contrast_facts(model, [fact], heldout=False)[0]
-    else:
-        facts, rephrased = _lite(lite, options.facts)
-        ask = lambda fact: _ask_lite(model, fact, rephrased[fact.id])  # noqa: E731
-    bench = _Bench(model, ask)
-    before = [ask(fact) for fact in tqdm(facts, desc="unedited")]
+    facts = list(reported(options.facts) if lite is None else load_source(lite, limit=options.facts).facts)
+    bench = _Bench(model)
+    before = [bench.ask(fact) for fact in tqdm(facts, desc="unedited")]
     found = {"unedited": {"rates": _summary(before)}}
     for name, edits in bench.edits(facts).items():
         n = len(facts) if name == "rome" else options.others
@@ -63,48 +58,22 @@ def main() -> None:
         if name not in ("unedited", "rome"):
             other["against_rome"] = _paired(bench.rows["rome"], bench.rows[name])
     known = [i for i, asked in enumerate(before) if asked.prompt.says_true]
-    found["unedited"]["known_facts"] = {"n": len(known), "rates": _summary([before[i] for i in known])}
+    found["unedited"]["known_facts"] = {
+        "n": len(known),
+        "rates": _summary([before[i] for i in known]) if known else None,
+    }
     name = "edit_quality" if lite is None else "edit_quality_counterfact_lite"
     save(name, {"model": model.name, "facts": len(facts), "config": SMOLLM2.as_dict(), "methods": found})
 
 
-def _lite(path: Path, n: int) -> tuple[list[Fact], dict[str, str]]:
-    """Facts, and their rephrasings by id, which are asked as they are: not all of them hold the subject."""
-    facts, rephrased = [], {}
-    for line in path.read_text(encoding="utf-8").splitlines()[:n]:
-        r = json.loads(line)
-        facts.append(
-            Fact(
-                template=templated(r["prompt"], r["subject"]),
-                subject=r["subject"],
-                target=r["ground_truth"],
-                target_new=r["target_new"],
-                neighbours=(Neighbour(r["locality_prompt"], r["locality_ground_truth"]),),
-                id=f"counterfact-lite/{r['case_id']}",
-            )
-        )
-        rephrased[facts[-1].id] = r["rephrase_prompt"]
-    return facts, rephrased
-
-
-def _ask_lite(model, fact: Fact, rephrased: str) -> Contrasts:
-    neighbour = fact.neighbours[0]
-    prompt, rephrase, near = contrast(
-        model,
-        [
-            (fact.prompt, fact.target, fact.target_new),
-            (rephrased, fact.target, fact.target_new),
-            (neighbour.prompt, neighbour.target, fact.target_new),
-        ],
-    )
-    return Contrasts(prompt, (rephrase,), (near,))
-
-
 class _Bench:
-    def __init__(self, model, ask):
-        self.model, self.ask = model, ask
+    def __init__(self, model):
+        self.model = model
         self.perplexity = perplexity(model)
         self.rows: dict[str, list[dict]] = {}
+
+    def ask(self, fact) -> Contrasts:
+        return contrast_facts(self.model, [fact], heldout=False)[0]
 
     def edits(self, facts) -> dict:
         """Our default; unprotected and mixed keys from the same δ."""
