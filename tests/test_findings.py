@@ -34,7 +34,7 @@ def test_every_estimate_has_n_and_an_interval_around_it():
     found = list(estimates(load("findings")["sections"]))
     assert len(found) > 100
     for one in found:
-        assert one["n"] >= 0
+        assert (one["n"] > 0) == (one["change"] is not None)
         if one["low"] is not None and one["high"] is not None:
             assert one["low"] <= one["change"] <= one["high"]
 

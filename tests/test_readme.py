@@ -26,13 +26,6 @@ def test_the_two_commands_come_first():
     assert (root / "scripts/demo.sh").exists() and (root / "scripts/test.sh").exists()
 
 
-def test_every_linked_file_is_there():
-    root = Path(__file__).parents[1]
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links
-    assert [link for link in links if not (root / link).exists()] == []
-
-
 def test_public_names_in_the_examples_exist():
     import knowedit
 
