@@ -1,6 +1,13 @@
-"""The facts that edits are tried on: settings are chosen on `development`, results are of `reported`."""
+"""The facts that edits are tried on: settings are chosen on `development`, results are of `reported`.
+
+    python -m benchmarks.edit_facts reported.jsonl    # writes the reported ones, a source of `knowedit bench edit`
+"""
 
 from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
 
 import knowedit
 from knowedit.cli.locate_many import evenly
@@ -23,3 +30,8 @@ def development(n: int) -> tuple[Fact, ...]:
 
 def _places() -> tuple[Fact, ...]:
     return tuple(fact for fact in knowedit.builtin_facts() if fact.relation in PLACES)
+
+
+if __name__ == "__main__":
+    lines = [json.dumps(fact.as_dict(), ensure_ascii=False) for fact in reported()]
+    Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import sys
 import time
 from functools import partial
@@ -16,9 +14,9 @@ from knowedit.evaluate.engine import run_study
 class Fake:
     name = "edit"
 
-    def __init__(self, n=23, size=4, sequential=False, fail=(), pause=0.0, config=None, data="d", kill=""):
+    def __init__(self, n=23, size=4, sequential=False, fail=(), pause=0.0, config=None, data="d"):
         self.ids = [f"r/{i}" for i in range(n)]
-        self.size, self.sequential, self.fail, self.pause, self.kill = size, sequential, set(fail), pause, kill
+        self.size, self.sequential, self.fail, self.pause = size, sequential, set(fail), pause
         self.config = {"n": n, **(config or {})}
         self.data = data
         self.state = 0
@@ -32,9 +30,6 @@ class Fake:
 
     def run(self, batch):
         self.calls.append(list(batch))
-        if self.kill and os.path.exists(self.kill) and batch[0] == "r/8":
-            os.unlink(self.kill)
-            os.kill(os.getpid(), signal.SIGKILL)
         rows = []
         for i in batch:
             time.sleep(self.pause)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from functools import partial
 
@@ -53,15 +54,6 @@ def test_two_workers_give_the_records_of_a_serial_run_also_where_one_fails(tmp_p
     assert (spread.summary["records"], spread.summary["failed"]) == (23, 1)
 
 
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(tmp_path):
-    serial = run(tmp_path / "serial", "serial")
-    flag = tmp_path / "kill"
-    flag.touch()
-    spread = run(tmp_path / "ray", kill=str(flag))
-    assert not flag.exists(), "no worker was killed"
-    assert records(spread) == records(serial)
-
-
 # ---------------------------------------------------------------- real edits
 
 
@@ -95,33 +87,25 @@ class Dying:
         return rows
 
 
-def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_where_one_is_killed(tmp_path, folder, capsys):
+def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_resumed_and_with_one_killed(tmp_path, folder, capsys):
     serial = run_study(real(folder), tmp_path / "serial", progress=False)
-    spread = {}
-    for name, flag in (("ray", ""), ("killed", str(tmp_path / "flag"))):
-        if flag:
-            open(flag, "w").close()
-        spread[name] = run_study(
-            real(folder), tmp_path / name, engine="ray", workers=2, build=partial(real, folder, flag)
-        )
-        assert not flag or not os.path.exists(flag), "no worker was killed"
-        assert records(spread[name]) == records(serial)
-        assert spread[name].summary["metrics"] == serial.summary["metrics"]
-        assert spread[name].manifest["config"] == serial.manifest["config"]
+    spread = run_study(real(folder), tmp_path / "ray", engine="ray", workers=2, build=partial(real, folder))
+    flag = tmp_path / "flag"
+    flag.touch()
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "serial", cut)
+    lines = (cut / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (cut / "records.jsonl").write_bytes(b"".join(lines[:3]))
+    again = run_study(
+        real(folder), cut, resume=True, engine="ray", workers=2, build=partial(real, folder, str(flag))
+    )  # fmt: skip
+    assert not flag.exists(), "no worker was killed"
+    for run in (spread, again):
+        assert records(run) == records(serial)
+        assert run.summary["metrics"] == serial.summary["metrics"]
+        assert run.manifest["config"] == serial.manifest["config"]
     bars = capsys.readouterr().err
     assert len(re.findall(r"edit: 100%.*6/6 .*record", bars)) >= 2
-
-
-def test_a_run_of_workers_goes_on_where_it_was_killed(tmp_path, folder):
-    whole = run_study(real(folder), tmp_path / "whole", progress=False)
-    cut = tmp_path / "cut"
-    run_study(real(folder), cut, progress=False)
-    path = cut / "records.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
-    again = run_study(
-        real(folder), cut, resume=True, engine="ray", workers=2, build=partial(real, folder), progress=False
-    )
-    assert records(again) == records(whole)
 
 
 def broken():
