@@ -44,15 +44,13 @@ from .findings_run import Run, choose, keep, kept
 T = 0.2  # of the largest score: a located neuron, for one prompt
 FIRST = 2  # the lowest layer in which neurons are located, as in benchmarks/proof.py
 POSITIONS = ("read", "lookup")
-LOCATED = 22  # facts, two of each relation
-SCANNED, READ_OUT = 2048, 128  # tokens of text for sparsity, and of these for what layers say
+SCANNED, READ_OUT = 8192, 1024  # tokens of text for sparsity, and of these for what layers say
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--facts", type=int, default=102)
     parser.add_argument("--draws", type=int, default=4, help="of noise, in the fast trace")
-    parser.add_argument("--exact", type=int, default=11, help="facts that are traced exactly, too")
     parser.add_argument("--exact-draws", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=1, help="of integrated gradients")
     parser.add_argument("--only", choices=SECTIONS, nargs="*", default=list(SECTIONS), help="sections, done anew")
@@ -81,11 +79,10 @@ def _tracing(run: Run) -> dict:
 
 
 def _exact(run: Run) -> dict:
-    """Exact traces of some facts, and how well the fast ones of the same noise rank the same effects."""
-    facts = evenly(run.facts, run.options["exact"])  # one of each relation
+    """Exact traces, and how well the fast ones of the same noise rank the same effects."""
     draws = run.options["exact_draws"]
-    exact = trace_facts(run.model, facts, TraceConfig(draws=draws))
-    fast = trace_facts(run.model, facts, TraceConfig(draws=draws, fast=True))
+    exact = trace_facts(run.model, run.facts, TraceConfig(draws=draws))
+    fast = trace_facts(run.model, run.facts, TraceConfig(draws=draws, fast=True))
     ranks = {
         kind: mean([_agreement(a, b, kind) for a, b in zip(exact, fast, strict=True)]).as_dict()
         for kind in exact[0].effects
@@ -216,12 +213,11 @@ def _extraction(run: Run, normed: bool = False) -> dict:
 def _neurons(run: Run) -> dict:
     """Where integrated gradients find the neurons of a fact, at the last token and at the subject's, and what of that
     lies in the layers that tracing points at."""
-    facts = evenly(run.facts, LOCATED)
-    traces = trace_facts(run.model, facts, TraceConfig(SUBLAYERS, draws=run.options["draws"], fast=True))
+    traces = trace_facts(run.model, run.facts, TraceConfig(SUBLAYERS, draws=run.options["draws"], fast=True))
     config = {p: AttributionConfig(nodes=run.options["nodes"], position=p) for p in POSITIONS}
     profiles = {"traced mlp": [], "traced attention": [], **{p: [] for p in POSITIONS}}
     located = {p: [] for p in POSITIONS}
-    for fact, trace in zip(tqdm(facts, unit="fact"), traces, strict=True):
+    for fact, trace in zip(tqdm(run.facts, unit="fact"), traces, strict=True):
         profiles["traced mlp"].append(_shares(_lookup(trace, "mlp")))
         profiles["traced attention"].append(_shares(trace.indirect("attention")[trace.read]))
         for p in POSITIONS:
@@ -231,7 +227,7 @@ def _neurons(run: Run) -> dict:
             located[p].append(np.bincount(layers, minlength=run.model.n_layers))
     stacked = {name: np.stack(rows) for name, rows in profiles.items()}  # (facts, layers)
     return {
-        "n": len(facts),
+        "n": len(run.facts),
         "located": {p: _located(np.stack(rows)) for p, rows in located.items()},
         "profiles": {name: rows.mean(0).tolist() for name, rows in stacked.items()},
         "first_layers": {p: mean(stacked[p][:, :FIRST].sum(1)).as_dict() for p in POSITIONS},
@@ -319,8 +315,8 @@ def _editing(run: Run) -> dict:
         scores = sorted([*scores, *layer_scores(run.model, [SMOLLM2.layer], progress=computed.append)], key=_by_layer)
     layers = [one.layer for one in scores]
     curves = {
-        "traced mlp at subject end": sections["tracing"]["kinds"]["mlp"]["curves"]["last subject"],
-        "traced state at subject end": sections["tracing"]["kinds"]["state"]["curves"]["last subject"],
+        "traced mlp at subject end": sections["exact"]["kinds"]["mlp"]["curves"]["last subject"],
+        "traced state at subject end": sections["exact"]["kinds"]["state"]["curves"]["last subject"],
         "located at subject end": sections["neurons"]["profiles"]["lookup"],
         "located at last token": sections["neurons"]["profiles"]["read"],
     }

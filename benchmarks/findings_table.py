@@ -233,7 +233,7 @@ def _draw_traces(axes: Axes, found: dict) -> None:
         curves = found["kinds"][kind]["curves"]
         axes.plot(curves["last subject"], color=colour, label=f"{_KINDS[kind]}, subject")
         axes.plot(curves["last"], color=colour, linestyle=":", label=f"{_KINDS[kind]}, last token")
-    axes.set_title(f"Fast trace of {found['n']} facts: what comes back")
+    axes.set_title(f"Trace of {found['n']} facts: what comes back")
     axes.set_ylabel("probability of the answer")
     _legend(axes)
 
@@ -288,7 +288,7 @@ def _legend(axes: Axes) -> None:
 
 
 _PANELS = {
-    ("tracing",): _draw_traces,
+    ("exact",): _draw_traces,
     ("edges", "sublayers"): _draw_knockouts,
     ("sparsity",): _draw_sparsity,
     ("neurons", "editing"): _draw_layers,

@@ -6,7 +6,7 @@ For every fact Spearman's rank correlation over all (token, layer) from the firs
 prompt, of the exact mean indirect effects with the fast ones: for states, MLP and attention windows. Beside it for
 states the plain gradient of the probability at the corrupted prompt (attribution patching), the mean over the same
 draws. What stands before the subject has no effect in either and is left out. The same command goes on where another
-one ended; `--most` ends it after so many facts, and `--kinds` leaves out kinds (rows then have the others only).
+one ended, and adds the kinds that a fact lacks; `--most` ends it after so many facts.
 """
 
 from __future__ import annotations
@@ -46,15 +46,20 @@ def main() -> None:
     kinds = tuple(options.kinds.split(","))
     chosen, rows = _begun(model, options.facts, options.draws)
     level = TraceConfig().noise * embedding_spread(model)
-    for name in tqdm([name for name in chosen if name not in rows][: options.most], desc="tracing", unit="fact"):
+    missing = {name: tuple(kind for kind in kinds if kind not in rows.get(name, ())) for name in chosen}
+    for name in tqdm([name for name in chosen if missing[name]][: options.most], desc="tracing", unit="fact"):
         fact = knowedit.find_fact(name)
         exact, fast = (
-            trace(model, fact.prompt, fact.target, fact.subject, TraceConfig(kinds, options.draws, fast=f), level=level)
-            for f in (False, True)
-        )
-        ranks = {kind: _rank(exact, fast.indirect(kind), kind) for kind in kinds}
-        ranks["state, plain gradient"] = _rank(exact, _plain_gradient(model, exact), "state")
-        rows[name] = {"high": exact.high, "low": exact.low} | ranks
+            trace(
+                model, fact.prompt, fact.target, fact.subject,
+                TraceConfig(missing[name], options.draws, fast=fast), level=level,
+            )
+            for fast in (False, True)
+        )  # fmt: skip
+        ranks = {kind: _rank(exact, fast.indirect(kind), kind) for kind in missing[name]}
+        if "state" in ranks:
+            ranks["state, plain gradient"] = _rank(exact, _plain_gradient(model, exact), "state")
+        rows[name] = {"high": exact.high, "low": exact.low} | rows.get(name, {}) | ranks
     summary = {name: _summary([row[name] for row in rows.values() if name in row]) for name in NAMES}
     shared = {"draws": options.draws, "points": tracing_fast.POINTS, "chosen": chosen}
     save(NAME, shared | {"spearman": summary, "facts": rows})
