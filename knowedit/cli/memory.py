@@ -136,8 +136,11 @@ class _Analyses:
         config = self.configs["keys"]
         with progress("keys", len(CUTS) * config.prefixes, "prefix") as step:
             self.drawn["keys"] = keys(self.wrapped, self.scan, config, progress=step)
-        self.drawn["agreement"] = agreement(self.wrapped, self.scan)
-        self.drawn["compositional"] = compositional(self.wrapped, self.scan, seed=self.seed)
+        layers = len(self.scan.layers)
+        with progress("values", layers, "layer") as step:
+            self.drawn["agreement"] = agreement(self.wrapped, self.scan, progress=step)
+        with progress("values and layers", layers, "layer") as step:
+            self.drawn["compositional"] = compositional(self.wrapped, self.scan, seed=self.seed, progress=step)
 
     def sparsity(self) -> None:
         from ..recall.groups import GroupsConfig, groups

@@ -11,7 +11,7 @@ A neuron's value vector v, read by the unembedding under the sign of its activat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,13 +62,21 @@ class Compositional:
 
 
 @torch.no_grad()
-def agreement(model: Model, scan: Scan) -> list[Agreement]:
+def agreement(model: Model, scan: Scan, *, progress: Callable[[int], object] | None = None) -> list[Agreement]:
     """How often values say what follows their neurons' strongest triggers, layer by layer.
 
-    Triggers at the end of a row, after which nothing is known, do not count. Raises `ModelError` for masked models.
+    Triggers at the end of a row, after which nothing is known, do not count. `progress` is called with the number of
+    layers done. Raises `ModelError` for masked models.
     """
     check_decoder(model)
-    return [_agreement(model, scan, layer) for layer in scan.layers]
+    return [_agreement(model, scan, layer) for layer in _counted(scan.layers, progress)]
+
+
+def _counted(layers: Sequence[int], progress: Callable[[int], object] | None) -> Iterator[int]:
+    for done, layer in enumerate(layers, 1):
+        yield layer
+        if progress is not None:
+            progress(done)
 
 
 def check_decoder(model: Model) -> None:
@@ -113,10 +121,15 @@ def proportion(values: np.ndarray) -> Estimate:
 
 
 @torch.no_grad()
-def compositional(model: Model, scan: Scan, *, samples: int = SAMPLES, seed: int = 0) -> list[Compositional]:
-    """How often a layer says what none of its active neurons says, on some `samples` tokens of the scanned text."""
+def compositional(
+    model: Model, scan: Scan, *, samples: int = SAMPLES, seed: int = 0, progress: Callable[[int], object] | None = None
+) -> list[Compositional]:
+    """How often a layer says what none of its active neurons says, on some `samples` tokens of the scanned text.
+
+    `progress` is called with the number of layers whose values are read out.
+    """
     rows = _sampled(model, scan, samples, seed)
-    tops = {layer: _both_tops(model, layer) for layer in scan.layers}
+    tops = {layer: _both_tops(model, layer) for layer in _counted(scan.layers, progress)}
     found = expansions(model)
     apart: dict[int, list[np.ndarray]] = {layer: [] for layer in scan.layers}
     for row, positions in rows:
@@ -166,7 +179,15 @@ def _first_tokens(model: Model, layer: int, sign: Tensor, wanted: Tensor) -> tup
 def _both_tops(model: Model, layer: int) -> tuple[Tensor, Tensor]:
     """The first tokens of a layer's value vectors, and of the same with the other sign."""
     directions = _values(model, layer)
-    return _first_of(model, directions)[0], _first_of(model, -directions)[0]
+    best = directions.new_full((2, len(directions)), -torch.inf)
+    tokens = torch.zeros(2, len(directions), dtype=torch.long, device=directions.device)
+    for start, logits in _blocks(model, directions):
+        least, at_least = logits.min(1)
+        for side, (value, index) in enumerate((logits.max(1), (-least, at_least))):
+            better = value > best[side]
+            best[side] = torch.where(better, value, best[side])
+            tokens[side] = torch.where(better, index + start, tokens[side])
+    return tokens[0].cpu(), tokens[1].cpu()
 
 
 def _first_of(model: Model, directions: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -175,9 +196,7 @@ def _first_of(model: Model, directions: Tensor, wanted: Tensor | None = None) ->
     tokens = torch.zeros(len(directions), dtype=torch.long, device=directions.device)
     own = None if wanted is None else _own(model, directions, wanted.to(directions.device))
     ranks = None if wanted is None else torch.ones_like(tokens)
-    for start in range(0, model.vocabulary, BLOCK):
-        _, weight = model.logits_of(directions[:1], slice(start, start + BLOCK))
-        logits = directions @ weight.to(directions).T
+    for start, logits in _blocks(model, directions):
         value, index = logits.max(1)
         better = value > best
         best, tokens = torch.where(better, value, best), torch.where(better, index + start, tokens)
@@ -185,6 +204,13 @@ def _first_of(model: Model, directions: Tensor, wanted: Tensor | None = None) ->
             other = torch.arange(start, start + logits.shape[1], device=tokens.device) != wanted.to(tokens)[:, None]
             ranks += ((logits > own[:, None]) & other).sum(1)
     return tokens.cpu(), None if ranks is None else ranks.cpu()
+
+
+def _blocks(model: Model, directions: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The first token of each block of the vocabulary, and what directions (rows, d_model) add to its logits."""
+    for start in range(0, model.vocabulary, BLOCK):
+        _, weight = model.logits_of(directions[:1], slice(start, start + BLOCK))
+        yield start, directions @ weight.to(directions).T
 
 
 def _own(model: Model, directions: Tensor, wanted: Tensor) -> Tensor:
