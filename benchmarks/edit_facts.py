@@ -1,6 +1,6 @@
 """The facts that edits are tried on: settings are chosen on `development`, results are of `reported`.
 
-    python -m benchmarks.edit_facts reported.jsonl    # writes the reported ones, a source of `knowedit bench edit`
+python -m benchmarks.edit_facts reported.jsonl    # writes the reported ones, a source of `knowedit bench edit`
 """
 
 from __future__ import annotations

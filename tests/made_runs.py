@@ -29,7 +29,7 @@ def edit_row(i: int, rng: np.random.Generator, skill: float, relation: str | Non
         return {"ES": good, "PS": rng.integers(0, 4) / 3 * good, "NS": rng.integers(2, 4) / 3, "EM": good * 2 * p - 1}
 
     return {
-        "id": f"r/{i}", "relation": relation or RELATIONS[i % len(RELATIONS)], "subject": f"s{i}", "known": True,
+        "id": f"r/{i}", "relation": relation or RELATIONS[i % len(RELATIONS)], "subject": f"s{i}",
         "before": drawn(0.1), "after": drawn(skill), "perplexity": float(rng.normal(0, 0.01)),
         "edit": {"method": "rome"}, "seconds": {"edit": 0.1},
     }  # fmt: skip
@@ -49,7 +49,7 @@ def neuron_row(i: int, rng: np.random.Generator, method: str, strength: float = 
             methods[name]["neurons"] = [[int(n), int(rng.integers(0, 9))] for n in rng.integers(0, 6, 3)]
     changed = {"before": 0.5, "suppressed": 0.4, "amplified": 0.55}
     return {
-        "id": f"r/{i}", "relation": RELATIONS[i % len(RELATIONS)], "subject": f"s{i}", "known": True, "p": 0.7,
+        "id": f"r/{i}", "relation": RELATIONS[i % len(RELATIONS)], "subject": f"s{i}", "p": 0.7,
         "prompts": 3, "neurons": 3, "before": before.tolist(), "methods": methods,
         "specificity": {"same_relation": changed, "other_relations": changed}, "seconds": {"locate": 0.1},
     }  # fmt: skip

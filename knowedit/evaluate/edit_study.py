@@ -166,8 +166,8 @@ class EditStudy:
         written = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
         rows = [
             {
-                **_about(fact, before), "before": {**before.metrics, **write[0]},
-                "after": {**after.metrics, **drift, **write[1]}, "perplexity": rise, "edit": _notes(edit),
+                **_about(fact), "before": {**before, **write[0]},
+                "after": {**after, **drift, **write[1]}, "perplexity": rise, "edit": _notes(edit),
             }
             for fact, edit, before, after, (rise, drift), write in zip(
                 facts, edits, found[:n], found[n:], drifts, written, strict=True
@@ -214,8 +214,8 @@ class EditStudy:
             (after,) = self._ask([None], [fact])
             ((rise, drift),) = self._drifts([fact], [None])
             (writes,) = self._written([fact], [None])
-            row = {**_about(fact, asked), "before": {**asked.metrics, **wrote},
-                   "after": {**after.metrics, **drift, **writes}, "perplexity": rise,
+            row = {**_about(fact), "before": {**asked, **wrote},
+                   "after": {**after, **drift, **writes}, "perplexity": rise,
                    "edit": {**_notes(edit), **self._factors(edit)}}  # fmt: skip
             if len(self._so_far) in self.settings.checkpoints:
                 row["checkpoint"] = self._checkpoint()
@@ -227,7 +227,7 @@ class EditStudy:
         """All records edited so far, and plain text, under all edits that are on."""
         found = self._ask([None] * len(self._so_far), self._so_far)
         rise = self.drift.perplexity([None])[0] if self.settings.perplexity else None
-        metrics = summarise([asked.metrics for asked in found], self.settings.seed)
+        metrics = summarise(found, self.settings.seed)
         return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
 
     def _again(self, fact: Fact, notes: dict) -> Edit | None:
@@ -250,7 +250,7 @@ class EditStudy:
 
     # ---------------------------------------------------------------- asking
 
-    def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[_Found]:
+    def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Metrics]:
         pairs = [self._pairs(fact) for fact in facts]
         scores = score_edits(self.model, edits, pairs)
         return [self._found(fact, some) for fact, some in zip(facts, scores, strict=True)]
@@ -259,12 +259,12 @@ class EditStudy:
         asked = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
         return asked + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
 
-    def _found(self, fact: Fact, scores: Sequence[Score]) -> _Found:
+    def _found(self, fact: Fact, scores: Sequence[Score]) -> Metrics:
         n = 2 * len(asked_of(fact))
         metrics = record_metrics(fact, scores[0:n:2], scores[1:n:2])
         if self._zsre:
             metrics |= zsre_metrics(fact, scores[n:])
-        return _Found(metrics, scores[1].greedy)
+        return metrics
 
     @cached_property
     def _editor(self) -> Editor:
@@ -293,19 +293,12 @@ class EditStudy:
         return found
 
 
-@dataclass(frozen=True)
-class _Found:
-    metrics: Metrics
-    known: bool
-
-
 def _without_new_target(source: Source) -> list[tuple[str, str]]:
     return [(fact.id, "it has no new target to be edited to") for fact in source.facts if fact.target_new is None]
 
 
-def _about(fact: Fact, before: _Found) -> dict:
-    return {"id": fact.id, "relation": fact.relation_name or fact.relation, "subject": fact.subject,
-            "known": before.known}  # fmt: skip
+def _about(fact: Fact) -> dict:
+    return {"id": fact.id, "relation": fact.relation_name or fact.relation, "subject": fact.subject}
 
 
 def _notes(edit: Edit | None) -> dict:

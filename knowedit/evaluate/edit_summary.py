@@ -15,17 +15,15 @@ def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0) ->
     Only figures are kept of the records, in columns, so memory hardly grows with them.
     """
     after, before, relations, of, checkpoints = Columns(), Columns(), {}, [], {}
-    known = 0
     for row in rows:
         rise = {} if row.get("perplexity") is None else {"perplexity": row["perplexity"]}
         after.add({**row["after"], **rise})
         before.add(row["before"])
         of.append(relations.setdefault(row["relation"], len(relations)))
-        known += bool(row["known"])
         if "checkpoint" in row:
             checkpoints[str(row["checkpoint"]["edits"])] = row["checkpoint"]
     if not of:
-        return {"metrics": {}, "before": {}, "by_relation": {}, "known": 0}
+        return {"metrics": {}, "before": {}, "by_relation": {}}
 
     def chosen(found: dict) -> dict:
         return {name: found[name] for name in found if not metrics or name in metrics}
@@ -37,7 +35,6 @@ def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0) ->
             name: chosen(summarise(after, seed, np.array(of) == relations[name]))
             for name in sorted(filter(None, relations))
         },
-        "known": known,
     }
     if rises := _rises(after):
         found["perplexity"] = rises

@@ -161,7 +161,7 @@ class NeuronStudy:
         neurons = _strongest(scores, shared(sets, p))[: self.settings.most]
         attributed = time.perf_counter()
         row = {
-            "id": fact.id, "relation": fact.relation_name or fact.relation, "subject": fact.subject, "known": True,
+            "id": fact.id, "relation": fact.relation_name or fact.relation, "subject": fact.subject,
             "p": p, "prompts": len(located), "neurons": len(neurons),
         }  # fmt: skip
         responses = [Response(self.model, self._query(fact, prompt)) for prompt in heldout]

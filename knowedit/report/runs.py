@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DataError, InputError
 from ..evaluate.store import Run
 
-COUNTS = ("records", "failed", "skipped", "known", "empty", "seconds", "records_per_second")
+COUNTS = ("records", "failed", "skipped", "empty", "seconds", "records_per_second")
 
 
 @dataclass(frozen=True)

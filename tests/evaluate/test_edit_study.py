@@ -45,7 +45,7 @@ def test_single_edits_measure_what_applying_each_does(tmp_path, prepared):
             assert row["after"][name] == pytest.approx(value, abs=1e-4)
     for name in ("ES", "EM"):
         assert found.summary["metrics"][name]["value"] > found.summary["before"][name]["value"] + 0.3
-    assert found.summary["by_relation"]["home"]["ES"]["n"] == 6 and found.summary["known"] == 6
+    assert found.summary["by_relation"]["home"]["ES"]["n"] == 6
 
 
 @pytest.mark.parametrize("method", ["rome", "fine_tune"])
@@ -196,7 +196,7 @@ def test_settings_that_cannot_be(options, said):
 
 
 def test_a_summary_of_chosen_metrics_and_of_nothing():
-    row = {"relation": None, "known": True, "before": {"ES": 0.0, "NS": 1.0}, "after": {"ES": 1.0, "NS": 1.0}}
+    row = {"relation": None, "before": {"ES": 0.0, "NS": 1.0}, "after": {"ES": 1.0, "NS": 1.0}}
     found = summary([row, {**row, "perplexity": 0.015}], ("ES",))
     assert list(found["metrics"]) == ["ES"] and found["perplexity"]["within_2_percent"] == 1.0
     assert summary([])["metrics"] == {}
