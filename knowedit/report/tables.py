@@ -36,7 +36,9 @@ class Value:
         return f"{self._number(self.value)} [{self._number(self.low)}, {self._number(self.high)}]"
 
     def _number(self, value: float) -> str:
-        text = f"{self.scale * value:{'+' if self.signed else ''}.{self.digits}f}"
+        shown = self.scale * value
+        form = f".{self.digits}f" if abs(shown) < 1e6 else ".2e"  # of an edit that breaks the model
+        text = f"{shown:{'+' if self.signed else ''}{form}}"
         return text.replace("-", "+" if self.signed else "") if float(text) == 0 else text
 
 

@@ -55,6 +55,7 @@ def test_a_value_is_read_with_its_interval():
     assert str(Value(0.9, 0.744, 0.965)) == "90.0 [74.4, 96.5]"
     assert str(Value(0.9)) == "90.0" and str(Value(None)) == ""
     assert str(Value(0.012, -0.1, 0.2, signed=True)) == "+1.2 [-10.0, +20.0]"
+    assert str(Value(1.5e56, -4.2e55, 9e3, signed=True)) == "+1.50e+58 [-4.20e+57, +900000.0]"
     assert str(Value(-0.0001, signed=True)) == "+0.0" and str(Value(-0.0001)) == "0.0"
     assert cells(FIGURES) == [["ES", "90.0 [74.4, 96.5]", "30", "0.0034"], ["GE", "-3.14", "30", ""]]
 
