@@ -167,29 +167,40 @@ def _studies():
 
 def _reports():
     """Studies whose reports (`knowedit report`) are kept as folders."""
-    (run,), where = report("neurons_builtin")
-    found = {name: f"{100 * figure['value']:+.1f}%" for name, figure in run["metrics"].items()}
-    kinds = {"located": "gradient", "as many by activation": "activation", "random": "random"}
-    effects = "; ".join(f"{what} {found[f'suppress:{by}']}, {found[f'amplify:{by}']}" for what, by in kinds.items())
-    yield (
-        f"[neurons]({where}) of {run['records']} known facts of {len(run['by_relation'])} relations set to zero and "
-        "doubled, held-out prompts",
-        f"{run['metrics']['neurons']['value']:.1f} neurons a fact; {effects}",
-        "knowedit bench neurons --config benchmarks/configs/neurons_smollm2_builtin.yaml",
-    )
-    runs, where = report("counterfact_lite")
-    for run in runs:
-        method = run["name"].removesuffix("_lite")
-        figures = ", ".join(
-            f"{name} {100 * run['metrics'][name]['value']:.1f} (unedited {100 * run['before'][name]['value']:.1f})"
-            for name in ("ES", "PS", "NS", "Score")
-        )
+    for name, facts, source in (
+        ("neurons_builtin", "known facts", ""),
+        ("neurons_relations", "known facts of the relations data set", " --source FOLDER"),
+    ):
+        (run,), where = report(name)
+        metrics, relations = run["metrics"], len(run["by_relation"])
+        found = {metric: f"{100 * figure['value']:+.1f}%" for metric, figure in metrics.items()}
+        kinds = {"located": "gradient", "as many by activation": "activation", "random": "random"}
+        effects = "; ".join(f"{what} {found[f'suppress:{by}']}, {found[f'amplify:{by}']}" for what, by in kinds.items())
         yield (
-            f"[{method}]({where}) on {run['records']:,} CounterFact-lite records",
-            figures,
-            f"knowedit bench edit --config benchmarks/configs/{method}_smollm2_counterfact-lite.yaml --source FILE "
-            f"--limit {run['config']['limit']}",
+            f"[neurons]({where}) of {metrics['neurons']['n']} {facts}, {relations} relations, set to zero and doubled, "
+            "held-out prompts",
+            f"{metrics['neurons']['value']:.1f} neurons a fact; {effects}",
+            f"knowedit bench neurons --config benchmarks/configs/{name.replace('_', '_smollm2_')}.yaml{source}",
         )
+    for name, facts, source in (
+        ("counterfact-lite", "CounterFact-lite records", "FILE"),
+        ("builtin", "built-in facts", "reported.jsonl"),
+        ("relations", "known facts of the relations data set", "FOLDER"),
+    ):
+        runs, where = report(name.replace("-", "_"))
+        for run in runs:
+            method = run["name"].partition("_")[0]
+            figures = ", ".join(
+                f"{metric} {100 * run['metrics'][metric]['value']:.1f} "
+                f"(unedited {100 * run['before'][metric]['value']:.1f})"
+                for metric in ("ES", "PS", "NS", "Score")
+            )
+            config = f"rome_smollm2_{name}" if method == "rome" else f"{method}_smollm2"
+            yield (
+                f"[{method}]({where}) on {run['records']:,} {facts}",
+                figures,
+                f"knowedit bench edit --config benchmarks/configs/{config}.yaml --source {source}",
+            )
 
 
 def report(name: str) -> tuple[list[dict], str]:
