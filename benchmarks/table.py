@@ -196,10 +196,11 @@ def _reports():
                 for metric in ("ES", "PS", "NS", "Score")
             )
             config = f"rome_smollm2_{name}" if method == "rome" else f"{method}_smollm2"
+            sample = f" --sample {run['config']['sample']}" if run["config"]["sample"] else ""
             yield (
                 f"[{method}]({where}) on {run['records']:,} {facts}",
                 figures,
-                f"knowedit bench edit --config benchmarks/configs/{config}.yaml --source {source}",
+                f"knowedit bench edit --config benchmarks/configs/{config}.yaml --source {source}{sample}",
             )
 
 
