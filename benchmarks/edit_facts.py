@@ -5,8 +5,8 @@ python -m benchmarks.edit_facts reported.jsonl    # writes the reported ones, a 
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import knowedit
@@ -32,6 +32,12 @@ def _places() -> tuple[Fact, ...]:
     return tuple(fact for fact in knowedit.builtin_facts() if fact.relation in PLACES)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path)
     lines = [json.dumps(fact.as_dict(), ensure_ascii=False) for fact in reported()]
-    Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    parser.parse_args().file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

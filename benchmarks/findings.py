@@ -50,7 +50,7 @@ SCANNED, READ_OUT = 8192, 1024  # tokens of text for sparsity, and of these for 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--facts", type=int, default=102)
-    parser.add_argument("--draws", type=int, default=4, help="of noise, in the fast trace")
+    parser.add_argument("--draws", type=int, default=4, help="of noise, in the fast traces beside located neurons")
     parser.add_argument("--exact-draws", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=1, help="of integrated gradients")
     parser.add_argument("--only", choices=SECTIONS, nargs="*", default=list(SECTIONS), help="sections, done anew")
@@ -74,12 +74,8 @@ def main() -> None:
 # ---------------------------------------------------------------- tracing
 
 
-def _tracing(run: Run) -> dict:
-    return _traced(trace_facts(run.model, run.facts, TraceConfig(fast=True, draws=run.options["draws"])))
-
-
 def _exact(run: Run) -> dict:
-    """Exact traces, and how well the fast ones of the same noise rank the same effects."""
+    """Exact traces and the fast ones of the same noise, and how well these rank the same effects."""
     draws = run.options["exact_draws"]
     exact = trace_facts(run.model, run.facts, TraceConfig(draws=draws))
     fast = trace_facts(run.model, run.facts, TraceConfig(draws=draws, fast=True))
@@ -87,7 +83,7 @@ def _exact(run: Run) -> dict:
         kind: mean([_agreement(a, b, kind) for a, b in zip(exact, fast, strict=True)]).as_dict()
         for kind in exact[0].effects
     }
-    return {**_traced(exact), "rank_correlation_of_the_fast_mode": ranks, "fast_on_the_same_facts": _traced(fast)}
+    return {**_traced(exact), "rank_correlation_of_the_fast_mode": ranks, "fast": _traced(fast)}
 
 
 def _agreement(exact: Trace, fast: Trace, kind: str) -> float:
@@ -349,7 +345,6 @@ def _correlation(one: Sequence[float], other: Sequence[float]) -> dict:
 
 
 SECTIONS = {
-    "tracing": _tracing,
     "neurons": _neurons,
     "edges": _edges,
     "sublayers": _sublayers,

@@ -54,7 +54,7 @@ def number(one: dict, digits: int = 1) -> str:
     return text if one["low"] is None else f"{text} ({one['low']:.{digits}f} to {one['high']:.{digits}f})"
 
 
-def _tracing(found: dict, how: str = "fast") -> Iterator[Row]:
+def _traced(found: dict, how: str) -> Iterator[Row]:
     n = str(found["n"])
     of = f"{how} trace"
     yield (
@@ -82,7 +82,8 @@ def _tracing(found: dict, how: str = "fast") -> Iterator[Row]:
 
 
 def _exact(found: dict) -> Iterator[Row]:
-    yield from _tracing(found, "exact")
+    yield from _traced(found, "exact")
+    yield from _traced(found["fast"], "fast")
     ranks = found["rank_correlation_of_the_fast_mode"]
     told = "; ".join(f"{_KINDS[kind]} {number(one, 2)}" for kind, one in ranks.items())
     yield "rank correlation of the fast with the exact trace, mean over facts", told, str(found["n"]), ""
@@ -198,7 +199,6 @@ def _editing(found: dict) -> Iterator[Row]:
 
 
 _ROWS = {
-    ("tracing",): _tracing,
     ("exact",): _exact,
     ("edges",): _edges,
     ("sublayers",): _sublayers,

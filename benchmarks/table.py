@@ -198,7 +198,7 @@ def _reports():
             config = f"rome_smollm2_{name}" if method == "rome" else f"{method}_smollm2"
             sample = f" --sample {run['config']['sample']}" if run["config"]["sample"] else ""
             yield (
-                f"[{method}]({where}) on {run['records']:,} {facts}",
+                f"[{method}]({where}) on {run['metrics']['ES']['n']:,} {facts}",
                 figures,
                 f"knowedit bench edit --config benchmarks/configs/{config}.yaml --source {source}{sample}",
             )

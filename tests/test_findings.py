@@ -16,7 +16,7 @@ def test_every_section_is_there_and_of_a_hundred_known_facts():
     assert set(sections) == {"facts", *SECTIONS}
     facts = sections["facts"]
     assert len(set(facts["ids"])) == facts["n"] == sum(facts["by_relation"].values()) >= 100
-    for name in ("tracing", "exact", "neurons", "edges", "sublayers", "attributes", "extraction", "extraction_normed"):
+    for name in ("exact", "neurons", "edges", "sublayers", "attributes", "extraction", "extraction_normed"):
         assert sections[name]["n"] == facts["n"]
 
 

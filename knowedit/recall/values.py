@@ -184,9 +184,7 @@ def _both_tops(model: Model, layer: int) -> tuple[Tensor, Tensor]:
     for start, logits in _blocks(model, directions):
         least, at_least = logits.min(1)
         for side, (value, index) in enumerate((logits.max(1), (-least, at_least))):
-            better = value > best[side]
-            best[side] = torch.where(better, value, best[side])
-            tokens[side] = torch.where(better, index + start, tokens[side])
+            best[side], tokens[side] = _higher(best[side], tokens[side], value, index + start)
     return tokens[0].cpu(), tokens[1].cpu()
 
 
@@ -198,12 +196,17 @@ def _first_of(model: Model, directions: Tensor, wanted: Tensor | None = None) ->
     ranks = None if wanted is None else torch.ones_like(tokens)
     for start, logits in _blocks(model, directions):
         value, index = logits.max(1)
-        better = value > best
-        best, tokens = torch.where(better, value, best), torch.where(better, index + start, tokens)
+        best, tokens = _higher(best, tokens, value, index + start)
         if own is not None:
             other = torch.arange(start, start + logits.shape[1], device=tokens.device) != wanted.to(tokens)[:, None]
             ranks += ((logits > own[:, None]) & other).sum(1)
     return tokens.cpu(), None if ranks is None else ranks.cpu()
+
+
+def _higher(best: Tensor, tokens: Tensor, value: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """The higher of the best and another block's value, and the token it belongs to; the earlier one where they tie."""
+    better = value > best
+    return torch.where(better, value, best), torch.where(better, others, tokens)
 
 
 def _blocks(model: Model, directions: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -100,10 +100,10 @@ def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_resumed_and_wi
         real(folder), cut, resume=True, engine="ray", workers=2, build=partial(real, folder, str(flag))
     )  # fmt: skip
     assert not flag.exists(), "no worker was killed"
-    for run in (spread, again):
-        assert records(run) == records(serial)
-        assert run.summary["metrics"] == serial.summary["metrics"]
-        assert run.manifest["config"] == serial.manifest["config"]
+    for other in (spread, again):
+        assert records(other) == records(serial)
+        assert other.summary["metrics"] == serial.summary["metrics"]
+        assert other.manifest["config"] == serial.manifest["config"]
     bars = capsys.readouterr().err
     assert len(re.findall(r"edit: 100%.*6/6 .*record", bars)) >= 2
 
