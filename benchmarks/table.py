@@ -21,11 +21,13 @@ def load(name: str) -> dict:
 
 
 def table() -> str:
-    """Markdown rows: what was measured, what came out, the command."""
-    rows = [*_speed(), *_memory(), *_proof(), *_calibration(), *_rankings(), *_edits(), *_recall()]
-    rows += [*_studies(), *_reports()]
-    lines = ["| measured | result | command |", "|---|---|---|"]
-    return "\n".join(lines + [f"| {what} | {result} | `{command}` |" for what, result, command in rows])
+    """Markdown, a table for each part of the package: what was measured, what came out, the command."""
+    parts = []
+    for title, makers in _PARTS.items():
+        lines = [f"**{title}**", "", "| measured | result | command |", "|---|---|---|"]
+        lines += [f"| {what} | {result} | `{command}` |" for make in makers for what, result, command in make()]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
 def _speed():
@@ -204,6 +206,24 @@ def _reports():
             )
 
 
+def _first_token():
+    run = load("first_token")
+    clean = {form: 100 * run["unedited"][form]["NS"]["change"] for form in ("first", "later")}
+    forms = {"first": "asked so", "later": "asked with words before it"}
+    for name, way in run["ways"].items():
+        asked = "; ".join(
+            f"{what}: "
+            + ", ".join(f"{metric} {100 * way[form][metric]['change']:.0f}" for metric in ("ES", "PS", "NS"))
+            + f" (unedited {clean[form]:.0f})"
+            for form, what in forms.items()
+        )
+        yield (
+            f"{run['n']} edits of a subject that is the prompt's first token, {name}",
+            f"{asked}; worst perplexity {way['perplexity_rise']['worst']:+.1%}",
+            run["command"],
+        )
+
+
 def report(name: str) -> tuple[list[dict], str]:
     """The runs of a kept report, and where it is to be read."""
     record = json.loads((FOLDER / name / "report.json").read_text(encoding="utf-8"))
@@ -218,6 +238,14 @@ def write() -> None:
     text = README.read_text(encoding="utf-8")
     head, tail = text[: text.index(START) + len(START)], text[text.index(END) :]
     README.write_text(f"{head}{table()}\n{tail}", encoding="utf-8")
+
+
+_PARTS = {
+    "Locating": (_speed, _memory, _proof, _calibration, _rankings),
+    "Editing": (_edits, _first_token),
+    "Recall": (_recall,),
+    "Benchmarks": (_studies, _reports),
+}
 
 
 if __name__ == "__main__":

@@ -102,6 +102,15 @@ def bounded_interval(values: np.ndarray, statistic: Callable, seed: int = 0) -> 
     return float(min(low, value)), float(max(high, value))
 
 
+def proportion(values: Sequence[float], seed: int = 0) -> Estimate:
+    """The mean of values in [0, 1] with its `bounded_interval`."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return Estimate(float(values[0]) if len(values) else None, None, None, len(values))
+    low, high = bounded_interval(values[:, None], lambda means: means[..., 0], seed)
+    return Estimate(float(values.mean()), low, high, len(values))
+
+
 def harmonic_mean(values: np.ndarray) -> np.ndarray:
     """Along the last axis; 0 where one of them is 0."""
     with np.errstate(divide="ignore"):

@@ -16,6 +16,7 @@ from knowedit.statistics import (
     mean,
     mean_of_ratios,
     monte_carlo_p,
+    proportion,
     rate,
     ratio_of_means,
     wilcoxon,
@@ -108,6 +109,14 @@ def test_the_interval_of_bounded_values_knows_doubt_where_all_agree():
     low, high = bounded_interval(np.ones((20, 1)), harmonic_mean)
     assert 0.8 < low < 0.95 and high == 1.0
     assert harmonic_mean(np.array([[0.5, 1.0], [0.0, 1.0]])).tolist() == pytest.approx([2 / 3, 0.0])
+
+
+def test_proportions_of_little():
+    assert proportion([]).change is None
+    one = proportion([1.0])
+    assert (one.change, one.low, one.n) == (1.0, None, 1)
+    alike = proportion(np.ones(20))
+    assert alike.low < 1 == alike.high
 
 
 # ---------------------------------------------------------------- two samples, in pairs

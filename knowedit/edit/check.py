@@ -268,7 +268,7 @@ def _warnings(edit: Edit, norm: float, first: bool, nearest: Sequence[Near], gua
     if first:
         yield (
             "the subject is the prompt's first token: its key resembles that of every other first token, so such edits "
-            "are less specific; words before it, or a longer name, help"
+            "are less specific; edit a prompt that has words before it, or in layer 0"
         )
     if norm > guard.relative_norm:
         yield f"the weight changes by {norm:.2f} of its norm; sound edits change it by a few tenths"

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.adapter import Model
-from ..statistics import Estimate, mean
+from ..statistics import Estimate, mean, proportion
 from .scan import Scan, neurons_at
-from .values import check_decoder, proportion
+from .values import check_decoder
 
 CUTS = ("first", "last", "random")
 DEAD = 0.5

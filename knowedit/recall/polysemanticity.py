@@ -22,9 +22,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
-from ..statistics import Estimate
+from ..statistics import Estimate, proportion
 from .scan import chosen_layers, neurons_at
-from .values import proportion
 
 FEWEST = 3  # facts of a relation: of fewer, half is one
 

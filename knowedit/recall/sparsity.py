@@ -26,9 +26,8 @@ from ..locate.sweep import sweep
 from ..models.adapter import Model
 from ..models.replay import Recording, record
 from ..prompts import Prompt
-from ..statistics import Estimate, estimate, mean
+from ..statistics import Estimate, estimate, mean, proportion
 from .scan import Scan, chosen_layers, value_norms
-from .values import proportion
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 WHERE = ("read", "all")

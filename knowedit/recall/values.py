@@ -23,7 +23,7 @@ from ..locate.neurons import read_values
 from ..locate.readout import BLOCK
 from ..models.adapter import Model
 from ..models.expansion import expansions
-from ..statistics import Estimate, bounded_interval
+from ..statistics import Estimate, proportion
 from ..texts.rows import text_of
 from .scan import Glimpse, Scan, watch
 
@@ -110,14 +110,6 @@ def _next(scan: Scan, code: int) -> int:
     row, position = scan.place(code)
     ids = scan.rows[row]
     return ids[position + 1] if position + 1 < len(ids) else -1
-
-
-def proportion(values: np.ndarray) -> Estimate:
-    """The mean of values in [0, 1] with its interval, wide enough where all are alike."""
-    if len(values) < 2:
-        return Estimate(float(values[0]) if len(values) else None, None, None, len(values))
-    low, high = bounded_interval(values[:, None], lambda means: means[..., 0])
-    return Estimate(float(values.mean()), low, high, len(values))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from knowedit.errors import ModelError
 from knowedit.locate.neurons import read_values, vocabulary
 from knowedit.recall import values as module
 from knowedit.recall.scan import scan
-from knowedit.recall.values import agreement, compositional, pooled, proportion
+from knowedit.recall.values import agreement, compositional, pooled
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,9 +89,5 @@ def test_keys_are_for_decoders():
         agreement(tiny("roberta"), scan(tiny("roberta"), tokens=64))
 
 
-def test_proportions_of_little():
-    assert proportion(np.array([])).change is None
-    one = proportion(np.array([1.0]))
-    assert (one.change, one.low, one.n) == (1.0, None, 1)
-    alike = proportion(np.ones(20))
-    assert alike.low < 1 == alike.high and pooled([]) is None
+def test_nothing_is_pooled_of_nothing():
+    assert pooled([]) is None
