@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from scipy.stats import hmean
+import numpy as np
 
 from ..answers import ask
 from ..errors import InputError
@@ -20,8 +20,9 @@ from ..files import write_text
 from ..models.adapter import Model
 from ..models.cache import cache_root
 from ..sources import builtin_facts
+from ..statistics import harmonic_mean
 from .apply import applied, edits_on
-from .contrast import contrast_facts, rates
+from .contrast import contrast_facts, paraphrases_of, rates
 from .covariance import Covariance, covariance
 from .protect import protected_keys
 from .rome import RomeConfig, rome_many
@@ -29,20 +30,27 @@ from .tensor_cache import key_of
 
 FACTS = 6
 CANDIDATES = 8
+_PARTS = ("ES", "PS", "NS")
 
 
 @dataclass(frozen=True)
 class LayerScore:
-    """What edits of one layer reach on the development facts: means over facts, between 0 and 1."""
+    """What the edits of one layer reach: `ES`, `PS` and `NS` fact by fact, each from 0 to 1, in the facts' order."""
 
     layer: int
-    ES: float
-    PS: float
-    NS: float
+    ES: tuple[float, ...]
+    PS: tuple[float, ...]
+    NS: tuple[float, ...]
+
+    @property
+    def parts(self) -> np.ndarray:
+        """(facts, 3)."""
+        return np.array([self.ES, self.PS, self.NS]).T
 
     @property
     def score(self) -> float:
-        return float(hmean([self.ES, self.PS, self.NS])) if min(self.ES, self.PS, self.NS) > 0 else 0.0
+        """The harmonic mean of the three means over facts, ROME's Score; 0 where one of these is."""
+        return float(harmonic_mean(self.parts.mean(0)))
 
 
 def best_layer(
@@ -83,6 +91,9 @@ def layer_scores(
     chosen = tuple(facts) if facts is not None else _known(model)
     if not chosen:
         raise InputError(f"{model.name} knows none of the facts that layers are tried on; give a layer, or facts")
+    for fact in chosen:
+        if not paraphrases_of(fact, heldout=False) or not fact.neighbours:
+            raise InputError(f"{fact.id} has no paraphrase or no neighbour, expected both to try layers on it")
     key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
     file = cache_root() / "layers" / f"{key}.json"
     kept = _read(file)
@@ -104,7 +115,7 @@ def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covarianc
         with applied(model, edit):
             found += contrast_facts(model, [fact], heldout=False)
     by_name = rates(found)
-    return LayerScore(config.layer, *(sum(by_name[n]) / len(by_name[n]) for n in ("ES", "PS", "NS")))
+    return LayerScore(config.layer, *(tuple(by_name[name]) for name in _PARTS))
 
 
 def _known(model: Model) -> tuple[Fact, ...]:
@@ -130,7 +141,8 @@ def _known(model: Model) -> tuple[Fact, ...]:
 def _read(file) -> dict[int, LayerScore]:
     """Scores of an earlier run; a damaged file is none."""
     try:
-        found = [LayerScore(**record) for record in json.loads(file.read_text(encoding="utf-8"))]
-        return {score.layer: score for score in found if 0 <= min(score.ES, score.PS, score.NS)}
-    except (OSError, ValueError, TypeError):
+        records = json.loads(file.read_text(encoding="utf-8"))
+        found = [LayerScore(record["layer"], *(tuple(record[name]) for name in _PARTS)) for record in records]
+        return {one.layer: one for one in found if 0 <= one.parts.min() and one.parts.max() <= 1}
+    except (OSError, ValueError, TypeError, KeyError):
         return {}

@@ -167,9 +167,10 @@ def _perplexity(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
         if found := run.summary.get("perplexity"):
             within = (Value(found[f"within_{p}_percent"]) for p in (1, 2))
-            yield (*within, Value(found["worst"], signed=True), found["n"])
+            rises = (Value(found[which], signed=True) for which in ("median", "worst"))
+            yield (*within, *rises, found["n"])
 
-    columns = ("records within 1 %", "records within 2 %", "worst rise", "n")
+    columns = ("records within 1 %", "records within 2 %", "median rise", "worst rise", "n")
     return _named_rows(runs, "perplexity", "Perplexity of a plain text", columns, rows)
 
 

@@ -119,7 +119,7 @@ _SHAPES: dict[str, Fits] = {
     **dict.fromkeys(COUNTS, _maybe),
     "before": _figures,
     "by_relation": _each(_figures),
-    "perplexity": _with(within_1_percent=_number, within_2_percent=_number, worst=_number, n=_number),
+    "perplexity": _with(within_1_percent=_number, within_2_percent=_number, median=_number, worst=_number, n=_number),
     "checkpoints": lambda value: (
         _each(_with(metrics=_figures, perplexity=_maybe))(value) and all(str(name).isdigit() for name in value)
     ),

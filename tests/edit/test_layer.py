@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import hmean
 from trained import facts, trained
 
 from knowedit.edit.covariance import Covariance
@@ -41,7 +42,8 @@ def test_layers_are_scored_and_kept(tmp_path, monkeypatch):
     asked = dict(facts=development(), config=CONFIG, covariances=covariances(model))
     found = layer_scores(model, [0, 1, 2], progress=tried.append, **asked)
     assert [s.layer for s in found] == [0, 1, 2] == [s.layer for s in tried]
-    assert found[0].ES > found[1].ES, "the trained model recalls in layer 0; later edits of the subject come too late"
+    assert found[0].parts.shape == (3, 3) and found[0].score == pytest.approx(hmean(found[0].parts.mean(0)))
+    assert sum(found[0].ES) > sum(found[1].ES), "the subject is looked up in layer 0; later edits come too late"
     again = layer_scores(model, [0, 1, 2], progress=lambda s: pytest.fail("it was kept"), **asked)
     assert again == found
     (file,) = (tmp_path / "layers").iterdir()
@@ -53,5 +55,7 @@ def test_the_best_layer_needs_facts_that_the_model_knows(tmp_path, monkeypatch):
     monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="knows none"):
         best_layer(trained(), [0], config=CONFIG, facts=())
+    with pytest.raises(InputError, match="no neighbour"):
+        best_layer(trained(), [0], config=CONFIG, facts=[replace(development(1)[0], neighbours=())])
     with pytest.raises(InputError, match="out of range"):
         best_layer(trained(), [7], config=CONFIG)

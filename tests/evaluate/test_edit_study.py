@@ -197,8 +197,10 @@ def test_settings_that_cannot_be(options, said):
 
 def test_a_summary_of_chosen_metrics_and_of_nothing():
     row = {"relation": None, "before": {"ES": 0.0, "NS": 1.0}, "after": {"ES": 1.0, "NS": 1.0}}
-    found = summary([row, {**row, "perplexity": 0.015}], ("ES",))
-    assert list(found["metrics"]) == ["ES"] and found["perplexity"]["within_2_percent"] == 1.0
+    found = summary([row, *({**row, "perplexity": rise} for rise in (0.015, 0.005, 9.0))], ("ES",))
+    assert list(found["metrics"]) == ["ES"]
+    rises = {"within_1_percent": 1 / 3, "within_2_percent": 2 / 3, "median": 0.015, "worst": 9.0, "n": 3}
+    assert found["perplexity"] == pytest.approx(rises)
     assert summary([])["metrics"] == {}
     assert json.dumps(found)
 
