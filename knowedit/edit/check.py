@@ -161,7 +161,7 @@ def preflight(
         k_C_inv_k=edit.notes.get("k_C_inv_k"),
         first=first,
         nearest=nearest,
-        warnings=tuple(_warnings(edit, max(norms), first, nearest, Guard())),
+        warnings=tuple(_warnings(edit, layers[path], max(norms), first, nearest, Guard())),
     )
 
 
@@ -264,11 +264,11 @@ def _nearest(
     return tuple(found.values())
 
 
-def _warnings(edit: Edit, norm: float, first: bool, nearest: Sequence[Near], guard: Guard):
+def _warnings(edit: Edit, layer: int, norm: float, first: bool, nearest: Sequence[Near], guard: Guard):
     if first:
         yield (
             "the subject is the prompt's first token: its key resembles that of every other first token, so such edits "
-            "are less specific; edit a prompt that has words before it, or in layer 0"
+            "are less specific; edit a prompt that has words before it" + (", or in layer 0" if layer else "")
         )
     if norm > guard.relative_norm:
         yield f"the weight changes by {norm:.2f} of its norm; sound edits change it by a few tenths"

@@ -45,6 +45,7 @@ def test_the_first_token_is_warned_of(edited):
     model, edit = edited
     found = preflight(model, edit, facts=HOMES)
     assert found.first and "first token" in found.warnings[0]
+    assert found.warnings[0].endswith("words before it"), "it is in layer 0 already"
     later = replace(edit, facts=(replace(edit.facts[0], template="The home of {} is"),))
     found = preflight(model, later, facts=HOMES)
     assert not found.first and not any("first token" in warning for warning in found.warnings)
