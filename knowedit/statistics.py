@@ -135,20 +135,25 @@ def mcnemar(one: Sequence[float], other: Sequence[float]) -> float:
 def wilcoxon(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test; pairs that agree are split over both sides (`zsplit`).
 
-    None without pairs, 1 where all agree (scipy has NaN there). Differences are rounded to 12 digits of the largest
-    one first, since the last bits of values that should agree would be ranked otherwise.
+    None without pairs, 1 where all agree (scipy has NaN there). Differences are rounded to 12 digits of their pair
+    first, since the last bits of values that should agree would be ranked otherwise.
     """
-    differences = np.asarray(other, dtype=np.float64) - np.asarray(one, dtype=np.float64)
-    largest = np.abs(differences).max(initial=0.0)
-    if not len(differences) or not np.isfinite(largest):
+    one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    if not len(one) or not np.isfinite([one, other]).all():
         return None
-    if largest < 1e-12:
+    rounded = _rounded(other - one, np.maximum(np.abs(one), np.abs(other)))
+    if not rounded.any():
         return 1.0
-    rounded = np.round(differences / largest, 12)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a small sample with ties, whose p is approximate
         p = float(stats.wilcoxon(rounded, zero_method="zsplit").pvalue)
     return p if np.isfinite(p) else 1.0
+
+
+def _rounded(differences: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """To 12 digits of `scale`, and so that the same decimal number is the same float."""
+    quantum = 10.0 ** (np.ceil(np.log10(np.maximum(scale, 1e-280))) - 12)
+    return np.array([float(f"{value:.11g}") for value in np.round(differences / quantum) * quantum])
 
 
 def false_discovery(p: Sequence[float | None]) -> list[float | None]:

@@ -144,6 +144,14 @@ def test_wilcoxon_where_there_is_nothing_to_rank():
     assert wilcoxon([0.1, float("inf")], [0.2, 0.3]) is None
 
 
+def test_one_enormous_difference_does_not_make_all_others_equal():
+    rng = np.random.default_rng(0)
+    one, other = rng.uniform(0, 1e-3, 40), rng.uniform(1, 2, 40)
+    other[0] = 1e44
+    assert wilcoxon(one, other) == pytest.approx(wilcoxon(np.zeros(40), np.arange(1.0, 41.0)))
+    assert wilcoxon([1e6, 5.0], [1e6 + 0.1, 5.1]) == wilcoxon([0.0, 0.0], [1.0, 1.0])
+
+
 def test_wilcoxon_takes_differences_as_equal_that_are_so_but_for_their_last_bits():
     one, other = np.array([0.0, 0.1, 0.2, 0.3, 0.8, 0.6]), np.array([0.1, 0.2, 0.3, 0.4, 0.7, 0.5])
     assert len(set(np.abs(other - one))) > 1
