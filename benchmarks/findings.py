@@ -15,17 +15,14 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.cli.locate_many import evenly
-from knowedit.edit.layer import FACTS as LAYER_FACTS
-from knowedit.edit.layer import layer_scores
+from knowedit.edit.layer import LayerScore, best_layer, layer_scores
 from knowedit.edit.rome import SMOLLM2
 from knowedit.locate.attribution import AttributionConfig, attribute
 from knowedit.locate.neurons import coarse
@@ -36,8 +33,8 @@ from knowedit.recall.scan import scan
 from knowedit.recall.sparsity import SparsityConfig, active_by_layer, keep_strongest
 from knowedit.recall.trace_average import average_traces, token_classes
 from knowedit.recall.tracing import Trace, TraceConfig, trace_facts
-from knowedit.recall.values import compositional, pooled
-from knowedit.statistics import Estimate, mean, rate
+from knowedit.recall.values import compositional, mean_compositional
+from knowedit.statistics import Estimate, bounded_interval, harmonic_mean, mean, proportion, rate
 
 from .findings_run import Run, choose, keep, kept
 
@@ -45,6 +42,8 @@ T = 0.2  # of the largest score: a located neuron, for one prompt
 FIRST = 2  # the lowest layer in which neurons are located, as in benchmarks/proof.py
 POSITIONS = ("read", "lookup")
 SCANNED, READ_OUT = 8192, 1024  # tokens of text for sparsity, and of these for what layers say
+LAYERS = (0, 1, 3, 5, 8, 11, 14, 16, 19, 23, 27)  # to edit: what `--layer auto` tries, the table's, and two above
+CHOOSING, DRAWN = (6, 12, 24, 48), 1000  # facts to choose the layer by, and how often they are drawn
 
 
 def main() -> None:
@@ -274,13 +273,11 @@ def _rank_of(profiles: np.ndarray, layer: int) -> dict:
 
 
 def _sparsity(run: Run) -> dict:
-    model, n_layers = run.model, run.model.n_layers
+    model = run.model
     seen = scan(model, tokens=SCANNED, top=1)
     active = active_by_layer(seen)
     prompts = [run.query(fact).prompt for fact in run.facts]
-    few = [run.query(fact).prompt for fact in evenly(run.facts, len(run.facts) // 5)]
-    some = (*range(0, n_layers - 1, 4), n_layers - 1)  # reading all layers' values out takes minutes
-    said = compositional(model, replace(seen, layers=some), samples=READ_OUT)
+    said = compositional(model, seen, samples=READ_OUT)
     shares = [layer.active.change for layer in active]
     return {
         "definition": seen.definition,
@@ -292,9 +289,11 @@ def _sparsity(run: Run) -> dict:
         "effective": mean(seen.row_effective.mean(0).numpy()).as_dict(),
         "curves": {"active": shares, "effective": [layer.effective.change for layer in active]},
         "never_active": sum(layer.never for layer in active),
-        "kept_at_last_token": [one.as_dict() for one in keep_strongest(model, prompts, SparsityConfig(draws=1))],
-        "kept_at_all_tokens": [one.as_dict() for one in keep_strongest(model, few, SparsityConfig(draws=1, at="all"))],
-        "compositional": {"mean": pooled(said), "layers": [one.as_dict() for one in said]},
+        **{
+            name: [one.as_dict() for one in keep_strongest(model, prompts, SparsityConfig(draws=1, at=at))]
+            for name, at in (("kept_at_last_token", "read"), ("kept_at_all_tokens", "all"))
+        },
+        "compositional": {"mean": mean_compositional(said).as_dict(), "layers": [one.as_dict() for one in said]},
     }
 
 
@@ -302,36 +301,79 @@ def _sparsity(run: Run) -> dict:
 
 
 def _editing(run: Run) -> dict:
-    """The scores of `--layer auto` and of the table's layer, kept in the cache, against where tracing and locating
-    point."""
-    computed, sections = [], kept(run.options)
-    scores = layer_scores(run.model, progress=computed.append)
-    tried = [one.layer for one in scores]
-    if SMOLLM2.layer not in tried:
-        scores = sorted([*scores, *layer_scores(run.model, [SMOLLM2.layer], progress=computed.append)], key=_by_layer)
-    layers = [one.layer for one in scores]
+    """Edits of every fact in some layers, made as `--layer auto` makes them (and kept in the cache as it does), against
+    where tracing and locating point; and how well that command's few facts choose."""
+    chosen = best_layer(run.model)
+    scores = layer_scores(run.model, LAYERS, facts=run.facts)
+    parts = np.stack([one.parts for one in scores])  # (layers, facts, 3)
+    found = harmonic_mean(parts.mean(1))
+    best = int(found.argmax())
+    sections = kept(run.options)
     curves = {
         "traced mlp at subject end": sections["exact"]["kinds"]["mlp"]["curves"]["last subject"],
         "traced state at subject end": sections["exact"]["kinds"]["state"]["curves"]["last subject"],
         "located at subject end": sections["neurons"]["profiles"]["lookup"],
         "located at last token": sections["neurons"]["profiles"]["read"],
     }
+    traces = trace_facts(run.model, run.facts, TraceConfig(("mlp",), draws=run.options["draws"], fast=True))
+    traced = np.stack([_lookup(trace, "mlp")[list(LAYERS)] for trace in traces], 1)  # (layers, facts)
     return {
-        "facts": LAYER_FACTS,
-        "tried_by_auto": tried,
-        "chosen_by_auto": max((s for s in scores if s.layer in tried), key=lambda s: (s.score, -s.layer)).layer,
+        "n": len(run.facts),
+        "best": LAYERS[best],
         "table": SMOLLM2.layer,
-        "computed_in_this_run": len(computed),
-        "layers": [{"layer": s.layer, "ES": s.ES, "PS": s.PS, "NS": s.NS, "score": s.score} for s in scores],
+        "chosen_by_auto": chosen,
+        "layers": [_layer(one, parts[best]) for one in scores],
+        "choosing": [_choosing(parts, n) for n in CHOOSING],
         "rank_correlation_with": {
-            name: _correlation([curve[layer] for layer in layers], [one.score for one in scores])
-            for name, curve in curves.items()
+            name: _correlation([curve[layer] for layer in LAYERS], found) for name, curve in curves.items()
         },
+        "rank_correlation_in_a_layer": _within(traced, parts.mean(2)),
     }
 
 
-def _by_layer(score) -> int:
-    return score.layer
+def _layer(one: LayerScore, best: np.ndarray) -> dict:
+    """A layer's means and Score, and the Score's distance to the `best` layer's, (facts, 3), in pairs of facts."""
+    record = {"layer": one.layer}
+    for name, values in zip(("ES", "PS", "NS"), one.parts.T, strict=True):
+        record[name] = proportion(values).as_dict()
+    record["Score"] = _bounded(one.parts, harmonic_mean)
+    record["behind"] = _bounded(np.hstack([one.parts, best]), _difference)
+    return record
+
+
+def _bounded(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> dict:
+    low, high = bounded_interval(values, statistic)
+    return Estimate(float(statistic(values.mean(0))), low, high, len(values)).as_dict()
+
+
+def _difference(means: np.ndarray) -> np.ndarray:
+    return harmonic_mean(means[..., :3]) - harmonic_mean(means[..., 3:])
+
+
+def _within(one: np.ndarray, other: np.ndarray) -> dict:
+    """Spearman's ρ over facts in each layer, of (layers, facts), the mean of layers; resampled over facts."""
+    rng, n = np.random.default_rng(0), one.shape[1]
+    drawn = [_spearman(one[:, some], other[:, some]) for some in rng.integers(0, n, (DRAWN, n))]
+    low, high = np.nanquantile(drawn, (0.025, 0.975))
+    return Estimate(_spearman(one, other), float(low), float(high), n).as_dict()
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """The mean over rows in which both vary."""
+    one, other = (rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2 for rows in (one, other))
+    norms = np.sqrt((one**2).sum(1) * (other**2).sum(1))
+    return float(((one * other).sum(1)[norms > 0] / norms[norms > 0]).mean())
+
+
+def _choosing(parts: np.ndarray, n: int) -> dict:
+    """The mean Score that is lost, beside the layer that is best on all facts, when the layer is chosen by `n` of them
+    and both are judged by the others."""
+    rng, lost, best = np.random.default_rng(0), [], harmonic_mean(parts.mean(1)).argmax()
+    for _ in range(DRAWN):
+        order = rng.permutation(parts.shape[1])
+        by, judged = (harmonic_mean(parts[:, part].mean(1)) for part in (order[:n], order[n:]))
+        lost.append(judged[best] - judged[by.argmax()])
+    return {"facts": n, "lost": float(np.mean(lost)), "draws": DRAWN}
 
 
 def _correlation(one: Sequence[float], other: Sequence[float]) -> dict:

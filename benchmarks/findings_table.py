@@ -174,28 +174,34 @@ def _sparsity(found: dict) -> Iterator[Row]:
                     "",
                 )
     said = found["compositional"]
-    layers = said["layers"]
-    each = "; ".join(f"layer {one['layer']} {100 * one['share']['change']:.0f} %" for one in layers)
-    least = min(layers, key=lambda one: one["share"]["change"])
+    layers = sorted(said["layers"], key=lambda one: one["share"]["change"])
+    least, most = layers[0], layers[-1]
     yield (
-        "predictions of a layer that none of its active neurons makes",
-        f"**{100 * said['mean']:.1f} %**, mean of {len(layers)} layers; least: layer {least['layer']} "
-        f"{percent(least['share'])} ({each})",
-        f"{layers[0]['tokens']} tokens of {layers[0]['share']['n']} texts",
+        "predictions of a layer that none of its active neurons makes, mean of layers, least, most",
+        f"{percent(said['mean'])}; layer {least['layer']} {percent(least['share'])}, "
+        f"layer {most['layer']} {percent(most['share'])}",
+        f"{least['tokens']} tokens of {least['share']['n']} texts",
         "at least 68 % (Geva et al. 2021)†",
     )
 
 
 def _editing(found: dict) -> Iterator[Row]:
-    facts = f"{found['facts']} facts"
-    scores = {one["layer"]: one["score"] for one in found["layers"]}
-    told = ", ".join(f"{layer}: {score:.2f}" for layer, score in scores.items())
-    yield "Score of edits by layer", told, facts, ""
-    best = found["chosen_by_auto"]
-    yield "the layer that `--layer auto` chooses", f"**{best}** (the table's: {found['table']})", facts, ""
+    n = str(found["n"])
+    layers = {one["layer"]: one for one in found["layers"]}
+    best, table = layers[found["best"]], layers[found["table"]]
+    for one in layers.values():
+        three = ", ".join(f"{name} {100 * one[name]['change']:.1f}" for name in ("ES", "PS", "NS"))
+        yield f"edits of layer {one['layer']}: Score ({three})", percent(one["Score"]), n, ""
+    told = f"**layer {best['layer']}**; the table's layer {table['layer']} {percent(table['behind'], True)} of Score"
+    yield "the best of these layers to edit, and how far behind is the table's", told, n, ""
+    lost = ", ".join(f"{one['facts']}: {100 * one['lost']:.1f}" for one in found["choosing"])
+    draws = f"{found['choosing'][0]['draws']:,} draws"
+    yield "Score points lost on other facts when the layer is chosen by so many facts", lost, draws, ""
+    yield "the layer that `--layer auto` chooses", f"**{found['chosen_by_auto']}**", "", ""
     for name, one in found["rank_correlation_with"].items():
-        reported = "none (Hase et al. 2023)" if name.startswith("traced") else ""
-        yield f"rank correlation by layer of the Score with *{name}*", number(one, 2), f"{one['n']} layers", reported
+        yield f"rank correlation over layers of the Score with *{name}*", number(one, 2), f"{one['n']} layers", ""
+    within = "rank correlation over facts, in a layer, of *traced mlp at subject end* with what the edit reaches, mean"
+    yield within, number(found["rank_correlation_in_a_layer"], 2), n, "none (Hase et al. 2023)"
 
 
 _ROWS = {
@@ -256,7 +262,7 @@ def _draw_sparsity(axes: Axes, found: dict) -> None:
     axes.plot(found["curves"]["effective"], color=ORANGE, label="neurons that carry the layer")
     layers = found["compositional"]["layers"]
     share = [one["share"]["change"] for one in layers]
-    axes.plot([one["layer"] for one in layers], share, "o-", color=GREEN, label="compositional predictions")
+    axes.plot([one["layer"] for one in layers], share, color=GREEN, label="compositional predictions")
     axes.set_ylim(0, 1.03)
     axes.set_title("How many neurons work, and whether one alone does")
     axes.set_ylabel("share")
@@ -276,7 +282,9 @@ def _draw_layers(axes: Axes, neurons: dict, editing: dict) -> None:
     right = axes.twinx()
     right.spines["right"].set_visible(True)
     layers = editing["layers"]
-    right.plot([one["layer"] for one in layers], [one["score"] for one in layers], "s", color=GREEN)
+    score = [one["Score"] for one in layers]
+    ends = [[one["change"] - one["low"] for one in score], [one["high"] - one["change"] for one in score]]
+    right.errorbar([one["layer"] for one in layers], [one["change"] for one in score], ends, fmt="s", color=GREEN)
     right.set_ylim(0, 1.03)
     right.set_ylabel("Score of edits (squares)", color=GREEN)
     _legend(axes)

@@ -165,7 +165,7 @@ class _Analyses:
 
     def record(self) -> dict:
         """One JSON object; what was not asked for is null."""
-        from ..recall.values import pooled
+        from ..recall.values import mean_agreement, mean_compositional
 
         def parts(name: str) -> list[dict]:
             return [part.as_dict() for part in self.drawn[name]]
@@ -184,8 +184,8 @@ class _Analyses:
             record["keys"] = {name: parts(name) for name in ("keys", "agreement", "compositional")}
             record["keys"] |= {
                 "removed": self.configs["keys"].removed,
-                "mean_agreement": pooled(drawn["agreement"]),
-                "mean_compositional": pooled(drawn["compositional"]),
+                "mean_agreement": mean_agreement(drawn["agreement"]),
+                "mean_compositional": mean_compositional(drawn["compositional"]).as_dict(),
             }
         if "kept" in drawn:
             record["sparsity"] = {

@@ -49,13 +49,18 @@ class Agreement:
         return {"layer": self.layer, "agree": self.agree.as_dict(), "chance": self.chance, "rank": self.rank}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Compositional:
-    """`share` of tokens on which the output of `layer` says what none of its active neurons says; n counts texts."""
+    """The share of tokens on which the output of `layer` says what none of its active neurons says, in each text."""
 
     layer: int
-    share: Estimate
+    by_text: np.ndarray
     tokens: int
+
+    @property
+    def share(self) -> Estimate:
+        """The mean over texts."""
+        return proportion(self.by_text)
 
     def as_dict(self) -> dict:
         return {"layer": self.layer, "share": self.share.as_dict(), "tokens": self.tokens}
@@ -136,7 +141,7 @@ def compositional(
 
         watch(model, row, {layer: found[layer] for layer in scan.layers}, take)
     return [
-        Compositional(layer, proportion(np.array([part.mean() for part in parts])), sum(map(len, parts)))
+        Compositional(layer, np.array([part.mean() for part in parts]), sum(map(len, parts)))
         for layer, parts in apart.items()
     ]
 
@@ -213,8 +218,12 @@ def _own(model: Model, directions: Tensor, wanted: Tensor) -> Tensor:
     return (directions * weight.to(directions)).sum(1)
 
 
-def pooled(parts: Sequence[Agreement | Compositional]) -> float | None:
-    """The mean over layers, each counted once."""
-    values = [p.agree.change if isinstance(p, Agreement) else p.share.change for p in parts]
-    values = [value for value in values if value is not None]
+def mean_agreement(parts: Sequence[Agreement]) -> float | None:
+    """The mean over layers that have triggers, each counted once."""
+    values = [part.agree.change for part in parts if part.agree.change is not None]
     return float(np.mean(values)) if values else None
+
+
+def mean_compositional(parts: Sequence[Compositional]) -> Estimate:
+    """The mean over layers, each counted once; its interval is over texts."""
+    return proportion(np.mean([part.by_text for part in parts], axis=0) if parts else [])

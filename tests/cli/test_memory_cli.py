@@ -88,7 +88,7 @@ def test_memory_is_one_json_object(run, corpus, some_facts, tmp_path):
     assert [k["layer"] for k in record["keys"]["keys"]] == [0, 1, 2]
     assert set(record["keys"]["keys"][0]["dead"]) == {"first", "last", "random"}
     assert set(record["keys"]["agreement"][0]["agree"]) == ESTIMATE
-    assert 0 <= record["keys"]["mean_compositional"] <= 1
+    assert 0 <= record["keys"]["mean_compositional"]["change"] <= 1
     assert [k["share"] for k in record["sparsity"]["kept"]] == [0.05, 0.1, 0.2, 0.3, 0.5]
     assert set(record["sparsity"]["kept"][0]) == {"share", "ratio", "top1", "random_ratio", "random_top1"}
     assert len(record["sparsity"]["layers"]) == 3 and record["sparsity"]["groups"]["layer"] == 1

@@ -9,7 +9,8 @@ from knowedit.errors import ModelError
 from knowedit.locate.neurons import read_values, vocabulary
 from knowedit.recall import values as module
 from knowedit.recall.scan import scan
-from knowedit.recall.values import agreement, compositional, pooled
+from knowedit.recall.values import Compositional, agreement, compositional, mean_agreement, mean_compositional
+from knowedit.statistics import proportion
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,5 +90,10 @@ def test_keys_are_for_decoders():
         agreement(tiny("roberta"), scan(tiny("roberta"), tokens=64))
 
 
-def test_nothing_is_pooled_of_nothing():
-    assert pooled([]) is None
+def test_there_is_no_mean_of_nothing():
+    assert mean_agreement([]) is None and mean_compositional([]).change is None
+
+
+def test_the_mean_over_layers_has_the_interval_of_texts():
+    parts = [Compositional(layer, np.array([0.25, 0.75, share]), 12) for layer, share in enumerate((0.0, 1.0))]
+    assert mean_compositional(parts) == proportion([0.25, 0.75, 0.5])
