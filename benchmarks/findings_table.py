@@ -228,7 +228,7 @@ def draw(path: Path) -> None:
         for one, (names, panel) in zip(axes.flat, there.items(), strict=False):
             panel(one, *(sections[name] for name in names))
             one.set_xlabel("layer")
-            one.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            one.yaxis.set_major_formatter(PercentFormatter(1))
         for one in axes.flat[len(there) :]:
             one.set_visible(False)
         save(fig, path)
@@ -286,6 +286,7 @@ def _draw_layers(axes: Axes, neurons: dict, editing: dict) -> None:
     ends = [[one["change"] - one["low"] for one in score], [one["high"] - one["change"] for one in score]]
     right.errorbar([one["layer"] for one in layers], [one["change"] for one in score], ends, fmt="s", color=GREEN)
     right.set_ylim(0, 1.03)
+    right.yaxis.set_major_formatter(PercentFormatter(1))
     right.set_ylabel("Score of edits (squares)", color=GREEN)
     _legend(axes)
 
