@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported anywhere
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # workers, and the commands that they start, share the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 HERE = Path(__file__).resolve().parent
 for folder in (HERE, HERE.parent):  # for `import tiny` and `import benchmarks`, whatever pytest's import mode
