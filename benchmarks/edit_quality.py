@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 import knowedit
 from knowedit.edit.apply import applied
 from knowedit.edit.check import perplexity
-from knowedit.edit.contrast import Contrasts, contrast_facts, rates
+from knowedit.edit.contrast import PARTS, Contrasts, contrast_facts, rates
 from knowedit.edit.protect import protected_keys
 from knowedit.edit.rome import SMOLLM2, edit_of
 from knowedit.edit.values import optimise, request
@@ -135,7 +135,7 @@ def _summary(found) -> dict:
         else:
             e = mean(kept)
             summary[name] = {"mean": e.change, "low": e.low, "high": e.high}
-    rate = [summary[name]["mean"] for name in ("ES", "PS", "NS")]
+    rate = [summary[name]["mean"] for name in PARTS]
     summary["score"] = 3 / sum(1 / r for r in rate) if min(rate) > 0 else 0.0
     return summary
 
@@ -143,7 +143,7 @@ def _summary(found) -> dict:
 def _paired(rome: list[dict], other: list[dict]) -> dict:
     """Mean difference (ROME minus the other) on the same records, with a Wilcoxon signed-rank p."""
     result = {"n": len(other)}
-    for name in ("ES", "PS", "NS"):
+    for name in PARTS:
         gap = np.array([a[name] - b[name] for a, b in zip(rome, other, strict=False)])
         p = float(wilcoxon(gap, zero_method="zsplit").pvalue) if np.any(gap) else 1.0
         result[name] = {"difference": float(gap.mean()), "p": p}

@@ -22,6 +22,7 @@ from scipy.stats import rankdata, spearmanr
 from tqdm.auto import tqdm
 
 import knowedit
+from knowedit.edit.contrast import PARTS
 from knowedit.edit.layer import LayerScore, best_layer, layer_scores
 from knowedit.edit.rome import SMOLLM2
 from knowedit.locate.attribution import AttributionConfig, attribute
@@ -34,7 +35,7 @@ from knowedit.recall.sparsity import SparsityConfig, active_by_layer, keep_stron
 from knowedit.recall.trace_average import average_traces, token_classes
 from knowedit.recall.tracing import Trace, TraceConfig, trace_facts
 from knowedit.recall.values import compositional, mean_compositional
-from knowedit.statistics import Estimate, bounded_interval, harmonic_mean, mean, proportion, rate
+from knowedit.statistics import Estimate, bounded_interval, estimate, harmonic_mean, mean, proportion, rate
 
 from .findings_run import Run, choose, keep, kept
 
@@ -334,7 +335,7 @@ def _editing(run: Run) -> dict:
 def _layer(one: LayerScore, best: np.ndarray) -> dict:
     """A layer's means and Score, and the Score's distance to the `best` layer's, (facts, 3), in pairs of facts."""
     record = {"layer": one.layer}
-    for name, values in zip(("ES", "PS", "NS"), one.parts.T, strict=True):
+    for name, values in zip(PARTS, one.parts.T, strict=True):
         record[name] = proportion(values).as_dict()
     record["Score"] = _bounded(one.parts, harmonic_mean)
     record["behind"] = _bounded(np.hstack([one.parts, best]), _difference)
@@ -352,17 +353,13 @@ def _difference(means: np.ndarray) -> np.ndarray:
 
 def _within(one: np.ndarray, other: np.ndarray) -> dict:
     """Spearman's ρ over facts in each layer, of (layers, facts), the mean of layers; resampled over facts."""
-    rng, n = np.random.default_rng(0), one.shape[1]
-    drawn = [_spearman(one[:, some], other[:, some]) for some in rng.integers(0, n, (DRAWN, n))]
-    low, high = np.nanquantile(drawn, (0.025, 0.975))
-    return Estimate(_spearman(one, other), float(low), float(high), n).as_dict()
 
+    def over(facts: np.ndarray, axis: int = -1) -> np.ndarray:
+        ranks = [rankdata(rows[:, facts.astype(int)], axis=axis) for rows in (one, other)]
+        x, y = (r - r.mean(axis, keepdims=True) for r in ranks)
+        return ((x * y).sum(axis) / np.sqrt((x**2).sum(axis) * (y**2).sum(axis))).mean(0)
 
-def _spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean over rows in which both vary."""
-    one, other = (rankdata(rows, axis=1) - (rows.shape[1] + 1) / 2 for rows in (one, other))
-    norms = np.sqrt((one**2).sum(1) * (other**2).sum(1))
-    return float(((one * other).sum(1)[norms > 0] / norms[norms > 0]).mean())
+    return estimate(over, (np.arange(one.shape[1]),)).as_dict()
 
 
 def _choosing(parts: np.ndarray, n: int) -> dict:

@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from knowedit.edit.contrast import PARTS
 from knowedit.report.figures.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, save
 
 from .table import load
@@ -190,7 +191,7 @@ def _editing(found: dict) -> Iterator[Row]:
     layers = {one["layer"]: one for one in found["layers"]}
     best, table = layers[found["best"]], layers[found["table"]]
     for one in layers.values():
-        three = ", ".join(f"{name} {100 * one[name]['change']:.1f}" for name in ("ES", "PS", "NS"))
+        three = ", ".join(f"{name} {100 * one[name]['change']:.1f}" for name in PARTS)
         yield f"edits of layer {one['layer']}: Score ({three})", percent(one["Score"]), n, ""
     told = f"**layer {best['layer']}**; the table's layer {table['layer']} {percent(table['behind'], True)} of Score"
     yield "the best of these layers to edit, and how far behind is the table's", told, n, ""

@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from knowedit.edit.contrast import PARTS
+
 from .results import FOLDER
 
 README = Path(__file__).parent.parent / "README.md"
@@ -98,7 +100,7 @@ def _edits():
         run = load(name)
         for method, found in run["methods"].items():
             rates = found["rates"]
-            figures = ", ".join(f"{n} {100 * rates[n]['mean']:.1f}" for n in ("ES", "PS", "NS"))
+            figures = ", ".join(f"{n} {100 * rates[n]['mean']:.1f}" for n in PARTS)
             harm = found.get("perplexity")
             tail = "" if harm is None else f"; perplexity within 1 % in {harm['within_1_percent']:.0%}"
             result = f"{figures}, Score {100 * rates['score']:.1f}{tail}"
@@ -213,7 +215,7 @@ def _first_token():
     for name, way in run["ways"].items():
         asked = "; ".join(
             f"{what}: "
-            + ", ".join(f"{metric} {100 * way[form][metric]['change']:.0f}" for metric in ("ES", "PS", "NS"))
+            + ", ".join(f"{metric} {100 * way[form][metric]['change']:.0f}" for metric in PARTS)
             + f" (unedited {clean[form]:.0f})"
             for form, what in forms.items()
         )

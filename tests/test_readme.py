@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.table import table
+from benchmarks.table import load, table
 from knowedit.cli import main
+from knowedit.edit.contrast import PARTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -14,6 +15,20 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 def test_the_numbers_are_those_of_the_result_files():
     shown = re.search(r"<!-- numbers -->\n(.*?)\n<!-- end -->", README, re.S).group(1)
     assert shown.strip() == table().strip()
+
+
+def test_what_is_said_of_first_tokens_is_what_was_measured():
+    found = load("first_token")
+    measured = {(*_triples(found["unedited"]), "")}
+    measured |= {(*_triples(way), f"{100 * way['perplexity_rise']['worst']:+.1f} %") for way in found["ways"].values()}
+    page = (Path(__file__).parents[1] / "docs" / "editing.md").read_text(encoding="utf-8")
+    rows = page.partition("| edited | asked as")[2].partition("\n\n")[0].splitlines()[2:]
+    shown = [tuple(cell.strip() for cell in row.strip("|").split("|")[1:]) for row in rows]
+    assert len(shown) == 7 and set(shown) <= measured
+
+
+def _triples(state):
+    return [", ".join(f"{100 * state[form][name]['change']:.0f}" for name in PARTS) for form in ("first", "later")]
 
 
 def test_the_two_commands_come_first():

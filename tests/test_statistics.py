@@ -149,7 +149,9 @@ def test_one_enormous_difference_does_not_make_all_others_equal():
     one, other = rng.uniform(0, 1e-3, 40), rng.uniform(1, 2, 40)
     other[0] = 1e44
     assert wilcoxon(one, other) == pytest.approx(wilcoxon(np.zeros(40), np.arange(1.0, 41.0)))
-    assert wilcoxon([1e6, 5.0], [1e6 + 0.1, 5.1]) == wilcoxon([0.0, 0.0], [1.0, 1.0])
+    up, down = np.full(6, 1e6), np.full(3, 0.1)  # 0.1 more, or less: all differences are tied
+    tied = wilcoxon(np.zeros(9), [1, 1, 1, 1, 1, 1, -1, -1, -1])
+    assert wilcoxon([*up, *down], [*up + 0.1, *down - 0.1]) == tied
 
 
 def test_wilcoxon_takes_differences_as_equal_that_are_so_but_for_their_last_bits():

@@ -14,6 +14,8 @@ from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
 
+PARTS = ("ES", "PS", "NS")  # of the Score, their harmonic mean
+
 
 @dataclass(frozen=True)
 class Contrast:

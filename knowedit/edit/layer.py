@@ -22,7 +22,7 @@ from ..models.cache import cache_root
 from ..sources import builtin_facts
 from ..statistics import harmonic_mean
 from .apply import applied, edits_on
-from .contrast import contrast_facts, paraphrases_of, rates
+from .contrast import PARTS, contrast_facts, paraphrases_of, rates
 from .covariance import Covariance, covariance
 from .protect import protected_keys
 from .rome import RomeConfig, rome_many
@@ -30,7 +30,6 @@ from .tensor_cache import key_of
 
 FACTS = 6
 CANDIDATES = 8
-_PARTS = ("ES", "PS", "NS")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,9 @@ def layer_scores(
         raise InputError(f"{model.name} knows none of the facts that layers are tried on; give a layer, or facts")
     for fact in chosen:
         if not paraphrases_of(fact, heldout=False) or not fact.neighbours:
-            raise InputError(f"{fact.id} has no paraphrase or no neighbour, expected both to try layers on it")
+            raise InputError(
+                f"{fact.id or fact.prompt!r} has no paraphrase or no neighbour, expected both to try layers on it"
+            )
     key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
     file = cache_root() / "layers" / f"{key}.json"
     kept = _read(file)
@@ -115,7 +116,7 @@ def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covarianc
         with applied(model, edit):
             found += contrast_facts(model, [fact], heldout=False)
     by_name = rates(found)
-    return LayerScore(config.layer, *(tuple(by_name[name]) for name in _PARTS))
+    return LayerScore(config.layer, *(tuple(by_name[name]) for name in PARTS))
 
 
 def _known(model: Model) -> tuple[Fact, ...]:
@@ -142,7 +143,7 @@ def _read(file) -> dict[int, LayerScore]:
     """Scores of an earlier run; a damaged file is none."""
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
-        found = [LayerScore(record["layer"], *(tuple(record[name]) for name in _PARTS)) for record in records]
+        found = [LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records]
         return {one.layer: one for one in found if 0 <= one.parts.min() and one.parts.max() <= 1}
     except (OSError, ValueError, TypeError, KeyError):
         return {}

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ..edit.contrast import Contrast, Contrasts, paraphrases_of, rates
+from ..edit.contrast import PARTS, Contrast, Contrasts, paraphrases_of, rates
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
 from ..statistics import bounded_interval, harmonic_mean
@@ -196,9 +196,8 @@ def summarise(
     found = records if isinstance(records, Columns) else Columns(records)
     columns = {name: column for name, column in found.arrays(of).items() if name != "Score"}
     found = {name: _summary(name, column[~np.isnan(column)], seed) for name, column in columns.items()}
-    three = ("ES", "PS", "NS")
-    if all(name in found and found[name]["n"] for name in three):
-        found["Score"] = _score(np.stack([columns[name] for name in three], 1), seed)
+    if all(name in found and found[name]["n"] for name in PARTS):
+        found["Score"] = _score(np.stack([columns[name] for name in PARTS], 1), seed)
     return found
 
 

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from ..edit.contrast import PARTS
 from ..errors import DataError, InputError
 from ..evaluate.metrics import MAGNITUDES, PROBE, RATES, Columns
 from ..evaluate.neuron_summary import WHATS
@@ -35,7 +36,6 @@ from ..statistics import (
     wilcoxon,
 )
 
-PARTS = ("ES", "PS", "NS")  # of the Score
 _BEFORE = "before:"  # a column that is needed, but no metric
 
 
