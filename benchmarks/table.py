@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from knowedit.edit.contrast import PARTS
+from knowedit.edit.rewrite_quality import PARTS
 
 from .results import FOLDER
 
@@ -85,7 +85,7 @@ def _calibration():
 def _rankings():
     run = load("rankings")
     rates = [
-        f"{name} {r['spearman']['change']:.2f} / {r['precision_at_10']['change']:.2f}"
+        f"{name} {r['spearman']['value']:.2f} / {r['precision_at_10']['value']:.2f}"
         for name, r in run["rankings"].items()
     ]
     what = f"rankings against ablation on {len(run['facts'])} facts: rank correlation / precision at 10"
@@ -210,12 +210,12 @@ def _reports():
 
 def _first_token():
     run = load("first_token")
-    clean = {form: 100 * run["unedited"][form]["NS"]["change"] for form in ("first", "later")}
+    clean = {form: 100 * run["unedited"][form]["NS"]["value"] for form in ("first", "later")}
     forms = {"first": "asked so", "later": "asked with words before it"}
     for name, way in run["ways"].items():
         asked = "; ".join(
             f"{what}: "
-            + ", ".join(f"{metric} {100 * way[form][metric]['change']:.0f}" for metric in PARTS)
+            + ", ".join(f"{metric} {100 * way[form][metric]['value']:.0f}" for metric in PARTS)
             + f" (unedited {clean[form]:.0f})"
             for form, what in forms.items()
         )
@@ -233,7 +233,7 @@ def report(name: str) -> tuple[list[dict], str]:
 
 
 def _change(estimate: dict) -> str:
-    return f"{estimate['change']:+.1%}"
+    return f"{estimate['value']:+.1%}"
 
 
 def write() -> None:

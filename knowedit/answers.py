@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .facts import Fact
 from .models.adapter import Model
-from .models.replay import capture
+from .models.passes.replay import capture
 from .prompts import Query
 
 TOKENS = 768  # of a batch

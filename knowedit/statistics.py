@@ -21,9 +21,9 @@ _BLOCK = 1 << 20  # numbers that are drawn at once
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval: `change` is a fraction (−0.6 is −60 %), `n` what it was computed from."""
+    """A figure with its interval: `value` may be a fraction (−0.6 is −60 %), `n` what it was computed from."""
 
-    change: float | None
+    value: float | None
     low: float | None
     high: float | None
     n: int

@@ -43,7 +43,7 @@ def all_threads(one_thread):
 @pytest.fixture
 def doubled():
     """Everything in float64, also where transformers casts up to float32 inside."""
-    from tiny import double
+    from support.tiny import double
 
     with double():
         yield

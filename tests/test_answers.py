@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny
+from support.tiny import FAMILIES, tiny
 
 from knowedit.answers import answers, ask
 from knowedit.prompts import with_target_ids

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import tiny
-from trained import facts, trained
+from support.tiny import tiny
+from support.trained import facts, trained
 
 from knowedit import InputError, amplify, ask, set_to, suppress
 from knowedit.hooks import hooked, on_input
-from knowedit.locate.response import Response
+from knowedit.locate.scaled_answers import ScaledAnswers
 
 PROMPT = "The capital of France is"
 
@@ -101,7 +101,7 @@ def test_a_response_equals_the_model_inside_the_context(factor):
     fact = facts()[0]
     query = model.query(fact.prompt, fact.target)
     sets = [[(2, 5)], [(0, 1), (1, 7), (2, 9)], [], [(1, i) for i in range(20)]]
-    fast = Response(model, query).scaled(sets, factor)
+    fast = ScaledAnswers(model, query).scaled(sets, factor)
     for neurons, found in zip(sets, fast, strict=True):
         with amplify(model, neurons, factor), torch.no_grad():
             logits = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1]
@@ -138,4 +138,4 @@ def test_a_response_multiplies_the_tokens_of_a_target():
     wanted = 1.0
     for step, token in zip(query.steps, query.target_ids, strict=True):
         wanted *= p[step.read, token].item()
-    assert Response(model, query).scaled([neurons], 2.0)[0] == pytest.approx(wanted, rel=1e-4)
+    assert ScaledAnswers(model, query).scaled([neurons], 2.0)[0] == pytest.approx(wanted, rel=1e-4)

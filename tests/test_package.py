@@ -66,7 +66,7 @@ def test_data_ships():
     patterns = setup()["options.package_data"]["knowedit"].split(", ")
     assert {p for pattern in patterns for p in (ROOT / "knowedit").glob(pattern)} == {
         *(ROOT / "knowedit" / "data").iterdir(),
-        *(ROOT / "knowedit" / "report" / "templates").iterdir(),
+        *(ROOT / "knowedit" / "report" / "page" / "templates").iterdir(),
         ROOT / "knowedit" / "py.typed",
     }
     assert "Apache License" in (ROOT / "LICENSE").read_text()

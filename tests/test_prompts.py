@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import PROMPT, tokenizer
+from support.tiny import PROMPT, tokenizer
 
 from knowedit.errors import InputError
 from knowedit.prompts import encode, query, with_target_ids

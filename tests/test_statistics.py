@@ -25,29 +25,29 @@ from knowedit.statistics import (
 
 def test_the_two_ratios_differ_as_defined():
     before, after = [0.5, 0.1], [0.25, 0.2]
-    assert ratio_of_means(before, after).change == pytest.approx(-0.25)  # (0.45 − 0.6) / 0.6
-    assert mean_of_ratios(before, after).change == pytest.approx(0.25)  # (−0.5 + 1) / 2
+    assert ratio_of_means(before, after).value == pytest.approx(-0.25)  # (0.45 − 0.6) / 0.6
+    assert mean_of_ratios(before, after).value == pytest.approx(0.25)  # (−0.5 + 1) / 2
 
 
 def test_null_where_there_is_nothing_to_compute_from():
     one = mean([0.3])
-    assert (one.change, one.low, one.high, one.n) == (0.3, None, None, 1)
-    assert mean([]).change is None
+    assert (one.value, one.low, one.high, one.n) == (0.3, None, None, 1)
+    assert mean([]).value is None
     assert mean([]).n == 0
 
 
 def test_a_rate_has_wilsons_interval():
     found = rate([True] * 9 + [False])
-    assert (found.change, found.n) == (0.9, 10)
+    assert (found.value, found.n) == (0.9, 10)
     assert found.low == pytest.approx(0.5958, abs=1e-4) and found.high == pytest.approx(0.9821, abs=1e-4)
     assert rate([True] * 5).low < 1  # all hits are no certainty
-    assert rate([True]).low is None and rate([True]).change == 1
-    assert rate([]).change is None
+    assert rate([True]).low is None and rate([True]).value == 1
+    assert rate([]).value is None
 
 
 def test_a_ratio_to_nothing_is_nothing():
-    assert ratio_of_means([0.0, 0.0], [0.1, 0.2]).change is None
-    assert mean_of_ratios([0.0, 0.5], [0.1, 0.2]).change is None
+    assert ratio_of_means([0.0, 0.0], [0.1, 0.2]).value is None
+    assert mean_of_ratios([0.0, 0.5], [0.1, 0.2]).value is None
 
 
 def test_constant_values_have_an_interval_of_no_width():
@@ -91,7 +91,7 @@ def test_log_odds_stay_finite():
 
 def test_estimate_takes_any_statistic_of_pairs():
     found = estimate(lambda a, b, axis=-1: (a - b).mean(axis), ([1.0, 2.0, 3.0], [0.0, 1.0, 1.0]))
-    assert found.change == pytest.approx(4 / 3)
+    assert found.value == pytest.approx(4 / 3)
     assert found.n == 3
 
 
@@ -112,9 +112,9 @@ def test_the_interval_of_bounded_values_knows_doubt_where_all_agree():
 
 
 def test_proportions_of_little():
-    assert proportion([]).change is None
+    assert proportion([]).value is None
     one = proportion([1.0])
-    assert (one.change, one.low, one.n) == (1.0, None, 1)
+    assert (one.value, one.low, one.n) == (1.0, None, 1)
     alike = proportion(np.ones(20))
     assert alike.low < 1 == alike.high
 

@@ -11,25 +11,11 @@ import sys
 import typer
 
 from ..inert import inert
-from . import (
-    bench,
-    bench_neurons,
-    covariance,
-    edit,
-    edits,
-    explain,
-    facts,
-    lens,
-    locate,
-    memory,
-    merge,
-    mlp,
-    models,
-    neuron,
-    recall,
-    report,
-    trace,
-)
+from . import explain, facts, locate, models
+from .analyses import lens, memory, mlp, neuron, recall, trace
+from .benchmarks import bench, bench_neurons, merge, report
+from .edits import covariance, edit
+from .edits import files as edits
 
 _INTERRUPTED = 130
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from .asking import FactId, Prompt, Subject, Target, check_asked, one_fact
-from .options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, layer_list, load
-from .output import line, percent, print_json
+from .shared.facts import FactId, Prompt, Subject, Target, check_asked, one_fact
+from .shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, layer_list, load
+from .shared.output import line, percent, print_json
 
 _Texts = list[str]
 
@@ -44,10 +44,10 @@ def explain(
 
     `knowedit explain TEMPLATE --subject S --target T -o page.html`, or `--fact ID`, or `--edit DIR`.
     """
-    from ..edit.storage import load_edit
+    from ..edit.edit import load_edit
     from ..errors import InputError
-    from ..report.explain import ExplainConfig
-    from ..report.html import check_page_path, save_page
+    from ..report.page.explain import ExplainConfig
+    from ..report.page.html import check_page_path, save_page
 
     if out is None and not as_json:
         raise InputError("where is the page to go? Name a file with -o page.html, or ask for --json")
@@ -82,7 +82,7 @@ def _with_other_ways(fact, paraphrases: list[str], heldout: list[str]):
 def _told(wrapped, asked, saved, config) -> dict:
     from tqdm.auto import tqdm
 
-    from ..report.explain import CHAPTERS, explain
+    from ..report.page.explain import CHAPTERS, explain
 
     with tqdm(total=len(CHAPTERS), unit="chapter", leave=False) as bar:
 
@@ -97,7 +97,7 @@ def _show(record: dict, out: Path) -> None:
     fact, said = record["fact"], record["prediction"]
     line(f"{fact['prompt']} → {fact['target']}   p = {said['probability']:.3f}, rank {said['rank']}")
     if record["proof"]:
-        change = percent(record["proof"]["suppress"]["change"])
+        change = percent(record["proof"]["suppress"]["value"])
         line(f"{len(record['neurons']['neurons'])} neurons; switched off they change it by {change}")
     if record["edit"]:
         after = record["edit"]["after"]["prompt"]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
-from .output import line, print_json, table
+from .shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
+from .shared.output import line, print_json, table
 
 SCHEMA = "knowedit.probe/1"
 

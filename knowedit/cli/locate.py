@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from .facts import choose
-from .options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, layer_list, load
-from .output import change, line, note, percent, print_json, table
+from .shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, layer_list, load
+from .shared.output import change, line, note, percent, print_json, table
 
 SCHEMA = "knowedit.locate/1"
 
@@ -66,7 +66,7 @@ def locate(
     """
     from ..errors import InputError
     from ..locate.attribution import AttributionConfig
-    from ..locate.locating import LocateConfig
+    from ..locate.locate import LocateConfig
 
     if baseline not in ("zero", "mean"):
         raise InputError(f"baseline {baseline!r} is not zero or mean")
@@ -115,7 +115,7 @@ def _with_baseline(wrapped, config, baseline: str):
     """The mean baseline is one of this model's, so it waits until the model is there."""
     from dataclasses import replace
 
-    from ..locate.locating import mean_activation
+    from ..locate.locate import mean_activation
     from ..sources import builtin_facts
 
     if baseline == "zero":
@@ -169,8 +169,8 @@ def _asked_prompt(
 def _run(wrapped, asked: dict, negatives: list[str], config, draws: int, seed: int, seconds: dict) -> dict:
     from tqdm.auto import tqdm
 
-    from ..locate.kinds import ControlPool
-    from ..locate.locating import locate_prompts
+    from ..locate.locate import locate_prompts
+    from ..locate.neuron_kinds import ControlPool
     from ..locate.proof import prove
     from ..sources import builtin_facts
 
@@ -202,7 +202,7 @@ def _run(wrapped, asked: dict, negatives: list[str], config, draws: int, seed: i
 
 def _record(found, proof, asked: dict, seconds: dict) -> dict:
     """What `--json` prints."""
-    nothing = {"change": None, "low": None, "high": None, "n": 0}
+    nothing = {"value": None, "low": None, "high": None, "n": 0}
     effect = {"suppress": nothing, "amplify": nothing, "control_suppress": nothing, "control_amplify": nothing}
     neurons = found.as_dict()["neurons"]
     return {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from .output import change, line, note
+from .shared.output import change, line, note
 
 SCHEMA = "knowedit.locate-run/1"
 
@@ -35,7 +35,7 @@ def locate_many(
     from ..answers import ask_facts
     from ..errors import KnoweditError
     from ..files import write_text
-    from ..locate.kinds import ControlPool
+    from ..locate.neuron_kinds import ControlPool
     from ..locate.neurons import NeuronSet
     from ..locate.proof import Effect, summarise
     from ..sources import builtin_facts
@@ -98,7 +98,7 @@ def show(summary: dict, out: Path) -> None:
 
 def _one(wrapped, fact, config, negatives, draws, seed, pool, weights_hash):
     from ..facts import fill
-    from ..locate.locating import locate_fact
+    from ..locate.locate import locate_fact
     from ..locate.proof import measure
 
     found = locate_fact(wrapped, fact, config, negatives=negatives, pool=pool, weights_hash=weights_hash)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .options import AsJson
-from .output import line, print_json, table
+from .shared.options import AsJson
+from .shared.output import line, print_json, table
 
 
 def list_models(as_json: AsJson = False) -> None:

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, ModelError, did_you_mean
 from ..models.adapter import Model
-from .delta import Edit, weight_hash
+from .delta import Change, weight_hash
 from .stack import DTYPES, Entry, Stack, stack_of
 
 MODES = ("in-place", "hook")
@@ -39,7 +39,7 @@ class Handle:
         self._entry = entry
 
     @property
-    def edit(self) -> Edit:
+    def edit(self) -> Change:
         return self._entry.edit
 
     @property
@@ -77,7 +77,7 @@ class Handle:
         return f"Handle({self.edit.method!r} on {', '.join(self.edit.deltas)} of {self.model.name!r}, {state})"
 
 
-def apply(model: Model, edit: Edit, *, mode: str = "in-place", any_base: bool = False) -> Handle:
+def apply(model: Model, edit: Change, *, mode: str = "in-place", any_base: bool = False) -> Handle:
     """Put `edit` on `model`, above those that are on it, until its handle is reverted.
 
     **Arguments:**
@@ -107,7 +107,7 @@ def apply(model: Model, edit: Edit, *, mode: str = "in-place", any_base: bool = 
 
 
 @contextmanager
-def applied(model: Model, edit: Edit, *, mode: str = "in-place", any_base: bool = False) -> Iterator[Handle]:
+def applied(model: Model, edit: Change, *, mode: str = "in-place", any_base: bool = False) -> Iterator[Handle]:
     """`edit` is on `model` while the context lasts; it is reverted at its end, also by an exception.
 
     Meanwhile no other thread may apply or revert anything on this model. Errors are those of `apply` and `revert`.
@@ -122,7 +122,7 @@ def applied(model: Model, edit: Edit, *, mode: str = "in-place", any_base: bool 
 
 
 @contextmanager
-def stacked(model: Model, edits: Sequence[Edit], *, mode: str = "in-place") -> Iterator[None]:
+def stacked(model: Model, edits: Sequence[Change], *, mode: str = "in-place") -> Iterator[None]:
     """All of `edits`, one above the other, are on `model` while the context lasts. Errors are those of `applied`."""
     with ExitStack() as stack:
         for edit in edits:
@@ -155,7 +155,7 @@ def unedited(model: Model) -> Iterator[None]:
 # ---------------------------------------------------------------- what is refused
 
 
-def _layers(model: Model, edit: Edit) -> dict[str, int]:
+def _layers(model: Model, edit: Change) -> dict[str, int]:
     """Module path → layer, for each weight of the edit."""
     known = model.down_layers()
     for path, delta in edit.deltas.items():
@@ -221,7 +221,7 @@ def _span(weight: nn.Parameter) -> tuple[int, int]:
     return weight.data_ptr(), weight.data_ptr() + weight.numel() * weight.element_size()
 
 
-def _check_bases(model: Model, edit: Edit, layers: dict[str, int], stack: Stack) -> None:
+def _check_bases(model: Model, edit: Change, layers: dict[str, int], stack: Stack) -> None:
     for path, layer in layers.items():
         found = stack.known_hashes(path) or (_hash_of(model, path, layer),)
         if edit.bases[path] not in found:

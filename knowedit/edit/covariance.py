@@ -28,10 +28,10 @@ from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root
+from ..models.tensor_cache import TensorCache, key_of
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of
 from .apply import unedited
-from .tensor_cache import TensorCache, key_of
 
 SHRINKAGE = 1e-2
 MINIMUM = 2  # tokens a neuron, below which C is mostly its shrinkage

@@ -1,34 +1,19 @@
-"""An edit is a value: what is to be added to which down-projections, and where it came from.
+"""What is added to one down-projection: ΔW, of low rank or in full.
 
-    edit = knowedit.rome(model, fact)
-    with edit.applied(model):
-        ...
-    edit.save("eiffel-in-rome")
-
-Making an edit never touches a model; `apply.py` does, and takes it back. A weight is always seen as (out, in), so for
-a rank-k change ΔW = u vᵀ with u (out, k) and v (in, k).
+A weight is always seen as (out, in), so for a rank-k change ΔW = u vᵀ with u (out, k) and v (in, k).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..facts import Fact
-
-if TYPE_CHECKING:
-    from ..models.adapter import Model
-    from .apply import Handle
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,71 +94,24 @@ class Dense:
 Delta = LowRank | Dense
 
 
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """A change of a model's down-projections, with its provenance.
-
-    - `deltas`: module path inside the transformers model → what is added to its weight.
-    - `bases`: module path → `weight_hash` of the weight that the edit was made for.
-    - `method`, `config`, `seed`: how it was made; `facts`: what for.
-    - `model`: the model's name; `versions`: of knowedit, torch and transformers.
-    - `notes`: what the method measured on the way (JSON values): steps, losses, kᵀC⁻¹k and the like.
-    - `created`: a time stamp, outside of `content_hash`, as are `versions` and `notes`.
-
-    The same request on the same model with the same seed and thread count gives the same bytes and `content_hash`.
-    """
-
-    deltas: Mapping[str, Delta]
-    bases: Mapping[str, str]
-    method: str
-    config: Mapping = field(default_factory=dict)
-    facts: tuple[Fact, ...] = ()
-    model: str = ""
-    seed: int = 0
-    versions: Mapping[str, str] = field(default_factory=dict)
-    notes: Mapping = field(default_factory=dict)
-    created: str = ""
-
-    def __post_init__(self):
-        for name in ("deltas", "bases", "config", "versions", "notes"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        if not self.deltas:
-            raise InputError("an edit without a change, expected at least one module path with its factors")
-        if set(self.deltas) != set(self.bases):
-            raise InputError("an edit names the base of every weight that it changes, and of no other")
-
-    def applied(self, model: Model) -> AbstractContextManager[Handle]:
-        """The edit is on `model` while the context lasts; the model is bit-identical after, also on exceptions."""
-        from .apply import applied
-
-        return applied(model, self)
-
-    def save(self, folder: str | Path) -> Path:
-        """Write the edit to a new folder: factors as safetensors, provenance as JSON, all or nothing."""
-        from .storage import save_edit
-
-        return save_edit(self, folder)
+class Change(Protocol):
+    """What is put on a model and taken off: an `Edit`, seen from below."""
 
     @property
-    def content_hash(self) -> str:
-        """SHA-256 over the change, what it is for and how it was made."""
-        digest = hashlib.sha256(json.dumps(self.content(), sort_keys=True, ensure_ascii=True).encode())
-        for path, delta in sorted(self.deltas.items()):
-            for name, tensor in delta.tensors().items():
-                digest.update(f"{path} {name} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def deltas(self) -> Mapping[str, Delta]:
+        """Module path → what is added to its weight."""
 
-    def content(self) -> dict:
-        """What besides the factors makes the edit what it is, for JSON."""
-        return {
-            "method": self.method,
-            "config": dict(self.config),
-            "facts": [fact.as_dict() for fact in self.facts],
-            "model": self.model,
-            "seed": self.seed,
-            "bases": dict(self.bases),
-        }
+    @property
+    def bases(self) -> Mapping[str, str]:
+        """Module path → `weight_hash` of the weight that the change was made for."""
+
+    @property
+    def method(self) -> str:
+        """How the change was made."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model that the change was made on."""
 
 
 def weight_hash(weight: Tensor) -> str:

@@ -25,7 +25,8 @@ from ..files import new_folder
 from ..models.adapter import Model
 from ..models.checks import quiet
 from .apply import edits_on, stacked
-from .delta import Dense, Edit
+from .delta import Dense
+from .edit import Edit
 
 PROVENANCE = "knowedit.json"  # in both kinds of export: which edits, of which facts
 

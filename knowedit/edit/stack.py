@@ -21,7 +21,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..hooks import on_pass
 from ..models.adapter import Model
-from .delta import Delta, Edit, weight_hash
+from .delta import Change, Delta, weight_hash
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -39,7 +39,7 @@ def stack_of(model: Model) -> Stack:
 class Entry:
     """One application of an edit, `"in-place"` or by `"hook"`."""
 
-    edit: Edit
+    edit: Change
     mode: str
 
 
@@ -53,7 +53,7 @@ class Base:
 
 
 @dataclass
-class Added:
+class HookedDelta:
     """A hook that adds Σ ΔW x to a module's output, in float32 at least, rounded once."""
 
     deltas: list[Delta] = field(default_factory=list)
@@ -75,7 +75,7 @@ class Stack:
         self.entries: tuple[Entry, ...] = ()
         self.aside = False
         self._bases: dict[str, Base] = {}  # by module path
-        self._hooks: dict[str, tuple[Added, object]] = {}  # by module path, with torch's removable handle
+        self._hooks: dict[str, tuple[HookedDelta, object]] = {}  # by module path, with torch's removable handle
         self._lock = RLock()
 
     @contextmanager
@@ -170,7 +170,7 @@ class Stack:
         """Keep what is needed to take edits off, the first time that one comes to `path`."""
         module = model.hf.get_submodule(path)
         if mode == "hook" and path not in self._hooks:
-            added = Added()
+            added = HookedDelta()
             self._hooks[path] = added, on_pass(module, added)()
         elif mode == "in-place" and path not in self._bases:
             weight = model.down_weight(model.down_layers()[path])  # the parameter itself, or its transpose

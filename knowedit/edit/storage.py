@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import DataError, InputError
-from ..facts import Fact
-from ..files import new_folder
 from ..models.checks import one_line
-from .delta import Delta, Dense, Edit, LowRank
+from .delta import Delta, Dense, LowRank
 
 SCHEMA = "knowedit.edit/1"
 FACTORS, RECORD = "edit.safetensors", "edit.json"
@@ -44,57 +43,55 @@ _CONTENT = {"method": str, "config": dict, "facts": list, "model": str, "seed": 
 _KINDS = ({"u", "v"}, {"delta"})  # the tensors of one module: low rank, dense
 
 
-def save_edit(edit: Edit, folder: str | Path) -> Path:
-    """Write `edit` to the new `folder` and return its path. An edit without a time stamp gets one.
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a folder holds: the changes, and as JSON values `content` (what the edit is) and the rest of its record."""
 
-    Raises `InputError` where the folder exists or cannot be written, and for provenance that is not plain JSON;
-    nothing is left behind then.
-    """
-    with new_folder(folder) as new:
-        factors = save(_named_tensors(edit))
-        _write(new / FACTORS, factors)
-        _write(new / RECORD, _rendered(_record(edit, factors)))
-        _check_readable(new)
-    return Path(folder).expanduser()
+    deltas: Mapping[str, Delta]
+    content: Mapping[str, Any]
+    versions: Mapping[str, str]
+    notes: Mapping[str, Any]
+    created: str
+    content_hash: str
 
 
-def load_edit(folder: str | Path) -> Edit:
-    """Read an edit that was written by `save_edit`.
-
-    Raises `InputError` where there is no such folder, `DataError` for files that are damaged, of another schema, or
-    that hold anything else than a sound edit.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{str(folder)!r} is no folder; give one that an edit was saved to")
-    try:
-        return _loaded(folder)
-    except (InputError, DataError, OSError) as error:
-        raise DataError(
-            f"{str(folder)!r} holds no sound edit: {one_line(error)}; get a good copy, or make the edit again"
-        ) from None
+def content_hash(content: Mapping[str, Any], deltas: Mapping[str, Delta]) -> str:
+    """SHA-256 over `content` and every factor of `deltas`, by module path."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
+    for path, delta in sorted(deltas.items()):
+        for name, tensor in delta.tensors().items():
+            digest.update(f"{path} {name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------- writing
 
 
-def _named_tensors(edit: Edit) -> dict[str, Tensor]:
+def write(folder: Path, stored: Stored) -> None:
+    """Write factors and record into `folder`. Raises `InputError` for provenance that is not plain JSON."""
+    factors = save(_named_tensors(stored.deltas))
+    _write(folder / FACTORS, factors)
+    _write(folder / RECORD, _rendered(_record(stored, factors)))
+
+
+def _named_tensors(deltas: Mapping[str, Delta]) -> dict[str, Tensor]:
     return {
         f"{path}:{name}": tensor.clone()  # safetensors wants no two in the same memory
-        for path, delta in sorted(edit.deltas.items())
+        for path, delta in sorted(deltas.items())
         for name, tensor in delta.tensors().items()
     }
 
 
-def _record(edit: Edit, factors: bytes) -> dict:
+def _record(stored: Stored, factors: bytes) -> dict:
     try:
         record = {
             "schema": SCHEMA,
-            "content": edit.content(),
-            "content_hash": edit.content_hash,
-            "created": edit.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "versions": dict(edit.versions),
-            "notes": dict(edit.notes),
+            "content": dict(stored.content),
+            "content_hash": stored.content_hash,
+            "created": stored.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "versions": dict(stored.versions),
+            "notes": dict(stored.notes),
             "factors_sha256": hashlib.sha256(factors).hexdigest(),
         }
         record = json.loads(json.dumps(record, allow_nan=False))  # tuples become lists, as they do when it is read
@@ -120,27 +117,23 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _check_readable(folder: Path) -> None:
-    try:
-        _loaded(folder)  # which compares the content hash
-    except (InputError, DataError) as error:
-        raise InputError(
-            f"this edit would not be read as it is ({one_line(error)}); say all of it in plain JSON with text as keys"
-        ) from None
-
-
 # ---------------------------------------------------------------- reading
 
 
-def _loaded(folder: Path) -> Edit:
+def read(folder: Path) -> Stored:
+    """What `write` wrote. Raises `DataError` for files that are damaged or of another schema."""
     record = _parsed(_read(folder / RECORD))
     factors = _read(folder / FACTORS)
     if hashlib.sha256(factors).hexdigest() != record["factors_sha256"]:
         raise DataError(f"{FACTORS} is damaged, or belongs to another edit: it has another SHA-256 than expected")
-    edit = _edit(record, _deltas(factors))
-    if edit.content_hash != record["content_hash"]:
-        raise DataError("its content hash is another than expected")
-    return edit
+    return Stored(
+        _deltas(factors),
+        record["content"],
+        record["versions"],
+        record["notes"],
+        record["created"],
+        record["content_hash"],
+    )
 
 
 def _read(path: Path) -> bytes:
@@ -195,19 +188,3 @@ def _deltas(factors: bytes) -> dict[str, Delta]:
         if set(named) not in _KINDS:
             raise DataError(f"{path!r} has the tensors {sorted(named)}, expected u and v, or delta")
     return {path: Dense(**named) if "delta" in named else LowRank(**named) for path, named in by_path.items()}
-
-
-def _edit(record: dict[str, Any], deltas: dict[str, Delta]) -> Edit:
-    content = record["content"]
-    return Edit(
-        deltas=deltas,
-        bases=content["bases"],
-        method=content["method"],
-        config=content["config"],
-        facts=tuple(Fact.from_dict(fact) for fact in content["facts"]),
-        model=content["model"],
-        seed=content["seed"],
-        versions=record["versions"],
-        notes=record["notes"],
-        created=record["created"],
-    )

@@ -14,20 +14,20 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from ..edit.contrast import paraphrases_of
-from ..edit.fine_tune import at_once
+from ..edit.methods.fine_tune import at_once
+from ..edit.methods.table import config_dict, method_config
+from ..edit.rewrite_quality import paraphrases_of
 from ..errors import InputError, KnoweditError, ModelError
 from ..facts import Fact
 from ..locate.attribution import AUTO_NODES
 from ..models.adapter import Model
 from ..models.layouts import find_layout
 from ..models.loading import config_of
+from ..selection import choose, source_of
 from ..sources import Source
-from . import neuron_study as neurons
-from .choosing import choose, source_of
-from .generation import ANSWER, CHAT, QUESTION, TEXT
-from .methods import config_dict, method_config
-from .metrics import asked_of, zsre_asked
+from .edits.generation import ANSWER, CHAT, QUESTION, TEXT
+from .edits.metrics import asked_of, zsre_asked
+from .neurons import study as neurons
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 SHAPES = {  # model type and what differs from transformers' defaults for it

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model
-from ..models.replay import record
+from ..models.passes.objective import KINDS, Objective
+from ..models.passes.replay import record
 from ..prompts import Prompt, Query
-from .path import Node, Path
+from .integration_path import IntegrationPath, Node
 from .quadrature import RULES, rule
-from .readout import KINDS, Readout
 
 ENGINES = ("sweep", "captum")
 AUTO_NODES = 6  # Gauss-Legendre points an interval starts with under nodes="auto"
@@ -193,8 +193,8 @@ def _single(model: Model, query: Query, j: int, config: AttributionConfig) -> _P
     position = step.read if config.position == "read" else query.prompt.position(config.position)
     if not model.masked and position > step.read:
         raise InputError(f"position {position} lies behind the read position {step.read}, where it can change nothing")
-    readout = Readout(config.of, token, _foil(model, step, config))
-    return _integrate(make_path(model, step.ids, [position], [step.read], [readout], config), config)
+    objective = Objective(config.of, token, _foil(model, step, config))
+    return _integrate(make_path(model, step.ids, [position], [step.read], [objective], config), config)
 
 
 def _joint(model: Model, query: Query, config: AttributionConfig) -> _Part:
@@ -207,11 +207,11 @@ def _joint(model: Model, query: Query, config: AttributionConfig) -> _Part:
         raise InputError("joint=True attributes a probability or log_probability at the read positions")
     last = query.steps[-1]
     reads = [step.read for step in query.steps]
-    readouts = [Readout(config.of, token) for token in query.target_ids]
-    return _integrate(make_path(model, last.ids, reads, reads, readouts, config), config)
+    objectives = [Objective(config.of, token) for token in query.target_ids]
+    return _integrate(make_path(model, last.ids, reads, reads, objectives, config), config)
 
 
-def make_path(model: Model, ids, positions, reads, readouts, config: AttributionConfig) -> Path:
+def make_path(model: Model, ids, positions, reads, objectives, config: AttributionConfig) -> IntegrationPath:
     """Record `ids` from the first position that is altered on, and lay the paths of all layers through it."""
     recording = record(model, ids, start=min(positions))
     offset = recording.start
@@ -220,11 +220,11 @@ def make_path(model: Model, ids, positions, reads, readouts, config: Attribution
         baseline = torch.zeros(model.n_layers, model.n_neurons)
     elif tuple(baseline.shape) != (model.n_layers, model.n_neurons):
         raise InputError(f"the baseline is {tuple(baseline.shape)}, expected {(model.n_layers, model.n_neurons)}")
-    return Path(
+    return IntegrationPath(
         recording,
         [p - offset for p in positions],
         [r - offset for r in reads],
-        readouts,
+        objectives,
         baseline,
         config.row_limit or _budget(model, recording),
     )
@@ -243,7 +243,7 @@ def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:
     return model.query(text, config.foil).target_ids[0]
 
 
-def _integrate(path: Path, config: AttributionConfig) -> _Part:
+def _integrate(path: IntegrationPath, config: AttributionConfig) -> _Part:
     if config.engine == "captum":
         from .captum_engine import integrate
 
@@ -289,7 +289,7 @@ class _Segment:
         return [_Segment(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)]
 
 
-def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[float], list[int]]:
+def _quadrature(path: IntegrationPath, config: AttributionConfig) -> tuple[Tensor, list[float], list[int]]:
     """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer."""
     n_layers = path.model.n_layers
     auto = config.nodes == "auto"
@@ -317,7 +317,7 @@ def _quadrature(path: Path, config: AttributionConfig) -> tuple[Tensor, list[flo
     return scores, [min(segments, key=lambda s: s.lo).f_lo for segments in done], spent
 
 
-def _evaluate(path: Path, segments: list[_Segment], alphas, weights) -> None:
+def _evaluate(path: IntegrationPath, segments: list[_Segment], alphas, weights) -> None:
     """Fill in the scores of `segments`, and F at those of their ends that are not known yet."""
     ends: dict[tuple[int, float], Node] = {}
     nodes: list[Node] = []

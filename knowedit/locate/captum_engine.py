@@ -19,8 +19,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..hooks import hooked, on_input
 from ..models.adapter import Model, frozen
-from .path import Path
-from .readout import Readout, at_least_float
+from ..models.passes.objective import Objective, at_least_float
+from .integration_path import IntegrationPath
 
 METHODS = {
     "gauss-legendre": "gausslegendre",
@@ -32,7 +32,7 @@ METHODS = {
 ROWS = 16  # whole prompts in one forward pass
 
 
-def integrate(path: Path, config) -> tuple[Tensor, list[float], list[int]]:
+def integrate(path: IntegrationPath, config) -> tuple[Tensor, list[float], list[int]]:
     """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer, as `attribution._quadrature` gives them.
 
     Raises `InputError` for rules that captum does not have and where captum is not installed.
@@ -76,7 +76,7 @@ def check(config) -> None:
         )
 
 
-def _value(path: Path, layer: int, points: Tensor) -> Tensor:
+def _value(path: IntegrationPath, layer: int, points: Tensor) -> Tensor:
     """F (rows,) of the whole model with `points` (rows, positions, n_neurons) for the neurons of `layer`."""
     model, recording = path.model, path.recording
     tokens = torch.tensor([recording.ids], device=model.device).repeat(len(points), 1)
@@ -89,9 +89,9 @@ def _value(path: Path, layer: int, points: Tensor) -> Tensor:
 
     with hooked(on_input(model.down(layer), patch)):
         logits = _logits(model, tokens)
-    parts = [_read(logits[:, recording.start + r], how) for r, how in zip(path.reads, path.readouts, strict=True)]
+    parts = [_read(logits[:, recording.start + r], how) for r, how in zip(path.reads, path.objectives, strict=True)]
     stacked = torch.stack(parts, dim=1)
-    return stacked.prod(1) if path.readouts[0].kind == "probability" else stacked.sum(1)
+    return stacked.prod(1) if path.objectives[0].kind == "probability" else stacked.sum(1)
 
 
 def _logits(model: Model, tokens: Tensor) -> Tensor:
@@ -99,13 +99,13 @@ def _logits(model: Model, tokens: Tensor) -> Tensor:
     return model.hf(input_ids=tokens, attention_mask=mask, **({} if model.masked else {"use_cache": False})).logits
 
 
-def _read(logits: Tensor, readout: Readout) -> Tensor:
+def _read(logits: Tensor, objective: Objective) -> Tensor:
     """F of each row of `logits` (rows, vocabulary)."""
     logits = at_least_float(logits)
-    if readout.kind == "probability":
-        return logits.softmax(-1)[:, readout.target]
-    if readout.kind == "log_probability":
-        return logits.log_softmax(-1)[:, readout.target]
-    if readout.kind == "logit":
-        return logits[:, readout.target]
-    return logits[:, readout.target] - logits[:, readout.foil]
+    if objective.kind == "probability":
+        return logits.softmax(-1)[:, objective.target]
+    if objective.kind == "log_probability":
+        return logits.log_softmax(-1)[:, objective.target]
+    if objective.kind == "logit":
+        return logits[:, objective.target]
+    return logits[:, objective.target] - logits[:, objective.foil]

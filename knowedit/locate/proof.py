@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..models.adapter import Model
 from ..prompts import Query
 from ..statistics import Estimate, estimate, log_odds, mean_of_ratios, monte_carlo_p, ratio_of_means
-from .response import Response
+from .scaled_answers import ScaledAnswers
 
 SUPPRESS, AMPLIFY = 0.0, 2.0
 LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on
@@ -121,7 +121,7 @@ def prove(
     draws: int = 200,
     seed: int = 0,
     heldout: bool = True,
-    others: dict[str, Sequence[Response]] | None = None,
+    others: dict[str, Sequence[ScaledAnswers]] | None = None,
 ) -> Proof:
     """Measure what `neurons` do to the target on `prompts`, which should not have located them (else `heldout=False`).
 
@@ -138,7 +138,7 @@ def measure(
     *,
     draws: int = 200,
     seed: int = 0,
-    others: dict[str, Sequence[Response]] | None = None,
+    others: dict[str, Sequence[ScaledAnswers]] | None = None,
 ) -> Effect:
     """The raw effect of `neurons` on the target of `prompts`, with controls."""
     located = [model.check_neuron(*site) for site in neurons]
@@ -148,7 +148,7 @@ def measure(
         raise InputError("a proof needs at least one prompt, best one that was not used to locate")
     if draws < 1:
         raise InputError(f"a proof needs random draws to compare with, {draws!r} were asked for; give 200 or more")
-    responses = [Response(model, query) for query in prompts]
+    responses = [ScaledAnswers(model, query) for query in prompts]
     activations = sum(r.activations.abs() for r in responses) / len(responses)
     rng = np.random.default_rng(seed)
     by_activation = draw(located, activations, draws, rng, strata=True)
@@ -256,7 +256,7 @@ def _labels(activations: Tensor, wanted: bool) -> np.ndarray:
     return strata(activations) if wanted else np.zeros(len(activations), dtype=int)
 
 
-def _scaled(responses: Sequence[Response], sets, factor: float) -> np.ndarray:
+def _scaled(responses: Sequence[ScaledAnswers], sets, factor: float) -> np.ndarray:
     return np.stack([response.scaled(sets, factor) for response in responses])
 
 
@@ -264,7 +264,7 @@ def _strength(activations: Tensor, sets) -> float:
     return float(np.mean([[activations[site].item() for site in neurons] for neurons in sets]))
 
 
-def _specificity(responses: Sequence[Response], located) -> dict[str, np.ndarray]:
+def _specificity(responses: Sequence[ScaledAnswers], located) -> dict[str, np.ndarray]:
     return {
         "before": np.array([r.probability for r in responses]),
         "suppressed": _scaled(responses, [located], SUPPRESS)[:, 0],

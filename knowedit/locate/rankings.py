@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, frozen
+from ..models.passes.objective import Objective, at_least_float, read_rows
+from ..models.passes.sweep import sweep
 from ..prompts import Prompt, Query
 from .attribution import AttributionConfig, attribute, make_path
-from .readout import Readout, at_least_float, read_rows
-from .response import ROWS
-from .sweep import sweep
+from .scaled_answers import ROWS
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
 
@@ -55,7 +55,9 @@ def rank(
 def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):
     kind = config.of if config.of != "logit_difference" else "logit"
     position = step.position(config.position)
-    return make_path(model, step.ids, [position], [step.read], [Readout(kind, token)], replace(config, baseline="zero"))
+    return make_path(
+        model, step.ids, [position], [step.read], [Objective(kind, token)], replace(config, baseline="zero")
+    )
 
 
 def _activation(model: Model, step: Prompt, token: int, config: AttributionConfig) -> Tensor:
@@ -93,6 +95,6 @@ def _ablation(model: Model, step: Prompt, token: int, config: AttributionConfig)
                 return neurons
 
             hidden = sweep(path.recording, joining, patch)
-            value = read_rows(model, hidden, path.reads, path.readouts).value
+            value = read_rows(model, hidden, path.reads, path.objectives).value
             scores[layer, indices.cpu()] = path.clean - value.cpu()
     return scores

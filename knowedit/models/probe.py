@@ -9,7 +9,7 @@ from ..errors import LayoutError, ModelError
 from ..hooks import hooked, on_input
 from .adapter import Model
 from .layouts import REMEDY
-from .replay import capture, leaves, record
+from .passes.replay import capture, leaves, record
 
 _TOKENS = 4
 _HIDDEN = ((0,), ("hidden_states",))  # replaced in every call

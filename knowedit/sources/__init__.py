@@ -9,7 +9,7 @@ formats.py       the table of formats
 loading.py       load_source: a name or a path → `Source`
 """
 
+from .builtin import builtin_facts, find_fact, read_facts
 from .loading import Source, load_source
-from .own import builtin_facts, find_fact, read_facts
 
 __all__ = ["Source", "builtin_facts", "find_fact", "load_source", "read_facts"]

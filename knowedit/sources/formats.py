@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..facts import Fact
-from .consequences import knowedit, mquake, rippleedits
 from .edits import counterfact, counterfact_lite, zsre
 from .fields import Fields, Skip
 from .relations import pararel_bags, relations
+from .ripple import knowedit, mquake, rippleedits
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ..errors import DataError, InputError, did_you_mean
 from ..facts import Fact
+from .builtin import builtin_facts, parse
 from .fields import Fields, Skip
 from .formats import FORMATS
-from .own import builtin_facts, parse
 from .relations import of_relation, pararel_templates
 
 NAMES = ("builtin", "azhx/counterfact")  # known by name; a data set of the Hub with the fields of a format is as good

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
 from ..models.adapter import Model
-from .given import BuiltinText, HubText, TextFile
 from .rows import PER_ROW, ROWS, check_per_row, fitting, frame, special, tokenization
+from .sources import BuiltinText, HubText, TextFile
 
 SOURCES = ("samples", "builtin")
 

@@ -1,7 +1,7 @@
 """Commands run in this process, on the trained tiny model as a directory."""
 
 import pytest
-from trained import trained
+from support.trained import trained
 
 from knowedit.cli import main
 

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 import transformers as T
-from commands import HOSTILE, fails
-from tiny import hf, tokenizer
-from trained import facts, trained
+from support.commands import HOSTILE, fails
+from support.tiny import hf, tokenizer
+from support.trained import facts, trained
 
 NEEDED = {
     "schema", "model", "prompt", "target", "probability", "neurons", "completeness", "effect", "seconds",
@@ -30,7 +30,7 @@ def test_locate_prints_one_json_object(run):
     assert {"layer", "index", "score", "share", "kind", "promotes", "suppresses"} <= set(record["neurons"][0])
     assert record["completeness"]["max_gap"] == max(record["completeness"]["by_layer"]) <= 1e-3
     for name in ("suppress", "amplify", "control_suppress", "control_amplify"):
-        assert {"change", "low", "high", "n"} <= set(record["effect"][name])
+        assert {"value", "low", "high", "n"} <= set(record["effect"][name])
     assert record["effect"]["suppress"]["n"] == 1 and record["effect"]["suppress"]["low"] is None
     assert record["effect"]["heldout"] is True
     assert record["effect"]["control_suppress"]["n"] == 40
@@ -189,7 +189,7 @@ def test_paraphrases_that_share_no_neuron_are_an_answer(run):
         pytest.fail("these prompts were chosen to share no strongest neuron")
     assert status == 0
     assert "share none" in record["note"]
-    assert record["effect"]["suppress"] == {"change": None, "low": None, "high": None, "n": 0}
+    assert record["effect"]["suppress"] == {"value": None, "low": None, "high": None, "n": 0}
     status, out, _ = run(*ZARN, "--heldout", "Today {} stays in", "--paraphrase", "{}", "--t", "1", "--p", "1")
     assert status == 0 and "share none" in out
 
@@ -257,5 +257,5 @@ def test_the_main_job_on_the_real_model(run):
     assert record["probability"] == pytest.approx(0.70, abs=0.01)
     assert record["completeness"]["max_gap"] <= 1e-3
     assert record["neurons"]
-    assert record["effect"]["suppress"]["change"] < -0.5
+    assert record["effect"]["suppress"]["value"] < -0.5
     assert record["effect"]["p_suppress"] < 0.05

@@ -8,15 +8,16 @@ from contextlib import ExitStack
 from itertools import permutations
 
 import pytest
-import tiny
 import torch
-from edits import random_edit, same, weights, with_edits
+from support import tiny
+from support.edits import random_edit, same, weights, with_edits
 
 from knowedit import InputError, Layout, ModelError, wrap
 from knowedit.edit import apply as applying
 from knowedit.edit import stack as stacks
 from knowedit.edit.apply import applied, apply, edits_on, unedited
-from knowedit.edit.delta import Edit, LowRank
+from knowedit.edit.delta import LowRank
+from knowedit.edit.edit import Edit
 
 IDS = torch.tensor([[5, 17, 3, 40, 8, 21]])
 FAMILIES = ["gpt2", "llama", "bert"]  # Conv1D, Linear, Linear with a bias

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import FAMILIES, N_NEURONS, tiny
+from support.tiny import FAMILIES, N_NEURONS, tiny
 
 import knowedit.edit.covariance as module
-from knowedit.edit import tensor_cache
 from knowedit.edit.covariance import Covariance, covariance, default_tokens
-from knowedit.edit.delta import Edit, LowRank, weight_hash
+from knowedit.edit.delta import LowRank, weight_hash
+from knowedit.edit.edit import Edit
 from knowedit.errors import InputError, ModelError
+from knowedit.models import tensor_cache
 from knowedit.texts.corpus import corpus
 
 TEXT = "The capital of Japan is Tokyo. Danielle Darrieux was born in the city of Bordeaux. "
@@ -294,7 +295,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(source, text, root, monkeypatch):
     source = text if source == "text" else source
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
     monkeypatch.setattr("knowedit.texts.corpus.ROWS", 8)
-    monkeypatch.setattr("knowedit.texts.given.ROWS", 8)
+    monkeypatch.setattr("knowedit.texts.sources.ROWS", 8)
     model = tiny("llama")
     request = {"source": source, "tokens": 1700}  # 4 batches of 504 tokens, the last one broken
     whole = covariance(model, [0, 2], **request, cache="whole")
@@ -316,7 +317,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(source, text, root, monkeypatch):
 
 def test_damaged_sums_are_begun_again(text, root, monkeypatch):
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("knowedit.texts.given.ROWS", 8)
+    monkeypatch.setattr("knowedit.texts.sources.ROWS", 8)
     model = tiny("llama")
 
     def kill(done: int) -> None:

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from edits import FACT, random_edit
-from tiny import tiny
+from support.edits import FACT, random_edit
+from support.tiny import tiny
 
 from knowedit import InputError
-from knowedit.edit.delta import Dense, Edit, LowRank, weight_hash
+from knowedit.edit.delta import Dense, LowRank, weight_hash
+from knowedit.edit.edit import Edit
 
 
 @pytest.fixture(scope="module")

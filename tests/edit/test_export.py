@@ -10,14 +10,14 @@ import torch
 import transformers
 from accelerate import cpu_offload
 from safetensors.torch import load_file
-from tiny import FAMILIES, MASKED, PROMPT, SUBJECT, hf, tiny, tokenizer
+from support.tiny import FAMILIES, MASKED, PROMPT, SUBJECT, hf, tiny, tokenizer
 
 from knowedit import Fact, InputError, ModelError, wrap
 from knowedit.edit.apply import applied, apply, edits_on
 from knowedit.edit.delta import Dense, LowRank
+from knowedit.edit.edit import make_edit
 from knowedit.edit.export import to_checkpoint, to_peft
-from knowedit.edit.knowledge_neurons import knowledge_neurons
-from knowedit.edit.making import make_edit
+from knowedit.edit.methods.knowledge_neurons import knowledge_neurons
 
 # PEFT 0.21 asks transformers 5 for a property by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

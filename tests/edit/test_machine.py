@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from edits import random_edit, same, weights, with_edits
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,11 +23,12 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tiny import tiny
+from support.edits import random_edit, same, weights, with_edits
+from support.tiny import tiny
 
 from knowedit import InputError
 from knowedit.edit.apply import applied, apply, edits_on, unedited
-from knowedit.edit.storage import load_edit, save_edit
+from knowedit.edit.edit import load_edit, save_edit
 
 STEPS = 10_000
 SMALL = {

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from edits import random_edit, same, weights
-from tiny import tiny
+from support.edits import random_edit, same, weights
+from support.tiny import tiny
 
 from knowedit import DataError, InputError, ModelError
+from knowedit.edit import edit as edits_module
 from knowedit.edit import storage
 from knowedit.edit.apply import applied
-from knowedit.edit.storage import FACTORS, RECORD, load_edit, save_edit
+from knowedit.edit.edit import load_edit, save_edit
+from knowedit.edit.storage import FACTORS, RECORD
 
 FLIPS = 200
 
@@ -161,7 +163,7 @@ def test_a_folder_that_appears_meanwhile(edit, tmp_path, monkeypatch):
         (tmp_path / "taken").mkdir(exist_ok=True)
         (tmp_path / "taken" / "file").touch()
 
-    monkeypatch.setattr(storage, "_check_readable", appears)
+    monkeypatch.setattr(edits_module, "_check_readable", appears)
     with pytest.raises(InputError, match="cannot write"):
         edit.save(tmp_path / "taken")
     assert [p.name for p in tmp_path.rglob("*")] == ["taken", "file"]

@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from studies import source, study
-from trained import facts, trained
+from support.studies import source, study
+from support.trained import facts, trained
 
-from knowedit.cli.bench import configured
-from knowedit.evaluate import edit_study, neuron_study
+from knowedit.cli.benchmarks.bench import configured
 from knowedit.evaluate.dry_run import SHAPES, dry_run
-from knowedit.evaluate.edit_study import EditStudyConfig
-from knowedit.evaluate.engine import run_study
-from knowedit.evaluate.neuron_study import NeuronStudyConfig
+from knowedit.evaluate.edits import study as edit_study
+from knowedit.evaluate.edits.study import EditStudyConfig
+from knowedit.evaluate.neurons import study as neuron_study
+from knowedit.evaluate.neurons.study import NeuronStudyConfig
+from knowedit.evaluate.runs.engine import run_study
 from knowedit.sources import Source, builtin_facts
 from knowedit.sources.formats import FORMATS
 
@@ -143,9 +144,13 @@ def test_passes_of_edits_are_those_of_a_run(tmp_path, monkeypatch, homes, sequen
 
 def test_passes_of_neurons_are_those_of_a_run(tmp_path, monkeypatch, homes):
     scaled = []
-    scale = neuron_study.Response.scaled
-    monkeypatch.setattr(neuron_study.Response, "scaled", lambda self, sets, factor: scaled.append(len(sets)) or scale(
-        self, sets, factor))  # fmt: skip
+    scale = neuron_study.ScaledAnswers.scaled
+
+    def counted(self, sets, factor):
+        scaled.append(len(sets))
+        return scale(self, sets, factor)
+
+    monkeypatch.setattr(neuron_study.ScaledAnswers, "scaled", counted)
     made = Source("made", "facts", source().facts, (), "0" * 64)
     this = neuron_study.NeuronStudy(NeuronStudyConfig(draws=5), trained(), made)
     run_study(this, tmp_path / "run", progress=False)

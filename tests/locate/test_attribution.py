@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import FAMILIES, PROMPT, tiny
+from support.tiny import FAMILIES, PROMPT, tiny
 
-from benchmarks.plain import clean_neurons
+from benchmarks.reference.attribution import clean_neurons
 from knowedit import AttributionConfig, InputError, attribute, attribute_many
 from knowedit.hooks import hooked, on_input
 from knowedit.locate.quadrature import RULES
-from knowedit.models.replay import capture
+from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 
 

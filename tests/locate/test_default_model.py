@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import knowedit
-from benchmarks.plain import integrated_gradients
+from benchmarks.reference.attribution import integrated_gradients
 from knowedit import AttributionConfig, attribute
 from knowedit.models.adapter import frozen
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import DECODERS, FAMILIES, PROMPT, double, tiny
+from support.tiny import DECODERS, FAMILIES, PROMPT, double, tiny
 
-from benchmarks.plain import integrated_gradients
+from benchmarks.reference.attribution import integrated_gradients
 from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
 from knowedit.locate.quadrature import RULES, rule

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import tiny
-from trained import facts, trained
+from support.tiny import tiny
+from support.trained import facts, trained
 
 from knowedit import InputError, prove
 from knowedit.facts import fill
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.kinds import ControlPool
-from knowedit.locate.locating import LocateConfig, locate_fact
+from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.neuron_kinds import ControlPool
 from knowedit.locate.proof import Effect, draw, measure, strata, summarise
 
 CONFIG = LocateConfig(attribution=AttributionConfig(nodes=8))
@@ -34,9 +34,9 @@ def test_located_neurons_suppress_and_amplify_more_than_random_ones(located):
     effects = [measure(model, found, heldout(model, f), draws=100) for f, found in located if len(found)]
     proof = summarise(effects)
     assert proof.unit == "facts" and proof.facts == len(effects) >= 6
-    assert proof.suppress.high < 0 and proof.suppress_log_odds.change < -0.5
+    assert proof.suppress.high < 0 and proof.suppress_log_odds.value < -0.5
     assert proof.p_suppress < 0.05
-    assert abs(proof.control_suppress.change) < abs(proof.suppress.change) / 3
+    assert abs(proof.control_suppress.value) < abs(proof.suppress.value) / 3
 
 
 def test_one_fact_has_intervals_over_prompts(located):

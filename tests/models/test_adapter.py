@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, PROMPT, hf, tiny, tokenizer
+from support.tiny import FAMILIES, PROMPT, hf, tiny, tokenizer
 
 from knowedit import InputError, LayoutError, ModelError, wrap
 from knowedit.hooks import hooked, on_input, on_output

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import D_MODEL, FAMILIES, N_NEURONS, PROMPT, hf, tiny, tokenizer
+from support.tiny import D_MODEL, FAMILIES, N_NEURONS, PROMPT, hf, tiny, tokenizer
 
 from knowedit import LayoutError, wrap
 from knowedit.models.expansion import expansion, expansions, projections, watching

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 import transformers as T
-from tiny import DECODERS, FAMILIES, MASKED, N_LAYERS, PROMPT, hf, tiny, tokenizer
+from support.tiny import DECODERS, FAMILIES, MASKED, N_LAYERS, PROMPT, hf, tiny, tokenizer
 
 from knowedit import LayoutError, ModelError, wrap
 from knowedit.models.layouts import LAYOUTS, Layout, find_layout

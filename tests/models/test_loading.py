@@ -12,11 +12,11 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import tiny
 import torch
 import transformers as T
 from huggingface_hub import errors as hub_errors
 from safetensors.torch import load_file, save_file
+from support import tiny
 
 import knowedit
 from knowedit.errors import DataError, InputError, LayoutError, ModelError
@@ -268,7 +268,7 @@ def test_no_hub():
 
 
 def hub_error(kind: type, status: int) -> Exception:
-    response = type("Response", (), {"status_code": status, "headers": {}, "request": None})()
+    response = type("ScaledAnswers", (), {"status_code": status, "headers": {}, "request": None})()
     try:
         return kind("said the Hub", response=response)
     except TypeError:

@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from tiny import DECODERS, tiny
+from support.tiny import DECODERS, tiny
 
 from knowedit.errors import DataError, InputError
 from knowedit.sources import builtin_facts
 from knowedit.texts import corpus as corpora
 from knowedit.texts.corpus import Samples, contexts, corpus
-from knowedit.texts.given import BuiltinText, HubText, TextFile
 from knowedit.texts.rows import frame, special, text_of
+from knowedit.texts.sources import BuiltinText, HubText, TextFile
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

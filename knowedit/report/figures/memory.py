@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ...recall.card import Card, Effect, Trigger
-from ...recall.keys import Keys
-from ...recall.polysemanticity import Polysemanticity
-from ...recall.sparsity import Active, Kept
-from ...recall.values import Agreement, Compositional
+from ...memory.card import Card, Effect, Trigger
+from ...memory.keys import Keys
+from ...memory.polysemanticity import Polysemanticity
+from ...memory.sparsity import Active, Kept
+from ...memory.values import Agreement, Compositional
 from ...statistics import Estimate
 from .drawing import BLUE, GREEN, GREY, ORANGE, RED, drawable, figure, save
 
@@ -99,14 +99,14 @@ def _effects(axes: Axes, effects: Sequence[tuple[str, Effect]]) -> None:
     for y, (name, effect) in enumerate(effects):
         for offset, what, colour in ((-0.18, "suppressed", RED), (0.18, "control", GREY)):
             estimate = getattr(effect, what)
-            if estimate.change is not None:
+            if estimate.value is not None:
                 axes.barh(
-                    [y + offset], [100 * estimate.change], 0.34, xerr=_error([estimate]), color=colour, ecolor="black"
+                    [y + offset], [100 * estimate.value], 0.34, xerr=_error([estimate]), color=colour, ecolor="black"
                 )
                 label = {"suppressed": "this neuron", "control": "others of its layer"}[what]
-                place = max(0.0, 100 * (estimate.change if estimate.high is None else estimate.high))
+                place = max(0.0, 100 * (estimate.value if estimate.high is None else estimate.high))
                 axes.annotate(
-                    f"{label} {estimate.change:+.1%}", (place, y + offset), (4, 0), textcoords="offset points",
+                    f"{label} {estimate.value:+.1%}", (place, y + offset), (4, 0), textcoords="offset points",
                     va="center", fontsize=8, annotation_clip=False,
                 )  # fmt: skip
         names.append(f"{name}\n(n = {effect.suppressed.n})")
@@ -226,7 +226,7 @@ def _line(
     axes: Axes, x: Sequence[float], found: Sequence[Estimate], colour: str, label: str = "", style: str = "-"
 ) -> None:
     """A line with its intervals as a band; gaps where nothing was measured."""
-    values = [np.nan if e.change is None else 100 * e.change for e in found]
+    values = [np.nan if e.value is None else 100 * e.value for e in found]
     low = [v if e.low is None else 100 * e.low for v, e in zip(values, found, strict=True)]
     high = [v if e.high is None else 100 * e.high for v, e in zip(values, found, strict=True)]
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -237,8 +237,8 @@ def _line(
 def _error(found: Sequence[Estimate]) -> np.ndarray:
     return 100 * np.array(
         [
-            [0.0 if e.low is None else max(0.0, e.change - e.low) for e in found],
-            [0.0 if e.high is None else max(0.0, e.high - e.change) for e in found],
+            [0.0 if e.low is None else max(0.0, e.value - e.low) for e in found],
+            [0.0 if e.high is None else max(0.0, e.high - e.value) for e in found],
         ]
     )
 

@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from ...evaluate.precision import Level, Precision
 from ...inert import inert
-from ...recall.accounting import Accounting
-from ...recall.anatomy import Anatomy
-from ...recall.and_gate import Gates
-from ...recall.geometry import BINS, GPT3_WIDTH, Geometry, random_angles
-from ...recall.imputation import Imputation, Imputations
-from ...recall.relation_probe import RANDOM, RelationProbe
+from ...mlp.accounting import Accounting
+from ...mlp.anatomy import Anatomy
+from ...mlp.and_gate import Gates
+from ...mlp.geometry import BINS, GPT3_WIDTH, Geometry, random_angles
+from ...mlp.imputation import Imputation, Imputations
+from ...mlp.precision import Level, Precision
+from ...mlp.relation_probe import RANDOM, RelationProbe
 from ...statistics import Estimate
 from .drawing import BLUE, GREY, ORANGE, PURPLE, RED, SEQUENTIAL, SKY, figure, save
 
@@ -124,7 +124,7 @@ def _accuracy(axes: Axes, probe: RelationProbe) -> None:
     layers = list(probe.accuracy)
     for stage in probe.accuracy[layers[0]]:
         values = [probe.accuracy[layer][stage] for layer in layers]
-        _by_layer(axes, layers, [v.change for v in values], _STAGE[stage], _NAMES[stage])
+        _by_layer(axes, layers, [v.value for v in values], _STAGE[stage], _NAMES[stage])
         if stage == "neurons":
             axes.fill_between(layers, [v.low for v in values], [v.high for v in values], color=RED, alpha=0.12)
     axes.axhline(probe.chance, color=GREY, linewidth=0.8, linestyle=":")
@@ -188,7 +188,7 @@ def geometry_figure(path: str | Path, found: Geometry, gates: Gates | None = Non
         axes[0, 1].set_ylim(0, 500)
         axes[0, 1].legend(fontsize=7)
         ratio = axes[1, 0]
-        _by_layer(ratio, layers, [o.interference.change / o.interference_random for o in found.layers], RED,
+        _by_layer(ratio, layers, [o.interference.value / o.interference_random for o in found.layers], RED,
                   "interference")  # fmt: skip
         _by_layer(ratio, layers, [o.dimension / o.dimension_random for o in found.layers], BLUE, "effective dimension")
         ratio.axhline(1, color=GREY, linewidth=0.8, linestyle=":")
@@ -210,10 +210,10 @@ def _gates(axes: Axes, gates: Gates) -> None:
         "last": "last part alone",
         "either": "either",
     }
-    shares = [[one.change for one in gates.shares[kind]] for kind in names]
+    shares = [[one.value for one in gates.shares[kind]] for kind in names]
     axes.stackplot(layers, shares, colors=[colours[kind] for kind in names], labels=list(names.values()), alpha=0.85)
-    if all(one.change is not None for one in gates.and_swapped):
-        axes.plot(layers, [one.change for one in gates.and_swapped], color="black", linewidth=1.2,
+    if all(one.value is not None for one in gates.and_swapped):
+        axes.plot(layers, [one.value for one in gates.and_swapped], color="black", linewidth=1.2,
                   label="AND, this pair only")  # fmt: skip
     axes.set_ylim(0, 1)
     axes.set_xlim(0, max(1, len(layers) - 1))
@@ -293,18 +293,18 @@ def _by_layer(axes: Axes, layers: Sequence[int], values: Sequence[float], colour
 
 
 def _band(axes: Axes, layers: Sequence[int], values: Sequence[Estimate], colour: str, label: str) -> None:
-    there = [(layer, v) for layer, v in zip(layers, values, strict=True) if v.change is not None]
+    there = [(layer, v) for layer, v in zip(layers, values, strict=True) if v.value is not None]
     if not there:
         return
     layers, values = zip(*there, strict=True)
-    _by_layer(axes, layers, [v.change for v in values], colour, label)
+    _by_layer(axes, layers, [v.value for v in values], colour, label)
     if all(v.low is not None for v in values):
         axes.fill_between(layers, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.2)
 
 
 def _errors(axes: Axes, places: Sequence[int], values: Sequence[Estimate], colour: str, label: str) -> None:
-    there = [(place, v) for place, v in zip(places, values, strict=True) if v.change is not None]
-    axes.plot([p for p, _ in there], [v.change for _, v in there], color=colour, marker="o", markersize=4, label=label)
+    there = [(place, v) for place, v in zip(places, values, strict=True) if v.value is not None]
+    axes.plot([p for p, _ in there], [v.value for _, v in there], color=colour, marker="o", markersize=4, label=label)
     for place, v in there:
         if v.low is not None:
             axes.plot([place, place], [v.low, v.high], color=colour, linewidth=1, alpha=0.6)
@@ -326,7 +326,7 @@ def _power(y: float) -> str:
 
 
 def _percent(estimate: Estimate) -> str:
-    return "" if estimate.change is None else f"{estimate.change:.0%}"
+    return "" if estimate.value is None else f"{estimate.value:.0%}"
 
 
 def _short(number: int) -> str:

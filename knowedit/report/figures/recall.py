@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...inert import inert
-from ...recall.pipeline import Recall
-from ...recall.pipeline_average import RecallAverage
+from ...recall.flow.average import RecallAverage
+from ...recall.flow.pipeline import Recall
 from ...statistics import Estimate
 from .drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, save
 
@@ -99,10 +99,10 @@ def draw_extraction(axes: Axes, found: Found) -> None:
         _layer_axis(axes, len(told.mlp))
         return
     for shift, (name, (label, colour)) in zip((-0.1, 0.1), _SUBLAYERS.items(), strict=True):
-        shares = [one.change for one in found.events[name]]
+        shares = [one.value for one in found.events[name]]
         axes.plot(shares, color=colour, linewidth=1.3, marker=".", markersize=3, label=label)
         for layer, one in enumerate(found.events[name]):
-            if one.change and one.low is not None:  # Wilson's interval of no event at all says only how many facts
+            if one.value and one.low is not None:  # Wilson's interval of no event at all says only how many facts
                 axes.plot([layer + shift] * 2, [one.low, one.high], color=colour, linewidth=1)
     _share_axis(axes, "share of facts")
     _layer_axis(axes, len(found.rate))
@@ -130,7 +130,7 @@ def _curve(
 
 
 def _value(one: float | Estimate | None) -> float | None:
-    return one.change if isinstance(one, Estimate) else one
+    return one.value if isinstance(one, Estimate) else one
 
 
 def _change_axis(axes: Axes, found: Found, title: str) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ...inert import inert
-from ...recall.patching import Patched
-from ...recall.trace_average import TraceAverage
-from ...recall.tracing import Trace
+from ...recall.trace.average import TraceAverage
+from ...recall.trace.exact import Trace
+from ...recall.trace.patch import Patched
 from .drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_map, save
 
 _COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
@@ -46,12 +46,12 @@ def average_figure(path: str | Path, found: TraceAverage) -> Path:
     with figure(_WIDTH * len(kinds), 5.2, rows=2, columns=len(kinds), squeeze=False) as (fig, axes):
         for column, kind in enumerate(kinds):
             classes = found.effects[kind]
-            values = np.array([[e.change for e in row] for row in classes.values()])
+            values = np.array([[e.value for e in row] for row in classes.values()])
             _map(axes[0, column], values, list(classes), kind, found.window, label="average indirect effect")
             draw_lines(axes[1, column], found, kind)
         axes[1, 0].legend(fontsize="small")
         te = found.total_effect
-        title = f"{len(found.facts)} facts, {found.model}: average total effect {te.change:.3f}" + _interval(te)
+        title = f"{len(found.facts)} facts, {found.model}: average total effect {te.value:.3f}" + _interval(te)
         fig.suptitle(_short(title, 120), x=0.01, ha="left")
         return save(fig, path)
 
@@ -63,7 +63,7 @@ def draw_lines(axes: Axes, found: TraceAverage, kind: str) -> None:
         row = found.effects[kind].get(name)
         if row is None:
             continue
-        axes.plot(layers, [e.change for e in row], color=colour, label=f"{name} (n = {row[0].n})", linewidth=1.3)
+        axes.plot(layers, [e.value for e in row], color=colour, label=f"{name} (n = {row[0].n})", linewidth=1.3)
         if row[0].low is not None:
             low, high = ([getattr(e, side) for e in row] for side in ("low", "high"))
             low, high = ([np.nan if v is None else v for v in side] for side in (low, high))

@@ -1,0 +1,1 @@
+"""How good: edits, neurons, rankings, findings."""

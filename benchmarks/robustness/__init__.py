@@ -1,0 +1,1 @@
+"""What holds when things go wrong or by chance: kills, coverage, calibration."""

@@ -1,0 +1,1 @@
+"""How fast: each beside its plain loop, alternated in one run."""

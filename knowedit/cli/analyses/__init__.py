@@ -1,0 +1,1 @@
+"""Commands that look: trace, lens, recall, memory, mlp, neuron."""

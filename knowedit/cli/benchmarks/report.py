@@ -1,0 +1,56 @@
+"""`knowedit report`: tables and figures of one or more runs of a benchmark, compared record by record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..shared.options import AsJson
+from ..shared.output import line, print_json, table
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs; the others are compared with the first.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for tables (Markdown, LaTeX, CSV) and figures (PNG, SVG).")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="How tables are printed: terminal, markdown, latex or csv.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what runs of a benchmark found; two or more over the same records are compared record by record."""
+    from ...errors import InputError, did_you_mean
+    from ...files import check_new
+    from ...report.bench.report import bench_report
+    from ...report.bench.tables import WRITERS, cells
+
+    formats = ("terminal", *WRITERS)
+    if format is not None and format not in formats:
+        raise InputError(
+            f"no format is called {format!r}{did_you_mean(format, formats)}; there are {', '.join(formats)}"
+        )
+    if format is not None and (out is not None or as_json):
+        raise InputError("--format is for printed tables; leave it out beside --out, which writes all, and --json")
+    if out is not None:
+        out = check_new(out)
+    found = bench_report(runs)
+    files = [] if out is None else found.write(out)
+    if as_json:
+        print_json({"schema": "knowedit.report/1", "out": None if out is None else str(out), **found.as_dict()})
+    elif out is not None:
+        line(f"{len(files)} files in {out}: {', '.join(files)}")
+    elif format in (None, "terminal"):
+        for i, made in enumerate(found.tables()):
+            if i:
+                line()
+            line(made.title)
+            table(made.columns, cells(made))
+            if made.note:
+                line(made.note)
+    else:
+        typer.echo("\n".join(WRITERS[format](made) for made in found.tables()), nl=False)

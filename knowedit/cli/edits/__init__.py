@@ -1,0 +1,1 @@
+"""Commands that edit, and that work on edits."""

@@ -1,0 +1,61 @@
+"""What a terminal shows. Text from outside (prompts, tokens, file names) is inert there: control characters, and so
+ANSI escapes, are spelled out, and nothing is read as markup."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import typer
+
+from ...inert import inert
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print a table; a column whose cells are all numbers is aligned right."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [[("" if cell is None else cell) for cell in row] for row in rows]
+    grid = Table(title=None if title is None else Text(inert(title)), title_justify="left", box=None, pad_edge=False)
+    for i, name in enumerate(columns):
+        numbers = rows and all(_numeric(row[i]) for row in rows)
+        grid.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*[Text(inert(cell)) for cell in row])
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:  # a pipe has no width: do not fold for one
+        console = Console(highlight=False, markup=False, emoji=False, width=200)
+    console.print(grid)
+
+
+def _numeric(cell: object) -> bool:
+    return isinstance(cell, int | float) or str(cell).strip("+-% ").replace(".", "", 1).isdigit()
+
+
+def line(text: str = "") -> None:
+    """Print one line of our own words with inert text in it."""
+    typer.echo(inert(text) if text else "")
+
+
+def note(text: str) -> None:
+    """Print one line on stderr."""
+    typer.echo(inert(text), err=True)
+
+
+def print_json(record: dict) -> None:
+    """Print one JSON object on one line; NaN is never written."""
+    typer.echo(json.dumps(record, ensure_ascii=True, allow_nan=False))
+
+
+def percent(value: float | None, signed: bool = True) -> str:
+    return "" if value is None else f"{value:+.1%}" if signed else f"{value:.1%}"
+
+
+def change(estimate) -> str:
+    """An estimate in words: `-94.5 % [-97.0, -90.1]`."""
+    if estimate.value is None:
+        return "not measured"
+    interval = "" if estimate.low is None else f"  [{estimate.low:+.1%}, {estimate.high:+.1%}]"
+    return f"{estimate.value:+.1%}{interval}"

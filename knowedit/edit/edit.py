@@ -1,0 +1,203 @@
+"""An edit is a value: what is to be added to which down-projections, and where it came from.
+
+    edit = knowedit.rome(model, fact)
+    with edit.applied(model):
+        ...
+    edit.save("eiffel-in-rome")
+
+Making an edit never touches a model; `apply.py` does, and takes it back. Methods make edits by `make_edit`, after
+`check_request`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+import transformers
+
+from .. import __version__
+from ..errors import DataError, InputError
+from ..facts import Fact
+from ..files import new_folder
+from ..models.adapter import Model
+from ..models.checks import one_line
+from . import storage
+from .apply import Handle, applied
+from .delta import Delta, weight_hash
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of a model's down-projections, with its provenance.
+
+    - `deltas`: module path inside the transformers model → what is added to its weight.
+    - `bases`: module path → `weight_hash` of the weight that the edit was made for.
+    - `method`, `config`, `seed`: how it was made; `facts`: what for.
+    - `model`: the model's name; `versions`: of knowedit, torch and transformers.
+    - `notes`: what the method measured on the way (JSON values): steps, losses, kᵀC⁻¹k and the like.
+    - `created`: a time stamp, outside of `content_hash`, as are `versions` and `notes`.
+
+    The same request on the same model with the same seed and thread count gives the same bytes and `content_hash`.
+    """
+
+    deltas: Mapping[str, Delta]
+    bases: Mapping[str, str]
+    method: str
+    config: Mapping = field(default_factory=dict)
+    facts: tuple[Fact, ...] = ()
+    model: str = ""
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping = field(default_factory=dict)
+    created: str = ""
+
+    def __post_init__(self):
+        for name in ("deltas", "bases", "config", "versions", "notes"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        if not self.deltas:
+            raise InputError("an edit without a change, expected at least one module path with its factors")
+        if set(self.deltas) != set(self.bases):
+            raise InputError("an edit names the base of every weight that it changes, and of no other")
+
+    def applied(self, model: Model) -> AbstractContextManager[Handle]:
+        """The edit is on `model` while the context lasts; the model is bit-identical after, also on exceptions."""
+        return applied(model, self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the edit to a new folder: factors as safetensors, provenance as JSON, all or nothing."""
+        return save_edit(self, folder)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over the change, what it is for and how it was made."""
+        return storage.content_hash(self.content(), self.deltas)
+
+    def content(self) -> dict:
+        """What besides the factors makes the edit what it is, for JSON."""
+        return {
+            "method": self.method,
+            "config": dict(self.config),
+            "facts": [fact.as_dict() for fact in self.facts],
+            "model": self.model,
+            "seed": self.seed,
+            "bases": dict(self.bases),
+        }
+
+
+def save_edit(edit: Edit, folder: str | Path) -> Path:
+    """Write `edit` to the new `folder` and return its path. An edit without a time stamp gets one.
+
+    Raises `InputError` where the folder exists or cannot be written, and for provenance that is not plain JSON;
+    nothing is left behind then.
+    """
+    with new_folder(folder) as new:
+        stored = storage.Stored(edit.deltas, edit.content(), edit.versions, edit.notes, edit.created, edit.content_hash)
+        storage.write(new, stored)
+        _check_readable(new)
+    return Path(folder).expanduser()
+
+
+def load_edit(folder: str | Path) -> Edit:
+    """Read an edit that was written by `save_edit`.
+
+    Raises `InputError` where there is no such folder, `DataError` for files that are damaged, of another schema, or
+    that hold anything else than a sound edit.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is no folder; give one that an edit was saved to")
+    try:
+        return _loaded(folder)
+    except (InputError, DataError, OSError) as error:
+        raise DataError(
+            f"{str(folder)!r} holds no sound edit: {one_line(error)}; get a good copy, or make the edit again"
+        ) from None
+
+
+def _check_readable(folder: Path) -> None:
+    try:
+        _loaded(folder)  # which compares the content hash
+    except (InputError, DataError) as error:
+        raise InputError(
+            f"this edit would not be read as it is ({one_line(error)}); say all of it in plain JSON with text as keys"
+        ) from None
+
+
+def _loaded(folder: Path) -> Edit:
+    stored = storage.read(folder)
+    content = stored.content
+    edit = Edit(
+        deltas=stored.deltas,
+        bases=content["bases"],
+        method=content["method"],
+        config=content["config"],
+        facts=tuple(Fact.from_dict(fact) for fact in content["facts"]),
+        model=content["model"],
+        seed=content["seed"],
+        versions=stored.versions,
+        notes=stored.notes,
+        created=stored.created,
+    )
+    if edit.content_hash != stored.content_hash:
+        raise DataError("its content hash is another than expected")
+    return edit
+
+
+def check_request(fact: Fact) -> str:
+    """What the model is to say of the fact from now on: its `target_new`.
+
+    Raises `InputError` where that is missing, empty or what the fact already says.
+    """
+    wanted = fact.target_new
+    if wanted is None:
+        raise InputError(
+            f"the fact {fact.id or fact.subject!r} has no target_new; name what the model is to say instead"
+        )
+    if not isinstance(wanted, str) or not wanted.strip():
+        raise InputError(f"target_new is {wanted!r}, expected the text that is to follow the prompt")
+    if wanted.strip() == fact.target.strip():
+        raise InputError(f"target_new is {wanted!r}, the fact's own target; name what the model is to say instead")
+    return wanted
+
+
+def make_edit(
+    model: Model,
+    deltas: Mapping[int, Delta],
+    *,
+    method: str,
+    config: Mapping,
+    facts: Sequence[Fact],
+    seed: int = 0,
+    notes: Mapping | None = None,
+) -> Edit:
+    """An `Edit` of the down-projections of `model`: `deltas` by layer, `config` and `notes` as JSON values.
+
+    Raises `InputError` for a change of another shape than the weight's.
+    """
+    for layer, delta in deltas.items():
+        if delta.shape != model.down_shape(layer):
+            raise InputError(
+                f"the change of layer {layer} is {delta.shape}, expected {model.down_shape(layer)} as {model.name} has"
+            )
+    return Edit(
+        deltas={model.down_path(layer): delta for layer, delta in deltas.items()},
+        bases={model.down_path(layer): weight_hash(model.down_weight(layer)) for layer in deltas},
+        method=method,
+        config=config,
+        facts=tuple(facts),
+        model=model.name,
+        seed=seed,
+        versions={
+            "knowedit": __version__,
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+        },
+        notes=notes or {},
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )

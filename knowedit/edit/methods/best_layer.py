@@ -1,0 +1,149 @@
+"""Which layer to edit? The one whose edits do best on a few facts that the model knows.
+
+Causal tracing does not tell (Hase et al. 2023, arXiv 2301.04213), so every candidate layer is tried: each development
+fact is edited there and asked again, and the layer with the largest Score wins, the harmonic mean of efficacy,
+paraphrase and neighbourhood success (Meng et al. 2022). What was found is kept in the cache under the model's weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from ...answers import ask
+from ...errors import InputError
+from ...facts import Fact
+from ...files import write_text
+from ...models.adapter import Model
+from ...models.cache import cache_root
+from ...models.tensor_cache import key_of
+from ...sources import builtin_facts
+from ...statistics import harmonic_mean
+from ..apply import applied, edits_on
+from ..covariance import Covariance, covariance
+from ..preserved_keys import preserved_keys
+from ..rewrite_quality import PARTS, paraphrases_of, rates, rewrite_quality
+from .rome import RomeConfig, rome_many
+
+FACTS = 6
+CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """What the edits of one layer reach: `ES`, `PS` and `NS` fact by fact, each from 0 to 1, in the facts' order."""
+
+    layer: int
+    ES: tuple[float, ...]
+    PS: tuple[float, ...]
+    NS: tuple[float, ...]
+
+    @property
+    def parts(self) -> np.ndarray:
+        """(facts, 3)."""
+        return np.array([self.ES, self.PS, self.NS]).T
+
+    @property
+    def score(self) -> float:
+        """The harmonic mean of the three means over facts, ROME's Score; 0 where one of these is."""
+        return float(harmonic_mean(self.parts.mean(0)))
+
+
+def best_layer(
+    model: Model,
+    layers: Sequence[int] | None = None,
+    *,
+    facts: Sequence[Fact] | None = None,
+    config: RomeConfig | None = None,
+    progress: Callable[[LayerScore], None] = lambda found: None,
+) -> int:
+    """The layer that is best to edit. `layers`, `facts` and `config` are as `layer_scores` takes them."""
+    found = layer_scores(model, layers, facts=facts, config=config, progress=progress)
+    return max(found, key=lambda s: (s.score, -s.layer)).layer
+
+
+def layer_scores(
+    model: Model,
+    layers: Sequence[int] | None = None,
+    *,
+    facts: Sequence[Fact] | None = None,
+    config: RomeConfig | None = None,
+    covariances: dict[int, Covariance] | None = None,
+    progress: Callable[[LayerScore], None] = lambda found: None,
+) -> list[LayerScore]:
+    """Score candidate `layers`, by default eight in the lower two thirds of the model.
+
+    `facts` have a `target_new`, paraphrases and neighbours; by default the first built-in ones that the model knows,
+    one of each relation in turn. Raises `InputError` where there are none, and for
+    a model that has edits on it.
+    """
+    if layers is None:
+        top = max(1, 2 * model.n_layers // 3)
+        layers = sorted({round(i * (top - 1) / (CANDIDATES - 1)) for i in range(CANDIDATES)})
+    layers = [model.check_layer(layer) for layer in layers]
+    config = config or RomeConfig(contexts=2)
+    if edits_on(model):
+        raise InputError(f"{model.name} has edits on it, expected none while layers are tried; revert them first")
+    chosen = tuple(facts) if facts is not None else _known(model)
+    if not chosen:
+        raise InputError(f"{model.name} knows none of the facts that layers are tried on; give a layer, or facts")
+    for fact in chosen:
+        if not paraphrases_of(fact, heldout=False) or not fact.neighbours:
+            raise InputError(
+                f"{fact.id or fact.prompt!r} has no paraphrase or no neighbour, expected both to try layers on it"
+            )
+    key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
+    file = cache_root() / "layers" / f"{key}.json"
+    kept = _read(file)
+    missing = [layer for layer in layers if layer not in kept]
+    if missing:
+        covariances = covariances or covariance(model, missing)
+    for layer in missing:
+        kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer])
+        progress(kept[layer])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps([asdict(score) for score in kept.values()]) + "\n")
+    return [kept[layer] for layer in layers]
+
+
+def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covariance) -> LayerScore:
+    preserved = preserved_keys(model, config.layer, None if config.preserve else ())
+    found = []
+    for fact, edit in zip(facts, rome_many(model, facts, config, covariance=C, preserved=preserved), strict=True):
+        with applied(model, edit):
+            found += rewrite_quality(model, [fact], heldout=False)
+    by_name = rates(found)
+    return LayerScore(config.layer, *(tuple(by_name[name]) for name in PARTS))
+
+
+def _known(model: Model) -> tuple[Fact, ...]:
+    """The first known facts with neighbours, one of each relation in turn."""
+    by_relation: dict[str, list[Fact]] = {}
+    for fact in builtin_facts():
+        by_relation.setdefault(fact.relation, []).append(fact)
+    found: list[Fact] = []
+    for round_ in zip(*(facts[:: max(1, len(facts) // 24)] for facts in by_relation.values()), strict=False):
+        queries = []
+        for fact in round_:
+            try:
+                queries.append((fact, model.query(fact.prompt, fact.target, fact.subject)))
+            except InputError:
+                continue
+        said = ask(model, [query for _, query in queries])
+        found += [fact for (fact, _), answer in zip(queries, said, strict=True) if answer.known]
+        if len(found) >= FACTS:
+            break
+    return tuple(found[:FACTS])
+
+
+def _read(file) -> dict[int, LayerScore]:
+    """Scores of an earlier run; a damaged file is none."""
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+        found = [LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records]
+        return {one.layer: one for one in found if 0 <= one.parts.min() and one.parts.max() <= 1}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}

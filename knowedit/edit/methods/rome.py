@@ -1,0 +1,222 @@
+"""Rank-one model editing: Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (arXiv 2202.05262).
+
+    edit = knowedit.rome(model, fact)
+
+At the lookup position the down-projection W of one layer maps the key k* of the subject to a value. The edit makes it
+give v* = W k* + b + δ there (`values.py` finds δ) and changes other keys least, by their covariance C = E[k kᵀ]:
+
+    ΔW = δ qᵀ / (k*ᵀ q),    q = C⁻¹ k*        (eq. 2; q is computed by Cholesky in float64)
+
+The key is one and the same wherever it stands (`key`):
+
+- `plain`: k of the prompt without a context (p-ROME);
+- `mean`: the mean over the plain prompt and all contexts (r-ROME, Gupta et al. 2024, arXiv 2403.07175);
+- `mixed`: ROME's own code, which takes the mean for q and the plain key in the denominator. It collapses when the two
+  differ much, as they do for a short subject at the start of a prompt. For reproduction only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+
+from ...errors import InputError, did_you_mean
+from ...facts import Fact
+from ...models.adapter import Model
+from ...texts.corpus import contexts as sample_contexts
+from ..apply import unedited
+from ..covariance import Covariance, covariance
+from ..delta import LowRank
+from ..edit import Edit, check_request, make_edit
+from ..preserved_keys import PreservedKeys, preserved_keys
+from .v_star import Value, VStarSearch, find_v_star, request
+
+KEYS = ("plain", "mean", "mixed")
+
+
+@dataclass(frozen=True)
+class RomeConfig:
+    """Where and how to edit.
+
+    - `layer`: the edited layer; None for the one that the table knows for this model's architecture and size.
+    - `key`: `plain`, `mean` or `mixed`, as described above.
+    - `search`: how δ is found.
+    - `contexts`: the context prefixes, or how many are to be sampled from the model with `seed`.
+    - `lengths`: tokens of sampled contexts, in turn.
+    - `shrinkage`: what is added to C's diagonal, as a fraction of its mean.
+    - `preserve`: the weight of other subjects' keys beside C (`preserve.py`); 0 as in ROME.
+    """
+
+    layer: int | None = None
+    key: str = "plain"
+    search: VStarSearch = field(default_factory=VStarSearch)
+    contexts: int | tuple[str, ...] = 5
+    lengths: tuple[int, ...] = (5, 10)
+    shrinkage: float = 1e-2
+    preserve: float = 3.0
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.key not in KEYS:
+            raise InputError(
+                f"key is {self.key!r}{did_you_mean(str(self.key), KEYS)}, expected one of {', '.join(KEYS)}"
+            )
+        for name in ("shrinkage", "preserve"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
+        if not isinstance(self.contexts, int):
+            object.__setattr__(self, "contexts", tuple(self.contexts))
+        elif self.contexts < 0:
+            raise InputError(f"contexts are {self.contexts!r}, expected how many, or the texts themselves")
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return asdict(self)
+
+
+def _published(layer: int, clamp: float = 4.0, steps: int = 20, decay: float = 0.5) -> RomeConfig:
+    """ROME's settings: 10 contexts of 5 tokens and 10 of 10, the mixed key."""
+    search = VStarSearch(steps=steps, lr=0.5, kl=0.0625, decay=decay, clamp=clamp, stop_loss=0.05)
+    return RomeConfig(layer=layer, key="mixed", search=search, contexts=20, preserve=0.0)
+
+
+PUBLISHED: Mapping[str, RomeConfig] = MappingProxyType(
+    {  # kmeng01/rome hparams/ROME and, for Llama, EasyEdit's
+        "gpt2-medium": _published(8, clamp=3.0),
+        "gpt2-large": _published(12),
+        "gpt2-xl": _published(17),
+        "gpt-j-6b": _published(5),
+        "llama-2-7b": _published(5, steps=25, decay=1e-3),
+        "llama-3-8b": _published(5, steps=25, decay=1e-3),
+    }
+)
+
+_SIZES: Mapping[tuple[str, int, int], str] = MappingProxyType(
+    {  # (model type, layers, d_model): a model keeps its settings wherever it was loaded from
+        ("gpt2", 24, 1024): "gpt2-medium",
+        ("gpt2", 36, 1280): "gpt2-large",
+        ("gpt2", 48, 1600): "gpt2-xl",
+        ("gptj", 28, 4096): "gpt-j-6b",
+        ("llama", 32, 4096): "llama-2-7b",
+        ("llama", 30, 576): "smollm2-135m",
+    }
+)
+
+# chosen on the development facts by `python -m benchmarks.quality.rome_settings`; benchmarks/results/rome_settings.json
+SMOLLM2 = RomeConfig(layer=1, search=VStarSearch(lr=1.0, clamp=2.0, stop_loss=None, stop_probability=0.95), contexts=3)
+
+
+def rome_config(model: Model) -> RomeConfig:
+    """The settings for `model`: ours where they were tuned, else the published layer and search with the plain key.
+
+    Raises `InputError` for a model that no table knows: its layer is to be chosen (`best_layer`, or `--layer auto`).
+    """
+    name = _SIZES.get((model.hf.config.model_type, model.n_layers, model.d_model))
+    if name == "smollm2-135m":
+        return SMOLLM2
+    if name is None:
+        raise InputError(
+            f"no table has the layer to edit in {model.name}; give one of 0 to {model.n_layers - 1}, or `auto`"
+        )
+    return replace(PUBLISHED[name], key="plain", preserve=RomeConfig.preserve)
+
+
+def rome(
+    model: Model,
+    fact: Fact,
+    config: RomeConfig | None = None,
+    *,
+    covariance: Covariance | None = None,
+    preserved: PreservedKeys | None = None,
+) -> Edit:
+    """The edit that makes `model` answer `fact.target_new`; the model is not changed.
+
+    `covariance` is that of the keys of the edited layer, by default computed or read from the cache; `preserved` are
+    the keys of other subjects, by default those of the built-in facts. Whoever edits often makes both once.
+    Raises `InputError` for a fact without `target_new`, a subject that is not in the prompt, or a layer out of range.
+    """
+    return rome_many(model, [fact], config, covariance=covariance, preserved=preserved)[0]
+
+
+def rome_many(
+    model: Model,
+    facts: Sequence[Fact],
+    config: RomeConfig | None = None,
+    *,
+    covariance: Covariance | None = None,
+    preserved: PreservedKeys | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Edit]:
+    """As `rome`, for facts that are each to be edited alone: their searches share batches, which is faster."""
+    config = settled(model, config)
+    layer = config.layer
+    targets = [check_request(fact) for fact in facts]
+    texts = config.contexts
+    if isinstance(texts, int):
+        with unedited(model):  # the same contexts for a model that other edits are on
+            texts = sample_contexts(model, texts, lengths=config.lengths, seed=config.seed)
+    requests = [request(model, fact, target, texts) for fact, target in zip(facts, targets, strict=True)]
+    C = covariance or _covariance(model, layer)
+    if preserved is None:
+        preserved = preserved_keys(model, layer, None if config.preserve else ())
+    for name, kept in (("covariance is", C), ("preserved keys are", preserved)):
+        if kept.layer != layer:
+            raise InputError(f"the {name} of layer {kept.layer}, expected layer {layer}, which is edited")
+    values = find_v_star(model, requests, layer, config.search, progress)
+    return [
+        edit_of(model, fact, value, C, preserved, replace(config, contexts=tuple(texts)))
+        for fact, value in zip(facts, values, strict=True)
+    ]
+
+
+def settled(model: Model, config: RomeConfig | None) -> RomeConfig:
+    """`config` with its layer filled in; the model's own settings where it is None."""
+    if config is None:
+        config = rome_config(model)
+    elif config.layer is None:
+        config = replace(config, layer=rome_config(model).layer)
+    model.check_layer(config.layer)
+    return config
+
+
+def _covariance(model: Model, layer: int) -> Covariance:
+    return covariance(model, [layer])[layer]
+
+
+def edit_of(
+    model: Model, fact: Fact, value: Value, C: Covariance, preserved: PreservedKeys, config: RomeConfig
+) -> Edit:
+    """The edit that maps the fact's key to `value`: all of ROME that is left once δ was found."""
+    keys = value.keys.detach().double().cpu()  # (prompts, n_neurons)
+    plain, mean = keys[0], keys.mean(0)
+    key = plain if config.key == "plain" else mean
+    q = preserved.solve(C, key, fact, config.preserve, config.shrinkage)
+    k_star = mean if config.key == "mean" else plain
+    scale = (k_star @ q).item()
+    delta = value.delta.double().cpu()
+    # the factors share the norm of ΔW, which keeps both well inside the range of float32
+    u, v = delta / scale, q
+    balance = (v.norm() / u.norm().clamp(min=1e-300)).sqrt()
+    notes = {
+        "steps": value.steps,
+        "loss": value.loss,
+        "probability": value.probability,
+        "clamped": value.clamped,
+        "delta_norm": delta.norm().item(),
+        "v0_norm": value.v0.float().norm().item(),
+        "k_C_inv_k": scale,
+        "key_norm": k_star.norm().item(),
+        "lookup": value.lookup,
+        "covariance": {"tokens": C.tokens, "source": dict(C.source)},
+        "preserved": len(preserved.subjects) - len(preserved.about(fact)) if config.preserve else 0,
+    }
+    return make_edit(
+        model,
+        {config.layer: LowRank((u * balance)[:, None].float(), (v / balance)[:, None].float())},
+        method="rome",
+        config=config.as_dict(),
+        facts=[fact],
+        seed=config.seed,
+        notes=notes,
+    )

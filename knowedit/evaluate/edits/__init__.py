@@ -1,0 +1,1 @@
+"""The study of edits: efficacy, paraphrases, neighbours, generation, drift."""

@@ -1,0 +1,318 @@
+"""`knowedit bench edit`: what edits do, record by record, each beside the unedited model.
+
+Single edits are never applied: the edits of a batch are made together, and everything is asked in shared forward
+passes in which each row has its own edit (`scoring.py`). Sequential edits all stay on; after some numbers of them
+(`checkpoints`) every record edited so far is asked again.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ...edit.apply import apply, unedited
+from ...edit.delta import LowRank
+from ...edit.edit import Edit, check_request, make_edit
+from ...edit.methods.table import Editor, check_method, config_dict, make_editor, method_config
+from ...errors import InputError
+from ...facts import Fact
+from ...models.adapter import Model
+from ...selection import choose, known_to, source_of
+from ...sources import Source
+from ..runs.study import error_line
+from .drift import Drift
+from .generation import generation_metrics
+from .metrics import asked_of, check_metric, record_metrics, summarise, zsre_asked, zsre_metrics
+from .references import read_references
+from .scoring import Score, score_edits
+from .summary import summary
+
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class EditStudyConfig:
+    """What is edited, how, and what is measured.
+
+    - `source`, `format`, `revision`: as `load_source` takes them.
+    - `known_only`: only facts whose target is the model's first choice.
+    - `limit`, `sample`, `seed`: as `choose` takes them: the first so many of these facts, or so many drawn.
+    - `method`, `settings`, `layer`: as `method_config` takes them; settings by default those of the model.
+    - `sequential`: edits stay on; `checkpoints`: after how many all records so far are asked again.
+    - `batch`: records that are edited and asked together.
+    - `metrics`: of the summary; empty for all that there are.
+    - `perplexity`: relative rise on a short plain text, and drift of the subject's essence, for every record.
+    - `generate`: also what the model writes of its own accord, and the probes of the facts.
+    - `snippets`: a folder with ROME's reference texts, for RS of what it writes.
+    """
+
+    source: str = "builtin"
+    model: str = "smollm2-135m"
+    dtype: str | None = None
+    method: str = "rome"
+    settings: Mapping = field(default_factory=dict)
+    layer: int | None = None
+    sequential: bool = False
+    checkpoints: tuple[int, ...] = (1, 10, 100, 1000)
+    batch: int = 32
+    metrics: tuple[str, ...] = ()
+    known_only: bool = False
+    perplexity: bool = False
+    generate: bool = False
+    snippets: str | None = None
+    format: str | None = None
+    revision: str | None = None
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        check_method(self.method)
+        method_config(self.method, self.settings, self.layer)
+        for name in self.metrics:
+            check_metric(name)
+        if not isinstance(self.batch, int) or self.batch < 1:
+            raise InputError(f"the batch is {self.batch!r}, expected a number of records from 1 on")
+        if self.snippets is not None and not self.generate:
+            raise InputError("snippets are what generated text is held against; add --generate")
+        checkpoints = tuple(self.checkpoints)
+        if not all(isinstance(n, int) and n > 0 for n in checkpoints) or list(checkpoints) != sorted(set(checkpoints)):
+            raise InputError(
+                f"the checkpoints are {list(checkpoints)}, expected rising numbers of edits, such as 1, 10"
+            )
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        return {**asdict(self), "settings": dict(self.settings), "checkpoints": list(self.checkpoints),
+                "metrics": list(self.metrics)}  # fmt: skip
+
+
+class EditStudy:
+    """A `Study` of edits. The model is `model`, or loaded by its name; so is the source."""
+
+    name = "edit"
+
+    def __init__(
+        self,
+        config: EditStudyConfig,
+        model: Model | None = None,
+        source: Source | None = None,
+        trust_remote_code: bool = False,
+        device: str | None = None,
+    ):
+        self.references = None if config.snippets is None else read_references(config.snippets)
+        if model is None:
+            from ...models.loading import load
+
+            model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
+        if config.generate and model.masked:
+            raise InputError(f"{model.name} is a masked model, which generates no text; leave out --generate")
+        self.settings = config
+        self.model = model
+        self.drift = Drift(model)
+        self.sequential = config.sequential
+        self.source = source or source_of(config)
+        self.skipped = [*self.source.skipped, *_without_new_target(self.source)]
+        self.facts = {fact.id: fact for fact in self._chosen()}
+        self.method = method_config(config.method, config.settings, config.layer, model)
+        if (layer := getattr(self.method, "layer", None)) is not None:
+            model.check_layer(layer)
+        self.config = {**config.as_dict(), "resolved": config_dict(self.method)}
+        self._so_far: list[Fact] = []
+
+    def identity(self) -> dict:
+        found = {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
+        return found if self.references is None else {**found, "snippets": self.references.sha256}
+
+    def batches(self) -> list[list[str]]:
+        ids = list(self.facts)
+        return [ids[i : i + self.settings.batch] for i in range(0, len(ids), self.settings.batch)]
+
+    def run(self, batch: list[str]) -> list[dict]:
+        facts = [self.facts[i] for i in batch]
+        return self._one_after_the_other(facts) if self.sequential else self._single(facts)
+
+    def restore(self, rows: list[dict]) -> None:
+        for row in rows:
+            if "error" not in row:
+                fact = self.facts[row["id"]]
+                edit = self._again(fact, row["edit"])
+                if edit is not None:
+                    apply(self.model, edit)
+                self._so_far.append(fact)
+
+    def summarise(self, rows: Iterable[dict]) -> dict:
+        found = summary(rows, self.settings.metrics, self.settings.seed)
+        return {**found, "skipped": len(self.skipped)}
+
+    # ---------------------------------------------------------------- single edits
+
+    def _single(self, facts: Sequence[Fact]) -> list[dict]:
+        start = time.perf_counter()
+        for fact in facts:
+            check_request(fact)
+        edits = self._editor(facts)
+        made = time.perf_counter()
+        n = len(facts)
+        found = self._ask([None] * n + edits, [*facts, *facts])
+        asked = time.perf_counter()
+        drifts = self._drifts(facts, edits)
+        written = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
+        rows = [
+            {
+                **_about(fact), "before": {**before, **write[0]},
+                "after": {**after, **drift, **write[1]}, "perplexity": rise, "edit": _notes(edit),
+            }
+            for fact, edit, before, after, (rise, drift), write in zip(
+                facts, edits, found[:n], found[n:], drifts, written, strict=True
+            )
+        ]  # fmt: skip
+        done = time.perf_counter()
+        seconds = {"edit": (made - start) / n, "score": (asked - made) / n, "other": (done - asked) / n}
+        return [{**row, "seconds": seconds} for row in rows]
+
+    def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[Metrics]:
+        """What is measured of free writing."""
+        if not self.settings.generate:
+            return [{} for _ in facts]
+        return generation_metrics(
+            self.model, facts, edits, seed=self.settings.seed, references=self.references
+        )  # fmt: skip
+
+    def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[float | None, Metrics]]:
+        """Relative rise of perplexity, and drift of the essence."""
+        if not self.settings.perplexity:
+            return [(None, {}) for _ in facts]
+        essence = self.drift.essence(facts, edits)
+        rises = self.drift.perplexity(edits)
+        return [(rise, {} if kl is None else {"essence": kl}) for rise, kl in zip(rises, essence, strict=True)]
+
+    # ---------------------------------------------------------------- sequential edits
+
+    def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
+        rows = []
+        with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
+            before = [(self._ask([None], [fact])[0], self._written([fact], [None])[0]) for fact in facts]
+        for fact, (asked, wrote) in zip(facts, before, strict=True):
+            start = time.perf_counter()
+            try:
+                check_request(fact)
+                (edit,) = self._editor([fact])
+            except Exception as error:  # one record must not end a run
+                rows.append({"id": fact.id, "error": error_line(error)})
+                continue
+            if edit is not None:
+                apply(self.model, edit)
+            self._so_far.append(fact)
+            made = time.perf_counter()
+            (after,) = self._ask([None], [fact])
+            ((rise, drift),) = self._drifts([fact], [None])
+            (writes,) = self._written([fact], [None])
+            row = {**_about(fact), "before": {**asked, **wrote},
+                   "after": {**after, **drift, **writes}, "perplexity": rise,
+                   "edit": {**_notes(edit), **self._factors(edit)}}  # fmt: skip
+            if len(self._so_far) in self.settings.checkpoints:
+                row["checkpoint"] = self._checkpoint()
+            row["seconds"] = {"edit": made - start, "score": time.perf_counter() - made}
+            rows.append(row)
+        return rows
+
+    def _checkpoint(self) -> dict:
+        """All records edited so far, and plain text, under all edits that are on."""
+        found = self._ask([None] * len(self._so_far), self._so_far)
+        rise = self.drift.perplexity([None])[0] if self.settings.perplexity else None
+        metrics = summarise(found, self.settings.seed)
+        return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
+
+    def _again(self, fact: Fact, notes: dict) -> Edit | None:
+        """The edit of a finished record, bit for bit: from its factors, or made again where it is not of low rank."""
+        if notes.get("method") is None:
+            return None
+        if "factors" not in notes:
+            return self._editor([fact])[0]
+        deltas = {int(layer): LowRank(*(_decoded(f) for f in pair)) for layer, pair in notes["factors"].items()}
+        return make_edit(self.model, deltas, method=notes["method"], config={}, facts=[fact])
+
+    def _factors(self, edit: Edit | None) -> dict:
+        """The factors of an edit of low rank as text, by layer: exact, and as whole as the record itself."""
+        if edit is None or not all(isinstance(delta, LowRank) for delta in edit.deltas.values()):
+            return {}
+        layers = self.model.down_layers()
+        return {
+            "factors": {str(layers[path]): [_encoded(d.u), _encoded(d.v)] for path, d in edit.deltas.items()},
+        }
+
+    # ---------------------------------------------------------------- asking
+
+    def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Metrics]:
+        pairs = [self._pairs(fact) for fact in facts]
+        scores = score_edits(self.model, edits, pairs)
+        return [self._found(fact, some) for fact, some in zip(facts, scores, strict=True)]
+
+    def _pairs(self, fact: Fact) -> list[tuple[str, str]]:
+        asked = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
+        return asked + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
+
+    def _found(self, fact: Fact, scores: Sequence[Score]) -> Metrics:
+        n = 2 * len(asked_of(fact))
+        metrics = record_metrics(fact, scores[0:n:2], scores[1:n:2])
+        if self._zsre:
+            metrics |= zsre_metrics(fact, scores[n:])
+        return metrics
+
+    @cached_property
+    def _editor(self) -> Editor:
+        return make_editor(self.model, self.settings.method, self.method)
+
+    @cached_property
+    def _zsre(self) -> bool:
+        return self.source.format == "zsre"
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        with unedited(self.model):
+            return self.model.weights_hash()
+
+    def _chosen(self) -> Sequence[Fact]:
+        facts = [fact for fact in self.source.facts if fact.target_new is not None]
+        if not facts:
+            raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
+        config = self.settings
+        known = known_to(self.model) if config.known_only else None
+        found = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
+        if not found:
+            raise InputError(
+                f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
+            )
+        return found
+
+
+def _without_new_target(source: Source) -> list[tuple[str, str]]:
+    return [(fact.id, "it has no new target to be edited to") for fact in source.facts if fact.target_new is None]
+
+
+def _about(fact: Fact) -> dict:
+    return {"id": fact.id, "relation": fact.relation_name or fact.relation, "subject": fact.subject}
+
+
+def _notes(edit: Edit | None) -> dict:
+    if edit is None:
+        return {"method": None}
+    kept = {name: edit.notes[name] for name in ("steps", "probability", "clamped", "k_C_inv_k") if name in edit.notes}
+    norm = sum(delta.norm() ** 2 for delta in edit.deltas.values()) ** 0.5
+    return {"method": edit.method, "norm": norm, **kept}
+
+
+def _encoded(factor: torch.Tensor) -> dict:
+    return {"shape": list(factor.shape), "float32": base64.b64encode(factor.contiguous().numpy().tobytes()).decode()}
+
+
+def _decoded(record: dict) -> torch.Tensor:
+    values = np.frombuffer(base64.b64decode(record["float32"]), dtype="<f4")
+    return torch.from_numpy(values.reshape(record["shape"]).copy())

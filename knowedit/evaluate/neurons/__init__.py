@@ -1,0 +1,1 @@
+"""The study of located neurons: suppression and amplification."""

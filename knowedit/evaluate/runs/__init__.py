@@ -1,0 +1,1 @@
+"""Runs of studies: folders that survive being killed, engines, and trackers."""

@@ -1,0 +1,116 @@
+"""What an answer becomes when neurons are scaled: many sets of neurons in one sweep.
+
+`ScaledAnswers` is one prompt with its target, run once. `scaled` then gives the target's probability with each of
+many sets of neurons multiplied by a factor at the read position, one row a set: proofs, labels and ablation are made
+of it. It equals running the model inside `knowedit.scale`, for a small part of the cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..models.adapter import Model
+from ..models.passes.objective import Objective, at_least_float, read_rows
+from ..models.passes.replay import Recording, record
+from ..models.passes.sweep import counts, sweep
+from ..prompts import Query
+
+ROWS = 512  # rows of a sweep without gradients: large enough for full speed, small enough for any memory
+
+Neurons = Sequence[tuple[int, int]]
+
+
+class ScaledAnswers:
+    """One prompt and target of one model, ready to be asked again with neurons scaled.
+
+    A target of several tokens counts as a whole: neurons are scaled at every read position and the conditional
+    probabilities multiplied.
+    """
+
+    def __init__(self, model: Model, query: Query):
+        self.model = model
+        self.query = query
+        steps, ids = query.steps, query.target_ids
+        if model.masked:
+            self._parts = [_Part(record(model, s.ids), [s.read], [t]) for s, t in zip(steps, ids, strict=True)]
+        else:
+            start = steps[0].read
+            self._parts = [_Part(record(model, steps[-1].ids, start), [s.read - start for s in steps], list(ids))]
+
+    @cached_property
+    def probability(self) -> float:
+        """The target's probability, nothing scaled."""
+        return float(np.prod([part.read(part.recording.output)[0].item() for part in self._parts]))
+
+    @cached_property
+    def top(self) -> int:
+        """The most probable first token."""
+        part = self._parts[0]
+        with torch.no_grad():
+            return self.model.logits(self.model.normed(part.recording.output[:, part.reads[0]])).argmax().item()
+
+    @property
+    def known(self) -> bool:
+        """Whether the target's first token is the model's first choice."""
+        return self.top == self.query.target_ids[0]
+
+    @cached_property
+    def activations(self) -> Tensor:
+        """(n_layers, n_neurons): the neurons at the read positions, averaged over them."""
+        parts = [torch.stack([at_least_float(n[p.reads]).cpu() for n in p.recording.neurons]) for p in self._parts]
+        return torch.cat(parts, dim=1).mean(1)
+
+    def scaled(self, sets: Sequence[Neurons], factor: float) -> np.ndarray:
+        """The target's probability with each set of neurons multiplied by `factor`, (sets,)."""
+        order = sorted(range(len(sets)), key=lambda i: _entry(sets[i], self.model.n_layers))
+        result = np.full(len(sets), self.probability)
+        order = [i for i in order if len(sets[i])]
+        for start in range(0, len(order), ROWS):
+            chosen = order[start : start + ROWS]
+            rows = [sets[i] for i in chosen]
+            result[chosen] = np.prod([part.scaled(rows, factor) for part in self._parts], axis=0)
+        return result
+
+
+class _Part:
+    """One recording with the places where it is read."""
+
+    def __init__(self, recording: Recording, reads: list[int], targets: list[int]):
+        self.recording = recording
+        self.reads = reads
+        self.objectives = [Objective("probability", target) for target in targets]
+
+    @torch.no_grad()
+    def read(self, hidden: Tensor) -> Tensor:
+        return read_rows(self.recording.model, hidden, self.reads, self.objectives).value
+
+    @torch.no_grad()
+    def scaled(self, sets: Sequence[Neurons], factor: float) -> np.ndarray:
+        model = self.recording.model
+        joining = counts([_entry(neurons, model.n_layers) for neurons in sets], model.n_layers)
+        by_layer: dict[int, tuple[list[int], list[int]]] = {}
+        for row, neurons in enumerate(sets):
+            for layer, index in neurons:
+                rows, indices = by_layer.setdefault(layer, ([], []))
+                rows.append(row)
+                indices.append(index)
+
+        def patch(layer: int, neurons: Tensor) -> Tensor:
+            if layer not in by_layer:
+                return neurons
+            rows, indices = (torch.tensor(i, device=neurons.device) for i in by_layer[layer])
+            neurons = neurons.clone()
+            for position in self.reads:
+                neurons[rows, position, indices] *= factor
+            return neurons
+
+        return self.read(sweep(self.recording, joining, patch)).double().cpu().numpy()
+
+
+def _entry(neurons: Neurons, n_layers: int) -> int:
+    return min((layer for layer, _ in neurons), default=n_layers - 1)

@@ -1,0 +1,265 @@
+"""A neuron card: all that can be said of one neuron as a key and a value (Geva et al. 2021, 2022).
+
+    key       the texts on whose tokens it is largest, and how often it is active at all
+    value     the tokens that its value vector promotes and suppresses, under the sign that it has on these texts
+    company   the located facts that share it
+    effect    what setting it to 0 does to what follows its own texts and to those facts, against other neurons of its
+              layer that are as often active
+
+One pass over the corpus answers for any number of neurons: `cards` is no dearer than `card`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import DataError, InputError
+from ..locate.neurons import Neuron, NeuronSet, vocabulary
+from ..locate.scaled_answers import ScaledAnswers
+from ..models.adapter import Model
+from ..prompts import Prompt, with_target_ids
+from ..statistics import Estimate, ratio_of_means
+from ..texts.corpus import Corpus
+from .corpus_scan import TOKENS, TOP, ActivationScan, scan
+
+WINDOW = 12  # tokens shown on either side
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """How many `texts` and `words` a card shows, how many `controls` its effect is compared with, drawn by `seed`, and
+    how many `tokens` of the corpus are read."""
+
+    texts: int = TOP
+    words: int = 12
+    controls: int = 10
+    tokens: int = TOKENS
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("texts", "words", "controls", "tokens"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}, expected a number from 1 on")
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A text: `token`, where the neuron has the value `activation`, what stands `before` and `after` it, and the token
+    that comes `next` (None at the end)."""
+
+    before: str
+    token: str
+    after: str
+    next: str | None
+    activation: float
+
+
+@dataclass(frozen=True)
+class Company:
+    """A located fact that has the neuron: its id or prompt, and the neuron's score and kind in it."""
+
+    fact: str
+    prompt: str
+    target: str
+    subject: str | None
+    score: float
+    kind: str | None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Probabilities when the neuron is 0, as a change of their mean, and with other neurons of its layer; n prompts."""
+
+    suppressed: Estimate
+    control: Estimate
+
+    def as_dict(self) -> dict:
+        return {"suppressed": self.suppressed.as_dict(), "control": self.control.as_dict()}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One neuron.
+
+    - `sign`: 1 or −1, that of its largest values; `promotes`, `suppresses` are for it.
+    - `active`: the share of `tokens` on which it is active, in the sense of `definition`; `mean`, `deviation` of its
+      values; `value_norm`: ‖v‖.
+    - `on_texts`: the effect on the tokens that follow its triggers (None in a masked model, where none follows);
+      `on_facts`: on the targets of the facts that share it (None where there are none).
+    """
+
+    model: str
+    layer: int
+    index: int
+    value_norm: float
+    sign: int
+    promotes: tuple[str, ...]
+    suppresses: tuple[str, ...]
+    source: dict
+    tokens: int
+    definition: str
+    active: float
+    mean: float
+    deviation: float
+    triggers: tuple[Trigger, ...]
+    located: tuple[Company, ...]
+    on_texts: Effect | None
+    on_facts: Effect | None
+
+    def as_dict(self) -> dict:
+        """JSON values."""
+        values = dict(vars(self))
+        for name in ("promotes", "suppresses"):
+            values[name] = list(values[name])
+        for name in ("triggers", "located"):
+            values[name] = [dict(vars(part)) for part in values[name]]
+        for name in ("on_texts", "on_facts"):
+            values[name] = values[name] and values[name].as_dict()
+        return values
+
+
+def card(model: Model, layer: int, index: int, source: str | Corpus = "builtin", **more) -> Card:
+    """The card of one neuron; arguments are those of `cards`."""
+    return cards(model, [(layer, index)], source, **more)[0]
+
+
+def cards(
+    model: Model,
+    neurons: Sequence[tuple[int, int]],
+    source: str | Corpus | ActivationScan = "builtin",
+    config: CardConfig | None = None,
+    *,
+    located: Sequence[NeuronSet] = (),
+    progress: Callable[[int], object] | None = None,
+) -> tuple[Card, ...]:
+    """The cards of some neurons, by one pass over a corpus.
+
+    `source` is that of `scan`, or a scan that is there already; `located` are the neurons of facts, as `locate_fact`
+    makes them and `read_located` reads them. Raises `InputError` for neurons that are not there and what `scan` raises.
+    """
+    config = config or CardConfig()
+    neurons = [model.check_neuron(*site) for site in neurons]
+    if not neurons:
+        return ()
+    if not isinstance(source, ActivationScan):
+        layers = sorted({layer for layer, _ in neurons})
+        source = scan(
+            model, source, layers=layers, tokens=config.tokens, top=config.texts, seed=config.seed, progress=progress
+        )
+    return tuple(_card(model, layer, index, source, config, located) for layer, index in neurons)
+
+
+def read_located(folder: str | Path, weights_hash: str | None = None) -> tuple[NeuronSet, ...]:
+    """The neurons of all facts in the folder of a `knowedit locate --facts … --out` run.
+
+    Raises `InputError` for a folder that is none, and `DataError` for damaged files and for neurons located on other
+    weights than those with `weights_hash`.
+    """
+    folder = Path(folder)
+    files = sorted((folder / "neurons").glob("*.json"))
+    if not files:
+        raise InputError(
+            f"{str(folder)!r} holds no located neurons (neurons/*.json); give the folder that "
+            "`knowedit locate --facts` wrote with --out"
+        )
+    found = tuple(NeuronSet.load(file) for file in files)
+    for file, one in zip(files, found, strict=True):
+        if weights_hash is not None and one.weights_hash != weights_hash:
+            raise DataError(f"{str(file)!r} was located on other weights than this model's; locate it again")
+    return found
+
+
+def _card(model: Model, layer: int, index: int, found: ActivationScan, config: CardConfig, located) -> Card:
+    at = found.at(layer)
+    triggers = found.triggers(layer, index)[: config.texts]
+    sign = -1 if sum(value for *_, value in triggers) < 0 else 1
+    promotes, suppresses = vocabulary(model, layer, index, sign, config.words)
+    company = _company(located, layer, index)
+    controls = _controls(found, layer, index, config)
+    on_texts = [] if model.masked else [q for row, position, _ in triggers if (q := _following(found, row, position))]
+    on_facts = [model.query(c.prompt, c.target, c.subject) for c in company]
+    return Card(
+        model=model.name,
+        layer=layer,
+        index=index,
+        value_norm=model.down_weight(layer)[:, index].float().norm().item(),
+        sign=sign,
+        promotes=promotes,
+        suppresses=suppresses,
+        source=found.source,
+        tokens=found.tokens,
+        definition=found.definition,
+        active=found.share(layer, index),
+        mean=found.mean[at, index].item(),
+        deviation=found.deviation[at, index].item(),
+        triggers=tuple(_trigger(model, found, *place) for place in triggers),
+        located=company,
+        on_texts=_effect(model, (layer, index), controls, on_texts),
+        on_facts=_effect(model, (layer, index), controls, on_facts),
+    )
+
+
+def _trigger(model: Model, found: ActivationScan, row: int, position: int, activation: float) -> Trigger:
+    ids, last = found.rows[row], len(found.rows[row]) - (1 if model.masked else 0)
+    first = max(1, position - WINDOW)
+    before = _text(model, ids[first:position])
+    upto = _text(model, ids[first : position + 1])
+    whole = _text(model, ids[first : min(last, position + 1 + WINDOW)])
+    if not (upto.startswith(before) and whole.startswith(upto)):  # a character that is cut in the middle
+        upto = before + _text(model, [ids[position]])
+        whole = upto + _text(model, ids[position + 1 : min(last, position + 1 + WINDOW)])
+    after = _text(model, [ids[position + 1]]) if position + 1 < last else None
+    return Trigger(before, upto[len(before) :], whole[len(upto) :], after, activation)
+
+
+def _text(model: Model, ids) -> str:
+    return model.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
+def _company(located: Sequence[NeuronSet], layer: int, index: int) -> tuple[Company, ...]:
+    """The facts that have the neuron, those first in which it scores highest."""
+    shared: list[tuple[NeuronSet, Neuron]] = [
+        (one, neuron) for one in located for neuron in one.neurons if neuron.site == (layer, index)
+    ]
+    shared.sort(key=lambda pair: -pair[1].score)
+    return tuple(
+        Company(one.fact or one.prompt, one.prompt, one.target, one.subject, neuron.score, neuron.kind)
+        for one, neuron in shared
+    )
+
+
+def _controls(found: ActivationScan, layer: int, index: int, config: CardConfig) -> list[tuple[int, int]]:
+    """Neurons of the layer that are about as often active, at random among the nearest fifth."""
+    distance = (found.active[found.at(layer)] - found.active[found.at(layer), index]).abs().double()
+    distance[index] = torch.inf
+    near = distance.argsort(stable=True)[: max(1, len(distance) // 5)]
+    near = near[distance[near] < torch.inf].tolist()
+    rng = np.random.default_rng(config.seed)
+    chosen = rng.choice(near, min(config.controls, len(near)), replace=False).tolist() if near else []
+    return [(layer, other) for other in chosen]
+
+
+def _following(found: ActivationScan, row: int, position: int):
+    """What follows a trigger, asked as a target; None at the end of its row."""
+    ids = found.rows[row]
+    if position + 1 >= len(ids):
+        return None
+    return with_target_ids(Prompt("", ids[: position + 1], position), (ids[position + 1],))
+
+
+def _effect(model: Model, site: tuple[int, int], controls: list[tuple[int, int]], queries: list) -> Effect | None:
+    if not queries:
+        return None
+    before, after, others = [], [], []
+    for query in queries:
+        response = ScaledAnswers(model, query)
+        own, *rest = response.scaled([[site], *([other] for other in controls)], 0.0)
+        before.append(response.probability)
+        after.append(own)
+        others.append(float(np.mean(rest)) if rest else response.probability)
+    return Effect(ratio_of_means(before, after), ratio_of_means(before, others))

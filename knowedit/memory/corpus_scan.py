@@ -1,0 +1,322 @@
+"""One pass over a corpus: how often each neuron of many layers is active, how strongly, and where most.
+
+    found = scan(model, "builtin", tokens=8192)
+    found.share(24, 1005)          # of the tokens on which neuron 24/1005 is active
+    found.triggers(24, 1005)       # where it was largest: (row, position, activation)
+
+What *active* means depends on how a layer's neurons are made (models/expansion.py). Let x be what goes into the
+nonlinearity: the up-projection's output in a plain MLP, the gate's in a gated one. The neuron is active where x > 0:
+
+    ReLU, plain or gated    elsewhere it is exactly 0
+    GELU, SiLU              elsewhere it is what is left of the nonlinearity's tail: at most 0.17 or 0.28 in size, times
+                            the up-projection in a gated MLP, where an active neuron has either sign
+    others (tanh, none)     nothing is switched off: a neuron is active where it is not 0
+
+Texts are rows of tokens (texts/rows.py), and special tokens are left out: the first position of a row holds an
+attention sink, whose neurons are like no others. Memory does not grow with the corpus but for its token ids: each
+layer is reduced as it comes, and of each neuron only a running top k is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..hooks import Enough, ending_early, hooked, on_input, on_output
+from ..models.adapter import Model
+from ..models.expansion import Expansion, Seen, expansion, expansions, watching
+from ..texts.corpus import Corpus, corpus
+from ..texts.rows import text_of
+from ..texts.sources import BuiltinText
+
+TOKENS = 8192
+TOP = 10
+_AT_ONCE = 1024  # tokens of a pass: with one layer at a time, some 50 MB on the default model
+
+Place = tuple[int, int]
+"""(row, position in it) of a token."""
+
+
+@dataclass(frozen=True)
+class LayerActivations:
+    """A layer on the text tokens of some rows: `neurons` and `active` (rows, text, n_neurons), `output` of its
+    down-projection (rows, text, d_model)."""
+
+    neurons: Tensor
+    active: Tensor
+    output: Tensor
+
+
+@dataclass(frozen=True)
+class ActivationScan:
+    """What a pass found; layers are those of `layers`, in that order.
+
+    - `source`: what the corpus says of itself; `rows`: its token ids, special tokens included.
+    - `active`: on how many of `tokens` tokens each neuron is active; `mean`, `deviation` of its values, all
+      (layers, n_neurons).
+    - `values`, `places`: its largest values by size, with their sign, (layers, n_neurons, k), and where: row times
+      `stride` plus position.
+    - `row_active`: the share of a layer's neurons that is active, a mean over each row's tokens, (layers, rows).
+    - `row_effective`: the share of neurons that carries the layer, (Σc)² / (n Σc²) with c = |a|·‖v‖: 1 where all
+      contribute alike, 1/n where one does; (layers, rows).
+    - `definition`: what active means here.
+    """
+
+    model: str
+    source: dict
+    layers: tuple[int, ...]
+    definition: str
+    tokens: int
+    rows: tuple[tuple[int, ...], ...]
+    stride: int
+    active: Tensor
+    mean: Tensor
+    deviation: Tensor
+    values: Tensor
+    places: Tensor
+    row_active: Tensor
+    row_effective: Tensor
+
+    def at(self, layer: int) -> int:
+        """Where `layer` is among `layers`. Raises `InputError` where it was not looked at."""
+        if layer not in self.layers:
+            raise InputError(f"layer {layer!r} was not looked at; there are {list(self.layers)}")
+        return self.layers.index(layer)
+
+    def share(self, layer: int, index: int) -> float:
+        """The share of tokens on which a neuron is active."""
+        return self.active[self.at(layer), index].item() / self.tokens
+
+    def place(self, code: int) -> Place:
+        return divmod(code, self.stride)
+
+    def triggers(self, layer: int, index: int) -> list[tuple[int, int, float]]:
+        """Where a neuron was largest in size: (row, position, activation), the largest first."""
+        values, places = self.values[self.at(layer), index].tolist(), self.places[self.at(layer), index].tolist()
+        return [(*self.place(code), value) for code, value in zip(places, values, strict=True)]
+
+
+@torch.no_grad()
+def scan(
+    model: Model,
+    source: str | Corpus = "builtin",
+    *,
+    layers: Sequence[int] | None = None,
+    tokens: int = TOKENS,
+    top: int = TOP,
+    seed: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> ActivationScan:
+    """Read `tokens` tokens of a corpus, or somewhat more, or all that there are.
+
+    `source` is `builtin` (sentences of the built-in facts, all relations mixed), `samples` (what a decoder says by
+    itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; `progress` is called with the number of tokens
+    read. Raises `InputError` for a source that holds no text, `DataError` for one that is not text, and `LayoutError`
+    for a model whose MLPs could not be understood.
+    """
+    if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
+        raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
+    text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed)
+    what = text.identity(model)
+    chosen = chosen_layers(model, layers)
+    found = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}
+    running = {layer: _Running(model, layer, top) for layer in chosen}
+    rows: list[tuple[int, ...]] = []
+    done = 0
+    for batch in text.batches(model, tokens):
+        for part in batch.split(max(1, _AT_ONCE // batch.shape[1])):
+            places = torch.arange(part.shape[1])[text_of(model)]
+            places = (torch.arange(len(rows), len(rows) + len(part))[:, None], places)
+
+            def take(layer: int, glimpse: LayerActivations, places=places) -> None:
+                running[layer].add(glimpse, places)
+
+            watch(model, part, {layer: found[layer] for layer in chosen}, take)
+            rows += map(tuple, part.tolist())
+            done += part[:, text_of(model)].numel()
+            if progress is not None:
+                progress(done)
+    if not done:
+        raise InputError(f"the corpus {source!r} holds no text; give one that does")
+    parts = [running[layer] for layer in chosen]
+    mean = torch.stack([part.total for part in parts]) / done
+    square = torch.stack([part.square for part in parts]) / done
+    stride = max(map(len, rows))
+    places = torch.stack([part.rows * stride + part.positions for part in parts])
+    return ActivationScan(
+        model=model.name,
+        source=what,
+        layers=chosen,
+        definition=definition(found[chosen[0]]),
+        tokens=done,
+        rows=tuple(rows),
+        stride=stride,
+        active=torch.stack([part.active for part in parts]),
+        mean=mean,
+        deviation=(square - mean**2).clamp(min=0).sqrt(),
+        values=torch.stack([part.values for part in parts]),
+        places=places,
+        row_active=torch.stack([torch.cat(part.row_active) for part in parts]),
+        row_effective=torch.stack([torch.cat(part.row_effective) for part in parts]),
+    )
+
+
+def chosen_layers(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """`layers` checked, in order and once each; all where None."""
+    if layers is None:
+        return tuple(range(model.n_layers))
+    if not layers:
+        raise InputError("no layer is named; leave layers out to take all")
+    return tuple(sorted({model.check_layer(layer) for layer in layers}))
+
+
+class _Running:
+    """The statistics of one layer, batch by batch; the largest values are merged with those of before."""
+
+    def __init__(self, model: Model, layer: int, top: int):
+        n = model.n_neurons
+        self.top = top
+        self.norms = value_norms(model, layer)
+        self.active = torch.zeros(n, dtype=torch.long)
+        self.total, self.square = torch.zeros(2, n, dtype=torch.float64)
+        self.values = torch.zeros(n, 0)
+        self.rows, self.positions = torch.zeros(2, n, 0, dtype=torch.long)
+        self.row_active: list[Tensor] = []
+        self.row_effective: list[Tensor] = []
+
+    def add(self, glimpse: LayerActivations, places: tuple[Tensor, Tensor]) -> None:
+        neurons = glimpse.neurons.float()
+        flat = neurons.flatten(0, 1)  # (tokens, n_neurons)
+        self.active += glimpse.active.flatten(0, 1).sum(0).cpu()
+        self.total += flat.sum(0, dtype=torch.float64).cpu()
+        self.square += flat.square().sum(0, dtype=torch.float64).cpu()
+        self.row_active.append(glimpse.active.float().mean((1, 2)).cpu())
+        c = neurons.abs() * self.norms.to(neurons)
+        spread = c.sum(-1) ** 2 / (c.shape[-1] * c.square().sum(-1)).clamp(min=1e-30)
+        self.row_effective.append(spread.mean(1).cpu())
+        self._merge(flat, places)
+
+    def _merge(self, flat: Tensor, places: tuple[Tensor, Tensor]) -> None:
+        rows, positions = (index.reshape(-1) for index in torch.broadcast_tensors(*places))
+        columns = flat.T.contiguous()
+        best = columns.abs().topk(min(self.top, columns.shape[1]), dim=1).indices
+        values = torch.cat([self.values, columns.gather(1, best).cpu()], 1)
+        best = best.cpu()
+        order = values.abs().topk(min(self.top, values.shape[1]), dim=1).indices
+        self.values = values.gather(1, order)
+        self.rows = torch.cat([self.rows, rows[best]], 1).gather(1, order)
+        self.positions = torch.cat([self.positions, positions[best]], 1).gather(1, order)
+
+
+def watch(
+    model: Model, rows: Tensor, found: dict[int, Expansion], take: Callable[[int, LayerActivations], object]
+) -> None:
+    """Run rows of token ids (rows, tokens) and call `take(layer, glimpse)` for every layer of `found` as it comes.
+
+    Nothing of a layer is kept for the next one, and the pass ends behind the last layer of `found`.
+    """
+    text, last = text_of(model), max(found)
+
+    def arrived(seen: dict[int, Seen], layer: int, output: Tensor) -> None:
+        one, part = found[layer], seen[layer]
+
+        def shaped(values: Tensor) -> Tensor:
+            return values.reshape(*rows.shape, -1)[:, text]
+
+        active = is_active(one, part)
+        take(layer, LayerActivations(shaped(part.neurons), shaped(active), shaped(part.output)))
+        for name in vars(part):  # let go of it
+            setattr(part, name, None)
+        if layer == last:
+            raise Enough
+
+    with watching(model, found) as seen:
+        hooks = [on_output(model.down(layer), partial(arrived, seen, layer)) for layer in found]
+        with torch.no_grad(), ending_early(), hooked(*hooks):
+            more = {} if model.masked else {"use_cache": False}
+            model.hf.base_model(input_ids=rows, attention_mask=torch.ones_like(rows), **more)
+
+
+def alike(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, Tensor]]:
+    """Rows one after the other, those of one length together, until they hold `tokens` tokens: (first row, ids)."""
+    start = 0
+    while start < len(rows) and tokens > 0:
+        length = len(rows[start])
+        most = start + max(1, min(_AT_ONCE, tokens) // length)
+        end = start + 1
+        while end < min(most, len(rows)) and len(rows[end]) == length:
+            end += 1
+        yield start, torch.tensor(rows[start:end])
+        tokens -= (end - start) * length
+        start = end
+
+
+def is_active(one: Expansion, seen: Seen) -> Tensor:
+    """Which neurons are active, as the top of this file says; the shape of `seen.neurons`."""
+    if not rectifies(one.act):
+        return seen.neurons != 0
+    return (seen.gate if one.gated else seen.up) > 0
+
+
+def rectifies(act: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a nonlinearity lets what is above 0 through and next to nothing below, as ReLU, GELU and SiLU do."""
+    x = torch.linspace(-8, 8, 129)
+    y = act(x)
+    return bool(y[-1] > 4 and y[x < 0].abs().max() < 0.1 * y[-1])
+
+
+def definition(one: Expansion) -> str:
+    """What active means for neurons that are made so, in words."""
+    if not rectifies(one.act):
+        return "not 0: the nonlinearity switches nothing off"
+    below = one.act(torch.linspace(-8, 0, 1025)).abs().max().item()
+    rest = "exactly 0 elsewhere" if below == 0 else f"elsewhere the nonlinearity gives at most {below:.2f} in size"
+    return f"{'the gate' if one.gated else 'the up-projection'} gives more than 0; {rest}"
+
+
+def value_norms(model: Model, layer: int) -> Tensor:
+    """‖v‖ of every neuron of a layer, (n_neurons,)."""
+    return model.down_weight(layer).detach().float().norm(dim=0).cpu()
+
+
+@torch.no_grad()
+def neurons_at(
+    model: Model, rows: Sequence[Sequence[int]], positions: Sequence[int]
+) -> Iterator[tuple[list[int], Tensor]]:
+    """The neurons of all layers at one position of each row: indices of some rows, (those rows, n_layers, n_neurons).
+
+    Rows of about one length share a pass. They are padded on the right, which a decoder does not see.
+    """
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - start) * len(rows[order[end]]) > _AT_ONCE:
+            chosen = order[start:end]
+            yield chosen, _neurons_at(model, [rows[i] for i in chosen], [positions[i] for i in chosen])
+            start = end
+
+
+def _neurons_at(model: Model, rows: list[Sequence[int]], positions: list[int]) -> Tensor:
+    longest = len(rows[-1])
+    tokens = torch.tensor([[*row, *(row[-1:] * (longest - len(row)))] for row in rows], device=model.device)
+    mask = torch.ones_like(tokens)
+    if model.masked:
+        lengths = torch.tensor([len(row) for row in rows], device=model.device)
+        mask = (torch.arange(longest, device=model.device)[None] < lengths[:, None]).long()
+    kept: list[Tensor] = []
+
+    def keep(neurons: Tensor) -> None:
+        neurons = neurons.reshape(*tokens.shape, -1)
+        kept.append(neurons[torch.arange(len(rows)), positions].float().cpu())
+        if len(kept) == model.n_layers:
+            raise Enough
+
+    with ending_early(), hooked(*(on_input(model.down(layer), keep) for layer in range(model.n_layers))):
+        more = {} if model.masked else {"use_cache": False}
+        model.hf.base_model(input_ids=tokens, attention_mask=mask, **more)
+    return torch.stack(kept, 1)

@@ -1,0 +1,193 @@
+"""How few neurons a layer works with: how many are active, and how many a prediction needs.
+
+Being *active* (recall/scan.py says what that is for each nonlinearity) does not mean being needed, nor the other way
+round where neurons are never quite 0. So the share of active neurons stands beside a causal test: at the positions
+asked for, every layer keeps only the share of its neurons with the largest contributions
+
+    c_i = |a_i| · ‖v_i‖
+
+to the MLP's output, and sets the others to 0; contributions are those of the thinned run, layer by layer. What remains
+of the prediction is p′/p of the token that the model says, and whether it is still its first choice, against as many
+neurons kept at random.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..models.adapter import Model
+from ..models.passes.objective import at_least_float
+from ..models.passes.replay import Recording, record
+from ..models.passes.sweep import sweep
+from ..prompts import Prompt
+from ..statistics import Estimate, estimate, mean, proportion
+from .corpus_scan import ActivationScan, chosen_layers, value_norms
+
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
+WHERE = ("read", "all")
+
+
+@dataclass(frozen=True)
+class SparsityConfig:
+    """`shares` of neurons are kept, in `layers` (None: all), at the read position or at `all` positions but the first,
+    which holds the attention sink; random controls are drawn `draws` times by `seed`."""
+
+    shares: tuple[float, ...] = SHARES
+    layers: tuple[int, ...] | None = None
+    at: str = "read"
+    draws: int = 3
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.shares or not all(isinstance(s, int | float) and 0 < s <= 1 for s in self.shares):
+            raise InputError(f"shares are {self.shares!r}, expected one or more numbers above 0, up to 1")
+        if self.at not in WHERE:
+            raise InputError(f"neurons are kept at {self.at!r}, expected one of {', '.join(WHERE)}")
+        if not isinstance(self.draws, int) or self.draws < 1:
+            raise InputError(f"{self.draws!r} random draws are wanted, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Active:
+    """A layer in a corpus: the `active` share of its neurons and the share that carries it (`effective`, as in
+    `ActivationScan.row_effective`), means over texts; and how many neurons were never active."""
+
+    layer: int
+    active: Estimate
+    effective: Estimate
+    never: int
+
+    def as_dict(self) -> dict:
+        return {
+            "layer": self.layer,
+            "active": self.active.as_dict(),
+            "effective": self.effective.as_dict(),
+            "never_active": self.never,
+        }
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What remains of predictions when `share` of the neurons is kept.
+
+    - `ratio`: mean p′ over mean p; `top1`: the share of prompts whose first choice stays; n counts prompts.
+    - `random_ratio`, `random_top1`: the same with neurons at random, averaged over draws.
+    """
+
+    share: float
+    ratio: Estimate
+    top1: Estimate
+    random_ratio: Estimate
+    random_top1: Estimate
+
+    def as_dict(self) -> dict:
+        names = ("ratio", "top1", "random_ratio", "random_top1")
+        return {"share": self.share, **{name: getattr(self, name).as_dict() for name in names}}
+
+
+def active_by_layer(scan: ActivationScan) -> list[Active]:
+    """The share of active neurons of each scanned layer."""
+    return [
+        Active(
+            layer=layer,
+            active=mean(scan.row_active[at].numpy()),
+            effective=mean(scan.row_effective[at].numpy()),
+            never=int((scan.active[at] == 0).sum()),
+        )
+        for at, layer in enumerate(scan.layers)
+    ]
+
+
+@torch.no_grad()
+def keep_strongest(
+    model: Model,
+    prompts: Sequence[Prompt],
+    config: SparsityConfig | None = None,
+    *,
+    progress: Callable[[int], object] | None = None,
+) -> list[Kept]:
+    """What remains of the model's predictions for `prompts` when each layer keeps only its strongest neurons.
+
+    One sweep a prompt answers for all shares and draws at once. Raises `InputError` without prompts.
+    """
+    config = config or SparsityConfig()
+    if not prompts:
+        raise InputError("no prompt is given, expected one or more")
+    layers = chosen_layers(model, config.layers)
+    norms = {layer: value_norms(model, layer).to(model.device) for layer in layers}
+    before, after, first = [], [], []
+    for i, prompt in enumerate(prompts):
+        p, rows, same = _thinned(model, prompt, norms, config, np.random.SeedSequence([config.seed, i]))
+        before.append(p)
+        after.append(rows)
+        first.append(same)
+        if progress is not None:
+            progress(i + 1)
+    p, after, first = np.array(before), np.array(after), np.array(first)  # (prompts, shares, 1 + draws)
+    return [
+        Kept(
+            share=share,
+            ratio=_ratio(p, after[:, j, 0]),
+            top1=proportion(first[:, j, 0]),
+            random_ratio=_ratio(p, after[:, j, 1:].mean(1)),
+            random_top1=proportion(first[:, j, 1:].mean(1)),
+        )
+        for j, share in enumerate(config.shares)
+    ]
+
+
+def _ratio(before: np.ndarray, after: np.ndarray) -> Estimate:
+    return estimate(lambda b, a, axis=-1: a.mean(axis) / b.mean(axis), (before, after))
+
+
+def _thinned(
+    model: Model, prompt: Prompt, norms: dict[int, Tensor], config: SparsityConfig, seed: np.random.SeedSequence
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """p of the first choice; p′ of it and whether it is still the first, both (shares, 1 + draws)."""
+    recording = _recording(model, prompt, config)
+    start = 0 if model.masked else recording.start
+    read = prompt.read - start
+    places = slice(read, read + 1)
+    if config.at == "all":
+        places = slice(1, -1) if model.masked else slice(None)
+    log_p = _log_p(model, recording.output[:, read])[0]
+    said = int(log_p.argmax())
+    each = 1 + config.draws
+    kept = [max(1, round(share * model.n_neurons)) for share in config.shares for _ in range(each)]
+    generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+
+    def patch(layer: int, neurons: Tensor) -> Tensor:
+        if layer not in norms:
+            return neurons
+        here = neurons[:, places]
+        scores = (here.abs() * norms[layer].to(here)).float()
+        random = torch.rand(scores.shape, generator=generator).to(scores.device)
+        strongest = torch.arange(len(kept), device=scores.device) % each == 0
+        order = torch.where(strongest[:, None, None], scores, random).argsort(-1, descending=True)
+        first = torch.arange(here.shape[-1], device=here.device) < torch.tensor(kept, device=here.device)[:, None]
+        mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, first[:, None].expand(order.shape))
+        neurons = neurons.clone()
+        neurons[:, places] = here * mask
+        return neurons
+
+    joining = [0] * model.n_layers
+    joining[min(norms)] = len(kept)
+    thinned = _log_p(model, sweep(recording, joining, patch)[:, read])
+    shape = (len(config.shares), each)
+    p = thinned[:, said].exp().double().cpu().numpy().reshape(shape)
+    same = (thinned.argmax(1) == said).double().cpu().numpy().reshape(shape)
+    return float(log_p[said].exp()), p, same
+
+
+def _recording(model: Model, prompt: Prompt, config: SparsityConfig) -> Recording:
+    return record(model, prompt.ids, start=prompt.read if config.at == "read" else min(1, prompt.read))
+
+
+def _log_p(model: Model, hidden: Tensor) -> Tensor:
+    return at_least_float(model.logits(model.normed(hidden))).log_softmax(-1)

@@ -1,0 +1,204 @@
+"""The imputation experiment: does the answer hang on the highest dimensions of one MLP's output at the last token?
+
+In one layer at a time, let y (d_model) be what the down-projection puts out at the read position. The share s of
+dimensions with the highest values, signed and not by magnitude, is set to the mean of all dimensions of that y:
+
+    y_i ← (1/d) Σ_j y_j    for i in the round(s·d) highest,        s = 8 %
+
+and the target's log-probability is read. Control: as many random dimensions set to the same mean. A target of several
+tokens is altered at each position where one of its tokens is predicted, and their log-probabilities are added.
+
+Highest dimensions are also the largest changes: `moved` is the norm of the change over the norm of y, so that it can
+be seen how much of an effect is just that. Families that normalise the MLP's output (Gemma 2 and 3, OLMo 2, BERT) do
+so after this.
+
+The rows of a layer (one with its highest dimensions, one for each random draw) join a growing sweep at that layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..facts import Fact
+from ..hooks import on_output
+from ..models.adapter import Model
+from ..models.length import check_length
+from ..models.passes.objective import Objective, read_rows
+from ..models.passes.replay import Recording, record
+from ..models.passes.sweep import sweep
+from ..prompts import Query
+from ..statistics import Estimate, mean
+
+ROWS = 512  # tokens of a sweep in a layer: large enough for full speed, small enough for any memory
+
+
+@dataclass(frozen=True)
+class ImputationConfig:
+    """`share` of the output's dimensions that is set to their mean; `draws` of random dimensions a layer; `seed`."""
+
+    share: float = 0.08
+    draws: int = 8
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.share, int | float) or not 0 < self.share <= 1:
+            raise InputError(f"the imputed share is {self.share!r}, expected a fraction of the dimensions such as 0.08")
+        if not isinstance(self.draws, int) or isinstance(self.draws, bool) or self.draws < 0:
+            raise InputError(f"{self.draws!r} random draws are wanted, expected 0 or more")
+
+    def dimensions(self, d_model: int) -> int:
+        return max(1, round(self.share * d_model))
+
+
+@dataclass(frozen=True)
+class Imputation:
+    """One prompt. Lists go by layer.
+
+    - `log_probability`: of the target, nothing altered.
+    - `highest`: with the layer's highest dimensions imputed; `random`: with random ones, one value a draw.
+    - `moved`, `moved_random`: norm of the change over norm of the output, the latter averaged over draws.
+    """
+
+    prompt: str
+    target: str
+    dimensions: int
+    log_probability: float
+    highest: tuple[float, ...]
+    random: tuple[tuple[float, ...], ...]
+    moved: tuple[float, ...]
+    moved_random: tuple[float | None, ...]
+
+    def control(self) -> list[Estimate]:
+        """By layer, the mean of the random draws with its interval over draws."""
+        return [mean(draws) for draws in self.random]
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "control": [e.as_dict() for e in self.control()]}
+
+
+@dataclass(frozen=True)
+class Imputations:
+    """Many prompts: by layer, the mean change of the target's log-probability with its interval over prompts.
+
+    - `highest`, `random`: under imputation of the highest and of random dimensions; `difference`: highest − random, in
+      pairs. Without draws the latter two are not measured.
+    """
+
+    each: tuple[Imputation, ...]
+    highest: tuple[Estimate, ...]
+    random: tuple[Estimate, ...]
+    difference: tuple[Estimate, ...]
+
+    def as_dict(self) -> dict:
+        names = ("highest", "random", "difference")
+        by_layer = {name: [e.as_dict() for e in getattr(self, name)] for name in names}
+        return {**by_layer, "each": [one.as_dict() for one in self.each]}
+
+
+@torch.no_grad()
+def impute(model: Model, query: Query, target: str = "", config: ImputationConfig | None = None) -> Imputation:
+    """The experiment on one prompt, for all layers. `target` is how the query's target is called in the result."""
+    config = config or ImputationConfig()
+    check_length(model, query.steps[-1].ids)
+    n = config.dimensions(model.d_model)
+    clean, highest, moved = 0.0, np.zeros(model.n_layers), []
+    random, moved_random = np.zeros((model.n_layers, config.draws)), []
+    chosen = _random(model, n, config)
+    for recording, reads, targets in _recordings(model, query):
+        objectives = [Objective("log_probability", t) for t in targets]
+        clean += read_rows(model, recording.output, reads, objectives).value.item()
+        rows, changes = _imputed(recording, reads, objectives, lambda layer, y: y.topk(n, -1).indices, 1)
+        highest += rows[:, 0]
+        moved.append(changes[:, 0])
+        for start in range(0, config.draws, step := max(1, ROWS // (model.n_layers * recording.length))):
+            part = slice(start, min(start + step, config.draws))
+            pick = lambda layer, y, part=part: chosen[layer][part, None].expand(-1, y.shape[1], -1)  # noqa: E731
+            rows, changes = _imputed(recording, reads, objectives, pick, part.stop - part.start)
+            random[:, part] += rows
+            moved_random.append(changes)
+    return Imputation(
+        prompt=query.prompt.text,
+        target=target,
+        dimensions=n,
+        log_probability=clean,
+        highest=tuple(highest.tolist()),
+        random=tuple(map(tuple, random.tolist())),
+        moved=tuple(np.mean(moved, 0).tolist()),
+        moved_random=tuple(np.concatenate(moved_random, 1).mean(1).tolist() if config.draws else [None] * len(random)),
+    )
+
+
+def impute_facts(
+    model: Model,
+    facts: Sequence[Fact],
+    config: ImputationConfig | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Imputations:
+    """The experiment on the main prompts of `facts`. Raises `InputError` where there is none."""
+    if not facts:
+        raise InputError("there is no fact to impute; give at least one")
+    each = []
+    for fact in facts:
+        each.append(impute(model, model.query(fact.prompt, fact.target, fact.subject), fact.target, config))
+        if progress:
+            progress(1)
+    clean = np.array([one.log_probability for one in each])[:, None]
+    highest = np.array([one.highest for one in each]) - clean  # (facts, layers)
+    drawn = np.array([one.random for one in each])  # (facts, layers, draws)
+    random = drawn.mean(-1) - clean if drawn.shape[-1] else np.empty((0, model.n_layers))
+    difference = highest - random if len(random) else random
+    return Imputations(tuple(each), *(tuple(mean(layer) for layer in v.T) for v in (highest, random, difference)))
+
+
+def _recordings(model: Model, query: Query) -> list[tuple[Recording, list[int], list[int]]]:
+    """Recordings of the prompt with the suffix positions where it is altered and read, and the tokens read there."""
+    if model.masked:
+        return [
+            (record(model, step.ids), [step.read], [t]) for step, t in zip(query.steps, query.target_ids, strict=True)
+        ]
+    start = query.steps[0].read
+    return [(record(model, query.steps[-1].ids, start), [s.read - start for s in query.steps], list(query.target_ids))]
+
+
+def _random(model: Model, n: int, config: ImputationConfig) -> Tensor:
+    """Random dimensions, (layers, draws, n)."""
+    generator = torch.Generator().manual_seed(config.seed)
+    ranks = torch.rand(model.n_layers, config.draws, model.d_model, generator=generator)
+    return ranks.topk(n, -1).indices if config.draws else ranks.long()
+
+
+def _imputed(
+    recording: Recording,
+    reads: list[int],
+    objectives: list[Objective],
+    choose: Callable[[int, Tensor], Tensor],
+    rows: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities and relative size of the change, both (layers, rows); all layers in one sweep.
+
+    `choose` gives the dimensions (rows, reads, n) for a layer's outputs (rows, reads, d_model).
+    """
+    model = recording.model
+    at = torch.tensor(reads)
+    moved = np.zeros((model.n_layers, rows))
+
+    def patch(layer: int, outputs: Tensor) -> Tensor:
+        outputs = outputs.clone()
+        own = outputs[-rows:]
+        y = own[:, at.to(own.device)]  # (rows, reads, d_model)
+        dimensions = choose(layer, y).to(y.device)
+        new = y.scatter(-1, dimensions, y.mean(-1, keepdim=True).expand(dimensions.shape))
+        size = (new - y).double().norm(dim=-1) / y.double().norm(dim=-1).clamp(min=1e-30)
+        moved[layer] = size.mean(1).cpu().numpy()
+        own[:, at.to(own.device)] = new
+        return outputs
+
+    hidden = sweep(recording, [rows] * model.n_layers, patch, on_output)
+    values = read_rows(model, hidden, reads, objectives).value
+    return values.double().cpu().numpy().reshape(model.n_layers, rows), moved

@@ -1,0 +1,158 @@
+"""Run several different rows of tokens once, then run their suffixes again from any block.
+
+The rows of a `Batch` are what the edit of one or many facts is optimised on. All rows start to change at one token
+each (their lookup positions), so they are aligned there: prefixes are padded on the left and run once, their keys and
+values kept; suffixes are padded on the right. Positions are the true ones and padding is masked, so every row gives
+what it gives alone. A masked model has no prefix: its rows are whole sequences.
+
+    column      0 1 2 | 3 4 5 6
+    row 0       · · · | a b c d        lookup token a, at the start of the prompt
+    row 1       x y z | a b c d        the same behind a context
+    row 2       · x y | e f · ·        another fact
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..adapter import Model
+from .replay import PrefixCache, call_block, capture, is_cache, keys_values, map_leaves
+
+
+@dataclass
+class Batch:
+    """One clean run of token rows.
+
+    - `columns[r]`: the column of row `r`'s token `starts[r]` in the suffix: 0 in a decoder.
+    - `offsets[r]`: what is added to a token index of row `r` to give its column.
+    - `inputs[l]`: what block `l` received, (rows, suffix, d_model); `neurons[l]`: (rows, suffix, n_neurons).
+    - `output`: what the last block gave, (rows, suffix, d_model).
+    """
+
+    model: Model
+    columns: Tensor
+    offsets: Tensor
+    inputs: list[Tensor]
+    neurons: list[Tensor]
+    output: Tensor
+    calls: list[tuple[tuple, dict]]
+    prefix: list[tuple[Tensor, Tensor] | None]
+    suffix: _Suffix
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns)
+
+    @torch.no_grad()
+    def only(self, rows: Sequence[int]) -> Batch:
+        """The batch of some of its rows: their prefixes stay, their suffixes are run once more."""
+        return _run(self.model, self.suffix.only(list(rows)), self.columns[rows], self.offsets[rows])
+
+    def block(self, layer: int, hidden: Tensor) -> Tensor:
+        """Run block `layer` on `hidden` (rows, suffix, d_model)."""
+        cache = PrefixCache(self.prefix, self.rows)
+        args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
+        return call_block(self.model, layer, hidden, args, kwargs)
+
+
+@dataclass
+class _Suffix:
+    """What is run: `tokens` (rows, suffix) behind `width` columns of prefix, whose keys and values are in `cache`;
+    `seen` (rows, width + suffix) is 1 where there is no padding; true `positions` (rows, suffix)."""
+
+    tokens: Tensor
+    seen: Tensor
+    positions: Tensor
+    width: int
+    cache: object | None
+
+    def only(self, rows: list[int]) -> _Suffix:
+        """Some of the rows, without the columns that only others needed."""
+        length = int(self.seen[rows, self.width :].sum(1).max())
+        cache = _copied(self.cache)
+        if cache is not None:
+            cache.batch_select_indices(torch.tensor(rows, device=cache.layers[0].keys.device))
+        return _Suffix(
+            self.tokens[rows, :length],
+            self.seen[rows, : self.width + length],
+            self.positions[rows, :length],
+            self.width,
+            cache,
+        )
+
+
+def _copied(cache):
+    """A cache that holds the same tensors; running tokens makes a cache hold other ones."""
+    if cache is None:
+        return None
+    cache = copy(cache)
+    cache.layers = [copy(layer) for layer in cache.layers]
+    return cache
+
+
+@torch.no_grad()
+def record_batch(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
+    """Run `rows` of token ids once and keep what is needed to run each again from its token `starts[r]` on."""
+    if model.masked:
+        tokens, seen = _padded(rows, left=False)
+        whole = _Suffix(tokens, seen, torch.arange(tokens.shape[1]).expand_as(tokens), 0, None)
+        return _run(model, whole, torch.tensor(starts), torch.zeros(len(rows), dtype=torch.long))
+    lengths = torch.tensor(starts)
+    width = int(lengths.max())
+    tokens, seen = _padded([row[start:] for row, start in zip(rows, starts, strict=True)], left=False)
+    cache = None
+    if width:
+        prefix, before = _padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
+        arguments = _arguments(model, before, before.cumsum(1) - 1)
+        cache = model.hf.base_model(input_ids=prefix.to(model.device), use_cache=True, **arguments).past_key_values
+        seen = torch.cat([before, seen], 1)
+    positions = lengths[:, None] + torch.arange(tokens.shape[1])
+    suffix = _Suffix(tokens, seen, positions, width, cache)
+    return _run(model, suffix, torch.zeros(len(rows), dtype=torch.long), -lengths)
+
+
+def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Batch:
+    cache = _copied(suffix.cache)
+    tokens = suffix.tokens.to(model.device)
+    if model.masked:
+        calls, inputs, neurons, output = capture(model, tokens, mask=suffix.seen.to(model.device))
+    else:
+        arguments = _arguments(model, suffix.seen, suffix.positions)
+        calls, inputs, neurons, output = capture(model, tokens, cache, arguments.pop("attention_mask"), **arguments)
+    return Batch(
+        model=model,
+        columns=columns,
+        offsets=offsets,
+        inputs=inputs,
+        neurons=[n.reshape(*tokens.shape, -1) for n in neurons],
+        output=output,
+        calls=calls,
+        prefix=[keys_values(suffix.cache, layer) for layer in range(model.n_layers)],
+        suffix=suffix,
+    )
+
+
+def _padded(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids (rows, longest) and 1 where they are no padding."""
+    longest = max(len(row) for row in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    seen = torch.zeros_like(tokens)
+    for r, row in enumerate(rows):
+        part = slice(longest - len(row), longest) if left else slice(0, len(row))
+        tokens[r, part] = torch.tensor(row, dtype=torch.long)
+        seen[r, part] = 1
+    return tokens, seen
+
+
+def _arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:
+    """The mask where anything is padding, and true positions where the model takes them (others follow the mask)."""
+    arguments = {"attention_mask": None if mask.all() else mask.to(model.device)}
+    if "position_ids" in inspect.signature(model.hf.base_model.forward).parameters:
+        arguments["position_ids"] = positions.clamp(min=0).to(model.device)
+    return arguments

@@ -1,0 +1,165 @@
+"""Run a prompt once, then call any block again with more rows.
+
+A change in layer `l` at position `p` alters nothing below `l` and, in a decoder, nothing before `p`. So a
+`Recording` keeps what the blocks received in one clean run of the suffix that starts at `p`, with the keys and
+values of everything before it, and `Recording.block` runs one block on as many altered copies ("rows") of that
+suffix as wanted. With a single changed position at the end of a prompt a row is a single token.
+
+This is generic over architectures: a block is called with the very arguments that it got in the clean run; those
+that grow with the batch (found by the probe) are repeated, and an object with the cache's `update` stands in for
+the cache. A masked model has no prefix: its rows are whole sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...hooks import first, hooked, on_call, on_input, on_output
+from ..adapter import Model
+
+
+@dataclass
+class Recording:
+    """One clean run of `ids`, of which the suffix from `start` on can be run again.
+
+    - `inputs[l]`: what block `l` received, (1, suffix, d_model).
+    - `neurons[l]`: the input of its down-projection, (suffix, n_neurons).
+    - `output`: what the last block gave, (1, suffix, d_model).
+    """
+
+    model: Model
+    ids: tuple[int, ...]
+    start: int
+    inputs: list[Tensor]
+    neurons: list[Tensor]
+    output: Tensor
+    calls: list[tuple[tuple, dict]]
+    prefix: list[tuple[Tensor, Tensor] | None]
+
+    @property
+    def length(self) -> int:
+        """Tokens in the suffix."""
+        return len(self.ids) - self.start
+
+    def block(self, layer: int, hidden: Tensor) -> Tensor:
+        """Run block `layer` on `hidden` (rows, suffix, d_model)."""
+        args, kwargs = self.calls[layer]
+        rows = hidden.shape[0]
+        cache = PrefixCache(self.prefix, rows)
+        dims = self.model.row_dims[layer]
+
+        def widen(path, leaf):
+            if is_cache(leaf):
+                return cache
+            if path in dims and rows != 1 and leaf is not None:  # a mask that hides nothing may be left out
+                return leaf.repeat([rows if d == dims[path] else 1 for d in range(leaf.dim())])
+            return leaf
+
+        return call_block(self.model, layer, hidden, map_leaves(widen, args), map_leaves(widen, kwargs))
+
+    def bytes_per_row(self) -> int:
+        """About how much one row keeps alive in one layer while its gradient is wanted: a budget, not an account."""
+        kv = sum(t.shape[1] * t.shape[-1] for t in self.prefix[0]) if self.prefix[0] is not None else 0
+        numbers = self.length * (5 * self.model.n_neurons + 8 * self.model.d_model) + kv * len(self.ids)
+        return self.model.dtype.itemsize * numbers
+
+
+@torch.no_grad()
+def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
+    """Run `ids` once and keep what is needed to run the suffix from token `start` on again.
+
+    For a masked model `start` is taken as 0: every token sees every other.
+    """
+    ids = tuple(ids)
+    start = 0 if model.masked else start
+    tokens = torch.tensor([ids], device=model.device)
+    cache = None
+    if start:
+        cache = model.hf.base_model(input_ids=tokens[:, :start], use_cache=True).past_key_values
+    prefix = [keys_values(cache, layer) for layer in range(model.n_layers)]
+    calls, inputs, neurons, output = capture(model, tokens[:, start:], cache)
+    neurons = [n.reshape(len(ids) - start, -1) for n in neurons]
+    return Recording(model, ids, start, inputs, neurons, output, calls, prefix)
+
+
+def capture(
+    model: Model, tokens: Tensor, cache=None, mask: Tensor | None = None, **more
+) -> tuple[list, list[Tensor], list[Tensor], Tensor]:
+    """Run `tokens` (batch, length); return each block's call, hidden input and neurons, and the last block's output.
+
+    `mask` (batch, cached + length) marks what is no padding; `more` goes to the model as it is.
+    """
+    calls, neurons, outputs = [], [], []
+    hooks = [on_call(block, lambda args, kwargs: calls.append((args, kwargs))) for block in model.blocks]
+    hooks += [on_input(model.down(layer), neurons.append) for layer in range(model.n_layers)]
+    hooks += [on_output(model.blocks[-1], outputs.append)]
+    with hooked(*hooks):
+        if model.masked:
+            model.hf.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
+        else:
+            model.hf.base_model(input_ids=tokens, past_key_values=cache, use_cache=True, attention_mask=mask, **more)
+    inputs = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
+    return calls, inputs, neurons, outputs[-1]
+
+
+def call_block(model: Model, layer: int, hidden: Tensor, args: tuple, kwargs: dict) -> Tensor:
+    """What block `layer` gives for `hidden`, with all other arguments as they were recorded."""
+    if args:
+        return first(model.blocks[layer](hidden, *args[1:], **kwargs))
+    return first(model.blocks[layer](**{**kwargs, "hidden_states": hidden}))
+
+
+def map_leaves(fn: Callable, tree, path: tuple = ()):
+    """`tree` (tuples, lists and dicts) with `fn(path, leaf)` for every leaf."""
+    if isinstance(tree, tuple | list):
+        return type(tree)(map_leaves(fn, item, (*path, i)) for i, item in enumerate(tree))
+    if isinstance(tree, dict):
+        return {key: map_leaves(fn, item, (*path, key)) for key, item in tree.items()}
+    return fn(path, tree)
+
+
+def leaves(tree) -> Iterator[tuple[tuple, object]]:
+    """The leaves of `tree` with their paths."""
+    found = []
+    map_leaves(lambda path, leaf: found.append((path, leaf)), tree)
+    return iter(found)
+
+
+def is_cache(leaf) -> bool:
+    return hasattr(leaf, "update") and hasattr(leaf, "get_seq_length")
+
+
+def keys_values(cache, layer: int) -> tuple[Tensor, Tensor] | None:
+    if cache is None:
+        return None
+    kept = cache.layers[layer]
+    return kept.keys, kept.values
+
+
+class PrefixCache:
+    """Stands in for a cache inside one block's call: the prefix that was kept, seen by every row."""
+
+    def __init__(self, prefix: list[tuple[Tensor, Tensor] | None], rows: int):
+        self.prefix = prefix
+        self.rows = rows
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
+        kept = self.prefix[layer_idx]
+        if kept is None:
+            return keys, values
+        old_keys, old_values = (self._widened(t) for t in kept)
+        return torch.cat([old_keys, keys], dim=-2), torch.cat([old_values, values], dim=-2)
+
+    def _widened(self, kept: Tensor) -> Tensor:
+        """One row for all, one each, or several in turn."""
+        if len(kept) in (1, self.rows):
+            return kept.expand(self.rows, -1, -1, -1)
+        return kept.repeat(self.rows // len(kept), 1, 1, 1)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        kept = self.prefix[layer_idx]
+        return 0 if kept is None else kept[0].shape[-2]

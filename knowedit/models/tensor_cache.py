@@ -1,0 +1,110 @@
+"""Tensors in the cache under everything that decides them: whole and checked, or not there.
+
+A file holds its key, a small record and the SHA-256 of that record and of every tensor's bytes, and is renamed into
+place when it is complete. What is truncated, altered, or belongs to another key is never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .cache import locked, writing
+
+_SCHEMA = 1
+_log = logging.getLogger(__name__)
+
+
+def key_of(request: Mapping) -> str:
+    """SHA-256 of JSON values: the name under which their result is kept."""
+    return hashlib.sha256(json.dumps([_SCHEMA, request], sort_keys=True).encode()).hexdigest()
+
+
+class TensorCache:
+    """A folder of such files, made when it is first needed. `part` files are those of a run that goes on."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def read(
+        self, key: str, shapes: Mapping[str, tuple[int, ...]], *, part: bool = False
+    ) -> tuple[dict, dict[str, Tensor]] | None:
+        """The record and the float32 tensors kept under `key`, or None where they are missing, damaged or others."""
+        path = self._path(key, part)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                # copies: what a mapped file holds could change after it was checked
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            record = json.loads(metadata["record"])
+            sound = (
+                record["key"] == key
+                and metadata["sha256"] == _digest(metadata["record"], tensors)
+                and {name: tuple(tensor.shape) for name, tensor in tensors.items()} == dict(shapes)
+                and all(tensor.dtype == torch.float32 for tensor in tensors.values())
+            )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            sound = False
+        if not sound:
+            _log.warning("%s in the cache is damaged; it is computed again", path.name)
+            return None
+        return record, tensors
+
+    def write(self, key: str, record: Mapping, tensors: Mapping[str, Tensor], *, part: bool = False) -> None:
+        """Keep float32 tensors with a record of JSON values. Raises `ModelError` where the folder cannot be written."""
+        text = json.dumps({**record, "key": key}, sort_keys=True)
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        metadata = {"record": text, "sha256": _digest(text, tensors)}
+        path = self._path(key, part)
+        with writing(self.folder):
+            handle, temporary = tempfile.mkstemp(prefix=_prefix(key), dir=self.folder)
+            os.close(handle)
+            try:
+                save_file(tensors, temporary, metadata)
+                os.chmod(temporary, 0o644)  # mkstemp makes it private, others may share the cache
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+
+    def remove(self, key: str) -> None:
+        """Forget the sums of a run that has come to its end."""
+        self._path(key, part=True).unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, key: str) -> Iterator[None]:
+        """Only one process at a time is in here for `key`; what killed ones left is swept first."""
+        with ExitStack() as stack:
+            with writing(self.folder):
+                stack.enter_context(locked(self.folder / key))
+            for left in self.folder.glob(f"{_prefix(key)}*"):
+                left.unlink(missing_ok=True)
+            yield
+
+    def _path(self, key: str, part: bool) -> Path:
+        return self.folder / f"{key}.{'part' if part else 'safetensors'}"
+
+
+def _prefix(key: str) -> str:
+    return f".{key}.tmp-"
+
+
+def _digest(record: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

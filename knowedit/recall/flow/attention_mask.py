@@ -1,0 +1,118 @@
+"""Block edges of attention: a token is kept from seeing others, in chosen layers.
+
+    softmax(Q Kᵀ / √d + M),    M_qk = −∞ where token q may not see token k    (Geva et al. 2023, section 4)
+
+Every family hands its blocks a mask of its own: none at all where the kernel is causal by itself, booleans with either
+meaning, numbers that are added and may hold ALiBi's slopes, windows that slide, keys that a sliding cache has dropped.
+The edges are blocked in whatever a block was given, so everything else about its attention stays as it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor
+
+from ...errors import InputError, ModelError
+from ...hooks import Register, hooked
+from ...models.adapter import Model
+from ...models.passes.replay import is_cache, leaves, record
+
+_MASK = "attention_mask"
+_TOKENS = 4
+_KERNELS = ("sdpa", "eager")
+
+
+def on_blocked(model: Model, layer: int, blocked: Tensor) -> Register:
+    """Block edges in `layer`: `blocked` (rows or 1, queries, tokens), True where a query may not see a token.
+
+    Queries are the tokens that the block is called with, the last ones of all `tokens`. For `hooks.hooked`. Raises
+    `ModelError` where the block takes no mask; the run raises `InputError` where a token is left nothing to see.
+    """
+    block = model.blocks[model.check_layer(layer)]
+    place = _place(model, block)
+
+    def pre_hook(_, args, kwargs):
+        hidden = args[0] if args else kwargs["hidden_states"]
+        given = args[place] if place < len(args) else kwargs.get(_MASK)
+        if given is None:
+            cached = next((c.get_seq_length(layer) for _, c in leaves([args, kwargs]) if is_cache(c)), 0)
+            given = _unmasked(hidden, cached, causal=not model.masked)
+        mask = _with_blocked(model, layer, given, blocked.to(given.device))
+        if place < len(args):
+            return (*args[:place], mask, *args[place + 1 :]), kwargs
+        return args, {**kwargs, _MASK: mask}
+
+    return lambda: block.register_forward_pre_hook(pre_hook, with_kwargs=True)
+
+
+def _place(model: Model, block) -> int:
+    """Where a block's call has its mask, if not by name."""
+    kernel = getattr(model.hf.config, "_attn_implementation", None)
+    if kernel is not None and kernel not in _KERNELS:
+        raise ModelError(
+            f"the attention of {model.name} is {kernel}, in which no single edge can be blocked; "
+            "load the model with attn_implementation='sdpa' or 'eager'"
+        )
+    names = list(inspect.signature(block.forward).parameters)
+    if _MASK not in names:
+        raise ModelError(f"the blocks of {model.name} take no {_MASK}, so no edge of their attention can be blocked")
+    return names.index(_MASK)
+
+
+def _unmasked(hidden: Tensor, cached: int, causal: bool) -> Tensor:
+    """The mask of a block that was given none, (1, 1, queries, keys)."""
+    queries = hidden.shape[1]
+    seen = torch.ones(queries, cached + queries, dtype=torch.bool, device=hidden.device)
+    seen = seen.tril(cached) if causal else seen
+    return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)[None, None]
+
+
+def _with_blocked(model: Model, layer: int, given: Tensor, blocked: Tensor) -> Tensor:
+    if given.dim() != 4:
+        raise ModelError(
+            f"the attention of {model.name} has a mask of shape {tuple(given.shape)}, expected one for every edge; "
+            "load the model with attn_implementation='sdpa' or 'eager'"
+        )
+    queries, keys = blocked.shape[-2], given.shape[-1]
+    blocked = blocked[:, None, :, -keys:]  # a sliding cache has dropped the first keys
+    if given.dtype == torch.bool:
+        square = given.expand(*given.shape[:2], queries, keys)
+        sees = square.diagonal(keys - queries, -2, -1).all()  # every token sees itself: this tells what True means
+        seen = (given if sees else ~given) & ~blocked
+        mask = seen if sees else ~seen
+    else:
+        least = torch.finfo(given.dtype).min
+        seen = (given > least / 2) & ~blocked
+        mask = given.masked_fill(blocked, least)
+    if not seen.any(-1).all():
+        raise InputError(f"the knockout leaves a token nothing to attend to in layer {layer}; block fewer tokens")
+    return mask
+
+
+@torch.no_grad()
+def check_blocking(model: Model, ids: tuple[int, ...]) -> None:
+    """Raise `ModelError` unless a token that may see only itself is the same whatever the others are.
+
+    Tried on the first of `ids`, in one layer of every kind.
+    """
+    recording = record(model, ids[:_TOKENS])
+    length = recording.length
+    if length < 2:
+        return
+    blocked = torch.zeros(1, length, length, dtype=torch.bool)
+    blocked[:, -1, :-1] = True
+    kinds = {(type(model.blocks[layer]), type(model.attention(layer))): layer for layer in range(model.n_layers)}
+    for layer in kinds.values():
+        hidden = recording.inputs[layer].repeat(2, 1, 1)
+        hidden[1, :-1] *= -1
+        with hooked(on_blocked(model, layer, blocked)):
+            outputs = recording.block(layer, hidden)[:, -1]
+        gap = (outputs[0] - outputs[1]).abs().max().item()
+        scale = outputs[0].abs().max().item() or 1.0
+        if not gap <= (1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2) * scale:
+            raise ModelError(
+                f"attention cannot be blocked in {model.name}: layer {layer} sees tokens that its mask hides; "
+                "load the model with attn_implementation='eager'"
+            )

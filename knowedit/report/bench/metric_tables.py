@@ -1,0 +1,284 @@
+"""The tables of one or more runs of a benchmark, from their summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...evaluate.neurons.summary import WHATS
+from .comparison import Comparison
+from .runs import ReportedRun
+from .tables import Cell, Table, Value
+
+SHORT = ("ES", "PS", "NS", "Score", "Efficacy", "Paraphrase", "Specificity")  # of wide tables
+WORDS = {"within": "of one relation", "between": "of different relations",
+         "same_relation": "same relation", "other_relations": "other relations"}  # fmt: skip
+UNITS = {"GE": "GE, bits", "essence": "essence, nats", "neurons": "neurons a fact"}  # of what is no fraction
+
+
+def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) -> list[Table]:
+    """What was run, its figures, and how the runs differ. All figures are in %, unless their column says otherwise."""
+    made = [_runs(runs), _settings(runs)]
+    if runs[0].study == "neurons":
+        made += [_effects(runs), _counts(runs), _neuron_relations(runs), _layers(runs), _overlap(runs)]
+        made += [_specificity(runs), _stability(runs), _erasure(runs)]
+    else:
+        made += [_metrics(runs), _edit_relations(runs), _checkpoints(runs), _perplexity(runs)]
+    if comparison is not None:
+        made.append(_comparison(comparison))
+    return [table for table in made if table.rows]
+
+
+def value(metric: str, figure: dict | None, signed: bool = False) -> Value | None:
+    """A figure of a summary as a cell: in %, but for those that are no fractions."""
+    if figure is None:
+        return None
+    plain = metric in UNITS
+    return Value(
+        figure["value"], figure["low"], figure["high"], scale=1 if plain else 100, digits=2 if plain else 1,
+        signed=signed or metric == "perplexity",
+    )  # fmt: skip
+
+
+def named(metric: str) -> str:
+    """A metric with its unit, where that is not %."""
+    return UNITS.get(metric, metric)
+
+
+# ---------------------------------------------------------------- every study
+
+
+def _runs(runs: Sequence[ReportedRun]) -> Table:
+    rows = [
+        (
+            run.name, run.study, run.model, run.method, str(run.config.get("source", "")), run.summary.get("records"),
+            run.summary.get("failed"), run.summary.get("skipped"), run.summary.get("seconds"),
+        )
+        for run in runs
+    ]  # fmt: skip
+    columns = ("run", "study", "model", "method", "source", "records", "failed", "skipped", "seconds")
+    return Table("runs", "What was run", columns, rows)
+
+
+def _settings(runs: Sequence[ReportedRun]) -> Table:
+    """Settings that are not the same in all runs."""
+    flat = [dict(_leaves(run.config)) for run in runs]
+    names = list(dict.fromkeys(name for found in flat for name in found))
+    rows = [
+        (name, *(_setting(found.get(name)) for found in flat))
+        for name in names
+        if any(found.get(name) != flat[0].get(name) for found in flat)
+    ]
+    return Table("settings", "Settings that differ", ("setting", *(run.name for run in runs)), rows)
+
+
+def _setting(found: object) -> str:
+    return "" if found is None else str(found)
+
+
+def _leaves(config: dict, path: str = "") -> Iterator[tuple[str, object]]:
+    for name, found in config.items():
+        if isinstance(found, dict):
+            yield from _leaves(found, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", found
+
+
+def _beside(runs: Sequence[ReportedRun], columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of each run, with its name where there are several."""
+    if len(runs) == 1:
+        return tuple(columns)
+    return tuple(f"{run.name}: {column}" for run in runs for column in columns)
+
+
+def _named_rows(runs: Sequence[ReportedRun], name: str, title: str, columns: Sequence[str], rows, note="") -> Table:
+    """A table whose `rows(run)` begin with the run's name where there are several."""
+    several = len(runs) > 1
+    made = [((run.name, *row) if several else row) for run in runs for row in rows(run)]
+    return Table(name, title, (("run", *columns) if several else tuple(columns)), made, note)
+
+
+def _comparison(comparison: Comparison) -> Table:
+    several = len(comparison.records) > 1
+    rows = []
+    for d in comparison.differences:
+        difference = {"value": d.difference, "low": d.low, "high": d.high}
+        row: list[Cell] = [
+            named(d.metric),
+            *(value(d.metric, {"value": v, "low": None, "high": None}) for v in (d.one, d.other)),
+            value(d.metric, difference, signed=True), d.n, d.higher, d.lower, d.test or "", d.p, d.q,
+        ]  # fmt: skip
+        rows.append([d.runs[1], *row] if several else row)
+    other = "run" if several else next(iter(comparison.records))
+    columns = ("metric", comparison.first, other, "difference", "n", "higher", "lower", "test", "p", "q")
+    note = (
+        "Over common records: their difference with a 95 % bootstrap interval, on how many the metric is higher and "
+        "lower, p of the paired test, q after Benjamini and Hochberg over all rows."
+    )
+    title = f"Record by record, against {comparison.first}"
+    return Table("comparison", title, ("run", *columns) if several else columns, rows, note)
+
+
+# ---------------------------------------------------------------- edits
+
+
+def _metrics(runs: Sequence[ReportedRun]) -> Table:
+    names = list(dict.fromkeys(name for run in runs for name in run.summary["metrics"]))
+    rows = []
+    for name in names:
+        row: list[Cell] = [named(name)]
+        for run in runs:
+            after = run.summary["metrics"].get(name)
+            before = run.summary.get("before", {}).get(name)
+            row += [value(name, before), value(name, after), None if after is None else after.get("n")]
+        rows.append(row)
+    columns = ("metric", *_beside(runs, ("before", "after", "n")))
+    return Table("metrics", "Metrics before and after the edit, with 95 % intervals over records", columns, rows)
+
+
+def _edit_relations(runs: Sequence[ReportedRun]) -> Table:
+    names = [name for name in SHORT if any(name in f for run in runs for f in _relations(run).values())]
+
+    def rows(run):
+        for relation, figures in _relations(run).items():
+            n = max((figure.get("n") or 0 for figure in figures.values()), default=0)
+            yield (relation, n, *(value(name, figures.get(name)) for name in names))
+
+    return _named_rows(runs, "relations", "By relation, after the edit", ("relation", "records", *names), rows)
+
+
+def _relations(run: ReportedRun) -> dict[str, dict]:
+    return run.summary.get("by_relation", {})
+
+
+def _checkpoints(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        for edits, found in sorted(run.summary.get("checkpoints", {}).items(), key=lambda item: int(item[0])):
+            rise = found.get("perplexity")
+            yield (
+                int(edits), *(value(name, found["metrics"].get(name)) for name in SHORT[:4]),
+                None if rise is None else Value(rise, signed=True),
+            )  # fmt: skip
+
+    columns = ("edits", *SHORT[:4], "perplexity")
+    return _named_rows(runs, "sequential", "All records so far, under so many edits at once", columns, rows)
+
+
+def _perplexity(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        if found := run.summary.get("perplexity"):
+            within = (Value(found[f"within_{p}_percent"]) for p in (1, 2))
+            rises = (Value(found[which], signed=True) for which in ("median", "worst"))
+            yield (*within, *rises, found["n"])
+
+    columns = ("records within 1 %", "records within 2 %", "median rise", "worst rise", "n")
+    return _named_rows(runs, "perplexity", "Perplexity of a plain text", columns, rows)
+
+
+# ---------------------------------------------------------------- neurons
+
+
+def methods_of(run: ReportedRun) -> list[str]:
+    """The sets of neurons that were suppressed and amplified: the run's own, then its baselines."""
+    names = dict.fromkeys(name.partition(":")[2] for name in run.summary["metrics"] if name.startswith("suppress:"))
+    return sorted(names, key=lambda name: name != run.method)
+
+
+def _effects(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        metrics = run.summary["metrics"]
+        for method in methods_of(run):
+            found = {kind: metrics.get(f"{kind}:{method}") for what, _ in WHATS for kind in (what, f"{what}_ratios")}
+            n = max((figure.get("n") or 0 for figure in found.values() if figure), default=0)
+            yield (method, n, *(value(kind, figure, signed=True) for kind, figure in found.items()))
+
+    columns = ("neurons by", "facts", "suppress", "suppress, mean of ratios", "amplify", "amplify, mean of ratios")
+    title = "Change of the target's probability on held-out prompts"
+    return _named_rows(runs, "effects", title, columns, rows)
+
+
+def _counts(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        metrics = run.summary["metrics"]
+        found = [value(name, metrics.get(name)) for name in ("neurons", "probability")]
+        if any(found):
+            yield (*found, metrics.get("neurons", {}).get("n"), run.summary.get("empty"))
+
+    columns = ("neurons a fact", "probability before", "facts", "facts without neurons")
+    return _named_rows(runs, "counts", "Located neurons", columns, rows)
+
+
+def _neuron_relations(runs: Sequence[ReportedRun]) -> Table:
+    baselines = list(dict.fromkeys(method for run in runs for method in methods_of(run)[1:]))
+
+    def rows(run):
+        methods = [*methods_of(run)[:1], *baselines]
+        for relation, figures in _relations(run).items():
+            yield (
+                relation, figures.get("neurons", {}).get("n"), value("neurons", figures.get("neurons")),
+                value("probability", figures.get("probability")),
+                *(value("", figures.get(f"{what}:{m}"), signed=True) for what, _ in WHATS for m in methods),
+            )  # fmt: skip
+
+    sets = ["located", *baselines] if any(map(methods_of, runs)) else []
+    columns = ("relation", "facts", "neurons a fact", "probability before",
+               *(f"{what}, {kind}" for what, _ in WHATS for kind in sets))  # fmt: skip
+    return _named_rows(runs, "relations", "By relation", columns, rows)
+
+
+def _layers(runs: Sequence[ReportedRun]) -> Table:
+    columns, counts = [], []
+    for run in runs:
+        for method, found in run.summary.get("layers", {}).items():
+            columns.append(method if len(runs) == 1 else f"{run.name}: {method}")
+            counts.append(found)
+    rows = [
+        (layer, *(found[layer] if layer < len(found) else None for found in counts))
+        for layer in range(max(map(len, counts), default=0))
+    ]
+    return Table("layers", "Neurons in each layer, over all facts", ("layer", *columns), rows)
+
+
+def _overlap(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        for name, found in run.summary.get("overlap", {}).items():
+            yield (WORDS.get(name, name), found["pairs"], Value(found["shared"], scale=1, digits=2),
+                   Value(found["jaccard"]))  # fmt: skip
+
+    columns = ("pairs of facts", "pairs", "shared neurons", "Jaccard index")
+    return _named_rows(runs, "overlap", "Neurons that two facts share", columns, rows)
+
+
+def _specificity(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        for name, found in run.summary.get("specificity", {}).items():
+            n = max((figure.get("n") or 0 for figure in found.values()), default=0)
+            yield (WORDS.get(name, name), n, *(value("", found.get(what), signed=True) for what, _ in WHATS))
+
+    columns = ("other facts", "n", "suppress", "amplify")
+    return _named_rows(runs, "specificity", "Change of other facts' targets", columns, rows)
+
+
+def _stability(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        for setting, found in run.summary.get("stability", {}).items():
+            yield (setting, Value(found["neurons"], scale=1, digits=2), value("", found["jaccard"]),
+                   found["jaccard"].get("n"))  # fmt: skip
+
+    columns = ("setting", "neurons", "Jaccard index", "facts")
+    return _named_rows(runs, "stability", "Neurons under other settings", columns, rows)
+
+
+def _erasure(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        for relation, found in run.summary.get("erasure", {}).items():
+            for whose in ("own", "others"):
+                asked = found.get(whose)
+                if isinstance(asked, dict):
+                    changes = [asked.get(f"{what}_{when}") for what in ("probability", "first_choice")
+                               for when in ("before", "after")]  # fmt: skip
+                    yield (relation, found.get("neurons"), WORDS.get(whose, whose), asked.get("n"),
+                           *(None if change is None else Value(change) for change in changes))  # fmt: skip
+
+    columns = ("relation", "neurons", "asked", "n", "probability before", "probability after",
+               "first choice before", "first choice after")  # fmt: skip
+    return _named_rows(runs, "erasure", "Relations erased: their own facts, and others", columns, rows)

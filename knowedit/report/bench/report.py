@@ -1,0 +1,121 @@
+"""The report of one or more runs of a benchmark: tables, figures, and how the runs differ record by record.
+
+    report = bench_report(["runs/rome", "runs/fine-tune"])
+    report.comparison.differences
+    report.write("report")  # report.md, report.json, each table as .tex and .csv, each figure as .png and .svg
+
+Summaries were written when the runs ended; a comparison streams their records and keeps a few numbers of each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...files import new_folder, write_text
+from .comparison import Comparison, compare
+from .metric_tables import UNITS, methods_of, tables
+from .runs import ReportedRun, read_runs
+from .tables import SUFFIXES, WRITERS, Table, markdown
+
+Draw = Callable[[Sequence[Path]], None]
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Runs, and where there are several their `comparison`."""
+
+    runs: tuple[ReportedRun, ...]
+    comparison: Comparison | None
+
+    def tables(self) -> list[Table]:
+        return tables(self.runs, self.comparison)
+
+    def figures(self) -> dict[str, Draw]:
+        """By name, what draws it to some paths."""
+        study = self.runs[0].study
+        found = self._neuron_figures() if study == "neurons" else self._edit_figures()
+        if self.comparison is not None:
+            found |= self._differences()
+        return found
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        compared = None if self.comparison is None else self.comparison.as_dict()
+        return {"runs": [run.as_dict() for run in self.runs], "comparison": compared}
+
+    def write(self, folder: str | Path) -> list[str]:
+        """Write everything into a new folder, and return the names of its files.
+
+        Raises `InputError` where the folder is there already or cannot be written; nothing is left behind then.
+        """
+        with new_folder(folder) as new:
+            made = self.tables()
+            for table in made:
+                for kind in ("latex", "csv"):
+                    write_text(new / f"{table.name}.{SUFFIXES[kind]}", WRITERS[kind](table))
+            drawn = self.figures()
+            for name, draw in drawn.items():
+                draw([new / f"{name}.png", new / f"{name}.svg"])
+            pictures = [f"![{name}]({name}.svg)\n" for name in drawn]
+            write_text(new / "report.md", "\n".join([*map(markdown, made), *pictures]))
+            write_text(new / "report.json", json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
+            return sorted(path.name for path in new.iterdir())
+
+    # ---------------------------------------------------------------- figures
+
+    def _neuron_figures(self) -> dict[str, Draw]:
+        from ..figures.bench import effects_by_relation, neurons_by_layer
+
+        found: dict[str, Draw] = {}
+        for i, run in enumerate(self.runs, 1):
+            end = f"-{i}" if len(self.runs) > 1 else ""
+            summary, methods = run.summary, methods_of(run)
+            if methods:
+                found[f"effects{end}"] = lambda paths, s=summary, m=methods: effects_by_relation(
+                    s.get("by_relation", {}), s["metrics"], m, paths
+                )
+            if layers := summary.get("layers"):
+                found[f"layers{end}"] = lambda paths, layers=layers: neurons_by_layer(layers, paths)
+        return found
+
+    def _edit_figures(self) -> dict[str, Draw]:
+        from ..figures.bench import METRICS, edit_metrics, sequential_curves
+
+        found: dict[str, Draw] = {}
+        drawn = {name for names in METRICS for name in names}
+        figures = {run.name: (run.summary.get("before", {}), run.summary["metrics"]) for run in self.runs}
+        if any(drawn & set(after) for _, after in figures.values()):
+            found["metrics"] = lambda paths: edit_metrics(figures, paths)
+        curves = {
+            run.name: {edits: point["metrics"] for edits, point in run.summary["checkpoints"].items()}
+            for run in self.runs
+            if run.summary.get("checkpoints")
+        }
+        if curves:
+            before = {name: figures[name][0] for name in curves}
+            found["sequential"] = lambda paths: sequential_curves(curves, before, paths)
+        return found
+
+    def _differences(self) -> dict[str, Draw]:
+        from ..figures.bench import differences
+
+        rows = [
+            {"run": d.runs[1], **d.as_dict()}
+            for d in self.comparison.differences
+            if d.difference is not None and d.metric not in UNITS
+        ]
+        return {"differences": lambda paths: differences(rows, self.comparison.first, paths)} if rows else {}
+
+
+def bench_report(folders: Sequence[str | Path]) -> BenchReport:
+    """The report of the finished runs in `folders`; several are compared, each with the first.
+
+    Raises `InputError` for a folder that is no run or not finished, and for runs that cannot be compared, and
+    `DataError` for a damaged run.
+    """
+    runs = read_runs(folders)
+    comparison = compare([run.run for run in runs], [run.name for run in runs]) if len(runs) > 1 else None
+    return BenchReport(tuple(runs), comparison)

@@ -1,0 +1,1 @@
+"""The page of `knowedit explain`: one fact, one file."""

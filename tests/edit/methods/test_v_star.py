@@ -1,0 +1,100 @@
+"""δ is that of ROME's algorithm written plainly; stopping, clamping and batching do what they say."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.tiny import FAMILIES, double, tiny
+from support.trained import facts, trained
+
+from benchmarks.reference.rome import plain_delta
+from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
+from knowedit.errors import InputError
+from knowedit.facts import Fact
+
+FACT = Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome")
+OTHERS = (
+    Fact("The capital of {} is", "Japan", "Tokyo", target_new="Paris"),
+    Fact("{} is the capital of", "Rome", "Italy", target_new="France"),
+    Fact("The mother tongue of {} is", "Danielle Darrieux", "French", target_new="Italian and so on"),
+)
+CONTEXTS = ("The capital", "a b c d e f")
+SEARCH = VStarSearch(steps=6, lr=0.1, stop_loss=None)
+PLAIN = [family for family in FAMILIES if family in ("gpt2", "gptj", "llama", "falcon", "phi3", "granite")]
+
+
+def asked(model, *facts, contexts=CONTEXTS):
+    return [request(model, fact, fact.target_new, contexts) for fact in facts or (FACT,)]
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_equals_the_plain_loop(family):
+    with double():
+        model = tiny(family, torch.float64)
+        (one,) = asked(model)
+        (value,) = find_v_star(model, [one], 1, SEARCH)
+        wanted, steps = plain_delta(model, one, 1, SEARCH)
+    assert steps == value.steps == 6
+    assert (value.delta - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_facts_at_once_are_as_each_alone(family):
+    with double():  # in float32 Adam's first steps turn rounding into other signs
+        model = tiny(family, torch.float64)
+        requests = asked(model, FACT, *OTHERS)
+        together = find_v_star(model, requests, 1, SEARCH)
+        shortest = min(one.suffix for one in requests)
+        for one, value in zip(requests, together, strict=True):
+            (alone,) = find_v_star(model, [one], 1, SEARCH)
+            assert alone.loss == pytest.approx(value.loss, abs=1e-4)
+            assert torch.allclose(alone.keys, value.keys)
+            if one.suffix == shortest:  # δ of a read beyond a family's window follows nothing but rounding
+                assert (alone.delta - value.delta).norm() <= 1e-4 * alone.delta.norm()
+
+
+def test_a_search_lowers_the_loss_and_respects_the_clamp():
+    model = tiny("llama")
+    (start,) = find_v_star(model, asked(model), 1, replace(SEARCH, steps=1))
+    (end,) = find_v_star(model, asked(model), 1, replace(SEARCH, steps=30))
+    assert end.loss < start.loss and end.probability > start.probability
+    assert start.delta.norm() == 0
+    (tight,) = find_v_star(model, asked(model), 1, replace(SEARCH, steps=30, clamp=0.5))
+    assert tight.delta.norm() <= 0.5 * tight.v0.norm() * (1 + 1e-5) and tight.clamped
+
+
+def test_facts_end_when_they_are_done():
+    model = trained()
+    answers = {fact.relation: {f.target for f in facts() if f.relation == fact.relation} for fact in facts()}
+    wanted = [replace(f, target_new=min(answers[f.relation] - {f.target})) for f in facts()[:8]]
+    search = VStarSearch(steps=40, lr=0.2, clamp=80.0, decay=0.0, stop_loss=None, stop_probability=0.9)
+    requests = asked(model, *wanted, contexts=())
+    values = find_v_star(model, requests, 0, search)
+    assert all(v.probability >= 0.9 for v in values if v.steps < 40)
+    assert len({v.steps for v in values}) > 1, "they should not all end together"
+    for one, value in zip(requests, values, strict=True):
+        (alone,) = find_v_star(model, [one], 0, search)
+        assert alone.steps == value.steps
+        assert alone.probability == pytest.approx(value.probability, abs=0.02)
+
+
+def test_the_model_is_as_it_was():
+    model = tiny("gpt2")
+    before = {name: p.clone() for name, p in model.hf.named_parameters()}
+    find_v_star(model, asked(model), 1, SEARCH)
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.hf.named_parameters())
+    assert all(p.requires_grad for p in model.hf.parameters())
+
+
+def test_the_rows_stand_as_drawn():
+    model = tiny("llama")
+    (found,) = asked(model)
+    assert len(found.rows) == 2 + len(CONTEXTS)
+    assert {row.ids[row.lookup] for row in found.rows} == {found.rows[0].ids[found.rows[0].lookup]}
+    assert found.rows[-1].reads == () and found.rows[-1].lookup == len(found.rows[-1].ids) - 1
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"clamp": -1.0}, {"kl": -1.0}, {"stop_probability": 1.5}])
+def test_bad_searches_are_refused(wrong):
+    with pytest.raises(InputError):
+        VStarSearch(**wrong)

@@ -1,0 +1,65 @@
+"""PreservedKeys keys move less, and a fact's own and its neighbours' are not among them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.tiny import tiny
+
+from knowedit.edit.covariance import Covariance
+from knowedit.edit.preserved_keys import PreservedKeys, lookup_keys, preserved_keys
+from knowedit.facts import Fact, Neighbour
+from knowedit.models.passes.replay import record
+
+FACTS = tuple(
+    Fact("The capital of {} is", subject, "Paris", target_new="Rome")
+    for subject in ("France", "Japan", "Italy", "São Tomé")
+)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "gemma2"])
+def test_keys_are_those_at_the_lookup_position(family):
+    model = tiny(family)
+    prompts = [model.encode(fact.prompt, fact.subject) for fact in FACTS]
+    keys = lookup_keys(model, 1, prompts)
+    for prompt, key in zip(prompts, keys, strict=True):
+        wanted = record(model, prompt.ids).neurons[1][prompt.lookup]
+        assert torch.allclose(key.float(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_every_subject_is_there_in_its_prompt_and_alone():
+    found = preserved_keys(tiny("llama"), 1, FACTS)
+    assert found.subjects == tuple(f.subject for f in FACTS) * 2 and found.layer == 1
+
+
+def made(n=12, m=9):
+    generator = torch.Generator().manual_seed(0)
+    root, keys = torch.randn(n, n, generator=generator), torch.randn(m, n, generator=generator, dtype=torch.float64)
+    return Covariance(0, root @ root.T / n, 100, {}), PreservedKeys(0, tuple("ABCDEFGHI"), keys)
+
+
+def test_it_solves_with_all_keys_but_those_about_the_fact():
+    C, preserved = made()
+    fact = replace(
+        FACTS[0], subject="B", neighbours=(Neighbour("about D, perhaps", "x", None), Neighbour("y", "x", "F"))
+    )
+    assert preserved.about(fact) == [1, 3, 5]
+    k, weight = torch.ones(12, dtype=torch.float64), 5.0
+    others = preserved.keys[[0, 2, 4, 6, 7, 8]]
+    A = C.C.double() + weight / 9 * others.T @ others
+    whole = C.C.double() + weight / 9 * preserved.keys.T @ preserved.keys
+    wanted = torch.linalg.solve(A + 1e-2 * whole.diagonal().mean() * torch.eye(12), k)
+    assert torch.allclose(preserved.solve(C, k, fact, weight, 1e-2), wanted, rtol=1e-4)
+
+
+def test_protected_keys_move_less():
+    C, preserved = made()
+    k = torch.randn(12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    fact = replace(FACTS[0], subject="nobody")
+
+    def leak(weight):
+        q = preserved.solve(C, k, fact, weight, 1e-2)
+        return ((preserved.keys @ q) / (k @ q)).abs().mean()
+
+    assert leak(100.0) < leak(1.0) < leak(0.0)
+    assert torch.allclose(preserved.solve(C, k, fact, 0.0, 1e-2), C.solve(k, 1e-2))

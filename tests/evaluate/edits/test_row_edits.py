@@ -1,0 +1,119 @@
+"""A row with its own edit gives what the model with that edit in its weights gives."""
+
+import pytest
+import torch
+from support.edits import random_edit, same, weights
+from support.tiny import FAMILIES, tiny
+
+from knowedit.edit.apply import applied
+from knowedit.errors import InputError, ModelError
+from knowedit.evaluate.edits.row_edits import check_edits, row_edits
+
+
+def tokens_of(model, rows=5, length=7):
+    tokens = torch.randint(5, 60, (rows, length), generator=torch.Generator().manual_seed(0))
+    if model.masked:
+        tokens[:, -2] = model.tokenizer.mask_token_id
+    return tokens
+
+
+@torch.no_grad()
+def logits(model, tokens):
+    return model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_row_is_as_with_its_edit_in_the_weights(family):
+    model = tiny(family)
+    before = weights(model)
+    edits = [
+        random_edit(model, 1, seed=1),
+        None,
+        random_edit(model, 0, 2, seed=2, rank=3),
+        random_edit(model, 2),
+        random_edit(model, 1, seed=3, rank=0),
+    ]
+    rows = (2, 1, 0, 3, 4)
+    tokens = tokens_of(model)
+    plain = logits(model, tokens)
+    with row_edits(model, edits, rows):
+        found = logits(model, tokens)
+    assert torch.equal(found[1], plain[1])
+    for r, edit in enumerate(edits[i] for i in rows):
+        if edit is not None:
+            with applied(model, edit):
+                wanted = logits(model, tokens[r : r + 1])[0]
+            assert (wanted - plain[r]).abs().max() > 0.01  # the edit does something
+            assert (found[r] - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+    assert torch.equal(logits(model, tokens), plain) and same(weights(model), before)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 0])
+def test_tokens_of_a_row_can_have_edits_of_their_own(rank):
+    model = tiny("llama")
+    layer = model.n_layers - 1  # nothing attends to what is changed there
+    edits = [None, *(random_edit(model, layer, seed=seed, rank=rank) for seed in (1, 2))]
+    tokens = tokens_of(model, rows=2)
+    owner = torch.tensor([[0, 1, 1, 2, 2, 2, 0], [2, 2, 0, 0, 0, 1, 1]])
+    alone = []
+    for i in range(3):
+        with row_edits(model, edits, (i, i)):
+            alone.append(logits(model, tokens))
+    with row_edits(model, edits, owner):
+        found = logits(model, tokens)
+    wanted = torch.stack(alone).gather(0, owner[None, ..., None].expand(1, -1, -1, found.shape[-1]))[0]
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert not torch.allclose(found, alone[1], atol=1e-2)
+
+
+def test_without_rows_each_edit_has_one():
+    model = tiny("llama")
+    edits, tokens = [None, random_edit(model, 1)], tokens_of(model, rows=2)
+    with row_edits(model, edits, (0, 1)):
+        wanted = logits(model, tokens)
+    with row_edits(model, edits):
+        assert torch.equal(logits(model, tokens), wanted)
+
+
+def test_they_add_to_edits_that_are_applied():
+    model = tiny("llama")
+    first, second = random_edit(model, 1, seed=1), random_edit(model, 1, seed=2)
+    tokens = tokens_of(model, rows=2)
+    with applied(model, first):
+        with applied(model, second):
+            wanted = logits(model, tokens)
+        with row_edits(model, [second], (0, 0)):
+            found = logits(model, tokens)
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_bfloat16_differs_by_its_rounding_only():
+    model = tiny("llama", dtype=torch.bfloat16)
+    edit, tokens = random_edit(model, 1), tokens_of(model, rows=2)
+    plain = logits(model, tokens)
+    with applied(model, edit):
+        wanted = logits(model, tokens)
+    with row_edits(model, [edit], (0, 0)):
+        found = logits(model, tokens)
+    assert found.dtype == torch.bfloat16
+    assert (found - wanted).abs().max() < 0.1 * (wanted - plain).abs().max()
+
+
+def test_what_cannot_be_done_is_refused():
+    model = tiny("gpt2")
+    with pytest.raises(InputError, match="rows, expected 3"), row_edits(model, [random_edit(model, 0)], (0, 0, 0)):
+        logits(model, tokens_of(model))
+    with pytest.raises(InputError, match="no down-projection"):
+        with row_edits(model, [random_edit(tiny("llama"), 0)], (0,)):
+            pass
+    assert not model.down(0)._forward_hooks
+
+
+def test_edits_of_other_weights_are_refused():
+    model = tiny("gpt2")
+    good, other = random_edit(model, 0), random_edit(tiny("gpt2", seed=1), 0)
+    check_edits(model, [good, None, good])
+    with pytest.raises(ModelError, match="not the weight"):
+        check_edits(model, [good, other])
+    with pytest.raises(InputError, match="no down-projection"):
+        check_edits(model, [random_edit(tiny("llama"), 0)])

@@ -1,0 +1,181 @@
+"""From facts to neuron sets: thresholds, refinement, negatives, kinds, and files."""
+
+import json
+
+import pytest
+import torch
+from support.tiny import tiny
+from support.trained import facts, trained
+
+from knowedit import DataError, Fact, InputError, NeuronSet
+from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts, mean_activation
+from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
+from knowedit.locate.neurons import adjusted_p, coarse, shared, vocabulary
+
+NODES = AttributionConfig(nodes=8)
+
+
+@pytest.fixture(scope="module")
+def found():
+    model = trained()
+    return locate_fact(model, facts()[0], LocateConfig(attribution=NODES), pool=ControlPool(model, facts()))
+
+
+def test_coarse_and_shared():
+    scores = torch.tensor([[1.0, 0.2, 0.19], [-3.0, 0.5, 0.0]])
+    sets = [coarse(scores, 0.2), coarse(scores.flip(1), 0.2), coarse(scores, 0.4)]
+    assert set(sets[0]) == {(0, 0), (0, 1), (1, 1)}
+    assert shared(sets, 0.7) == {(1, 1): 1.0}
+    assert set(shared(sets, 0.6)) == {(0, 0), (0, 1), (1, 1)}
+    assert set(coarse(scores, 0.2, layers=[1])) == {(1, 1)}
+    assert coarse(-scores.abs(), 0.2) == {}
+
+
+def test_adjusting_p_moves_towards_two_to_five():
+    many = [{(0, i): 1.0 for i in range(10)}] * 3 + [{(0, 0): 1.0, (0, 1): 1.0}]
+    assert len(shared(many, 0.7)) == 10
+    assert len(shared(many, adjusted_p(many, 0.7))) == 2
+
+
+def test_located_neurons_are_ordered_and_described(found):
+    assert len(found) > 0
+    scores = [n.score for n in found.neurons]
+    assert scores == sorted(scores, reverse=True)
+    assert all(n.kind in ("fact", "relation", "answer", "general") for n in found.neurons)
+    assert all(len(n.promotes) == 8 and 0.7 <= n.prompts <= 1 for n in found.neurons)
+    assert found.probability > 0.9
+    assert found.refined_on == ("Zarn lives in", "The home of Zarn is", "You will find Zarn in")
+
+
+def test_neuron_sets_survive_json_and_know_their_model(found, tmp_path):
+    path = tmp_path / "set.json"
+    found.save(path)
+    assert NeuronSet.load(path, trained()) == found
+    with pytest.raises(DataError, match="schema"):
+        (tmp_path / "other.json").write_text(json.dumps({"schema": "x"}))
+        NeuronSet.load(tmp_path / "other.json")
+    with pytest.raises(DataError, match="damaged"):
+        (tmp_path / "cut.json").write_text(path.read_text()[:200])
+        NeuronSet.load(tmp_path / "cut.json")
+    record = json.loads(path.read_text())
+    record["weights_hash"] = "0" * 64
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match="other weights"):
+        NeuronSet.load(path, trained())
+
+
+def test_negative_prompts_remove_their_own_neurons(found):
+    model = trained()
+    # its own prompt as a negative one: everything is coarse for it too, and the answer says so
+    left = locate_prompts(
+        model, found.refined_on[:1], "Aldor", LocateConfig(attribution=NODES), negatives=found.refined_on[:1],
+        pool=ControlPool(model, facts()),
+    )  # fmt: skip
+    assert len(left) == 0
+    assert "negative" in left.note
+
+
+def test_paraphrases_that_share_nothing_say_so():
+    model = tiny("gpt2")
+    prompts = ["The capital of France is", "Paris", "z y x w v u", "Rome is a city in"]
+    found = locate_prompts(model, prompts, "Tokyo", LocateConfig(attribution=NODES, t=1.0, p=1.0))
+    assert len(found) == 0
+    assert "share none" in found.note
+
+
+def test_a_fact_that_the_model_does_not_know_is_said():
+    model = trained()
+    fact = Fact("{} lives in", "Zarn", "Bexum")
+    assert (
+        "does not know"
+        in locate_fact(model, fact, LocateConfig(attribution=NODES), pool=ControlPool(model, facts())).note
+    )
+
+
+@pytest.mark.parametrize("method", ["gradient", "activation", "logit", "ablation"])
+def test_other_rankings_locate_too(method):
+    model = trained()
+    found = locate_fact(model, facts()[0], LocateConfig(method=method), pool=ControlPool(model, facts()))
+    assert found.method == method
+    assert all(n.share is None for n in found.neurons)
+
+
+class Needs:
+    """Stands in for a control's response: its answer is halved without any of the neurons it needs."""
+
+    probability = 0.8
+
+    def __init__(self, *needed):
+        self.needed = needed
+
+    def scaled(self, sets, factor):
+        return [0.4 if set(neurons) & set(self.needed) else 0.8 for neurons in sets]
+
+
+@pytest.mark.parametrize(
+    ("general", "relation", "answer", "kind"),
+    [
+        ([1, 1, 0, 0], [1, 1, 1, 1], [1], "general"),  # half of the others is enough
+        ([1, 0, 0, 0], [1, 1, 0], [1], "relation"),
+        ([0, 0], [1, 0, 0], [1, 1], "answer"),
+        ([0, 0], [1, 0, 0], [1, 0, 0], "fact"),
+        ([], [], [0], "fact"),
+    ],
+)
+def test_kinds_follow_their_tests(general, relation, answer, kind):
+    site, other = (1, 3), (2, 7)
+    groups = [
+        tuple(Needs(site, other) if hit else Needs(other) for hit in hits) for hits in (general, relation, answer)
+    ]
+    model = tiny("llama")
+    assert kinds(model, [site], [1.0], 5, Controls(*groups))[0] == kind
+
+
+def test_without_controls_of_the_answer_the_value_vector_tells():
+    model = tiny("llama")
+    token = model.query("The capital of France is", "Paris").target_ids[0]
+    with torch.no_grad():
+        model.down(1).weight[:, 3] = model.unembedding.weight[token] / model.hf.model.norm.weight
+    assert kinds(model, [(1, 3), (1, 3)], [1.0, -1.0], token, Controls((Needs(),), (), ())) == ["answer", "fact"]
+
+
+def test_controls_never_ask_about_the_same_subject_and_are_known():
+    model = trained()
+    controls = ControlPool(model, facts()).controls("Zarn", "Aldor", "home")
+    assert controls.counts()["general"] and controls.counts()["relation"] and controls.counts()["answer"]
+    for name in ("general", "relation", "answer"):
+        for response in getattr(controls, name):
+            assert response.known
+            assert "Zarn" not in response.query.prompt.text
+
+
+def test_vocabulary_follows_the_sign():
+    model = tiny("llama")
+    promotes, suppresses = vocabulary(model, 1, 3, sign=1.0)
+    assert vocabulary(model, 1, 3, sign=-1.0) == (suppresses, promotes)
+
+
+def test_vocabulary_finds_a_planted_token():
+    model = tiny("llama")
+    token = model.query("The capital of France is", "Paris").target_ids[0]
+    with torch.no_grad():
+        model.down(1).weight[:, 4] = model.unembedding.weight[token] / model.hf.model.norm.weight
+    assert model.tokenizer.decode([token]) in vocabulary(model, 1, 4)[0][:2]
+
+
+def test_a_mean_baseline_starts_the_paths_there():
+    model = trained()
+    baseline = mean_activation(model, [f.prompt for f in facts()[:4]])
+    assert baseline.shape == (3, 24)
+    from knowedit import attribute
+
+    found = attribute(model, "Zarn lives in", "Aldor", AttributionConfig(baseline=baseline))
+    assert (found.gap <= 1e-3).all()
+    assert not torch.allclose(found.scores, attribute(model, "Zarn lives in", "Aldor").scores)
+
+
+@pytest.mark.parametrize("bad", [{"t": 0}, {"p": 1.5}, {"method": "igg"}, {"most": 0}])
+def test_bad_options_are_refused(bad):
+    with pytest.raises(InputError):
+        LocateConfig(**bad)

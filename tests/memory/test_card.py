@@ -1,0 +1,108 @@
+"""Cards: what they say is what a model does when it is asked by itself."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.commands import HOSTILE
+from support.tiny import FAMILIES, tiny
+from support.trained import facts, trained
+
+import knowedit
+from knowedit.errors import DataError, InputError
+from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.memory.card import CardConfig, Trigger, card, cards, read_located
+from knowedit.memory.corpus_scan import scan
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_card_says_what_the_scan_saw(family):
+    model = tiny(family)
+    seen = scan(model, tokens=200, top=4)
+    one, other = cards(model, [(1, 5), (2, 7)], seen)
+    assert (one.layer, one.index, other.layer, other.index) == (1, 5, 2, 7)
+    assert one.active == seen.share(1, 5) and one.tokens == seen.tokens
+    assert [t.activation for t in one.triggers] == [value for *_, value in seen.triggers(1, 5)]
+    assert one.sign == (1 if sum(t.activation for t in one.triggers) > 0 else -1)
+    vocabulary = knowedit.locate.neurons.vocabulary(model, 1, 5, one.sign, 12)
+    assert (one.promotes, one.suppresses) == vocabulary
+    assert (one.on_texts is None) == model.masked and one.on_facts is None
+    json.dumps(one.as_dict(), allow_nan=False)
+
+
+def test_the_effect_is_that_of_suppressing():
+    model = tiny("llama")
+    seen = scan(model, tokens=200, top=3)
+    found = card(model, 1, 5, seen, config=CardConfig(controls=3))
+    before, after = [], []
+    for row, position, _ in seen.triggers(1, 5):
+        ids = seen.rows[row]
+        if position + 1 == len(ids):
+            continue
+        tokens = torch.tensor([ids[: position + 1]])
+        for kept, neurons in ((before, []), (after, [(1, 5)])):
+            with torch.no_grad(), knowedit.suppress(model, neurons):
+                kept.append(model.hf(input_ids=tokens).logits[0, -1].softmax(-1)[ids[position + 1]].item())
+    wanted = (np.mean(after) - np.mean(before)) / np.mean(before)
+    assert found.on_texts.suppressed.value == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    assert found.on_texts.suppressed.n == found.on_texts.control.n == len(before)
+
+
+def test_a_trigger_shows_its_token_between_its_text():
+    model = tiny("gpt2")
+    found = card(model, 0, 3, config=CardConfig(tokens=120))
+    for trigger in found.triggers:
+        assert isinstance(trigger, Trigger) and trigger.token
+        assert trigger.next is None or trigger.after.startswith(trigger.next) or "\ufffd" in trigger.next
+    with pytest.raises(InputError, match="neuron index 999"):
+        card(model, 0, 999)
+    assert cards(model, []) == ()
+
+
+def test_hostile_text_stays_text(tmp_path):
+    path = tmp_path / "hostile.jsonl"
+    path.write_text(json.dumps({"text": f"{HOSTILE} <script>alert(1)</script> São 東京 " * 4}))
+    found = card(tiny("gpt2"), 1, 2, str(path))
+    assert any("script" in t.before + t.token + t.after for t in found.triggers)
+
+
+def test_located_facts_share_their_neurons(tmp_path):
+    model = trained()
+    (tmp_path / "neurons").mkdir()
+    hashed = model.weights_hash()
+    sets = [
+        locate_fact(model, f, LocateConfig(method="gradient", t=0.1, p=0.5), weights_hash=hashed) for f in facts()[:3]
+    ]
+    for i, one in enumerate(sets):
+        one.save(tmp_path / "neurons" / f"{i}.json")
+    read = read_located(tmp_path, hashed)
+    assert list(map(list, read)) == list(map(list, sets))
+    site = next(iter(sets[0]))
+    found = card(model, *site, located=read)
+    assert [c.fact for c in found.located] == sorted(
+        (one.fact for one in sets if site in list(one)),
+        key=lambda name: -next(n.score for s in sets if s.fact == name for n in s.neurons if n.site == site),
+    )
+    assert found.on_facts.suppressed.n == len(found.located)
+    with pytest.raises(DataError, match="other weights"):
+        read_located(tmp_path, "0" * 64)
+    with pytest.raises(InputError, match="no located neurons"):
+        read_located(tmp_path / "neurons")
+    (tmp_path / "neurons" / "0.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        read_located(tmp_path)
+
+
+def test_controls_are_others_of_the_layer_as_often_active():
+    model = tiny("gpt2")
+    seen = scan(model, tokens=200)
+    from knowedit.memory.card import _controls
+
+    chosen = _controls(seen, 1, 5, CardConfig(controls=4))
+    assert len(set(chosen)) == 4 and (1, 5) not in chosen and {layer for layer, _ in chosen} == {1}
+    gaps = (seen.active[1] - seen.active[1, 5]).abs()
+    assert max(gaps[i] for _, i in chosen) <= gaps.sort().values[10]
+    for wrong in ({"texts": 0}, {"words": 0}, {"controls": 0}, {"tokens": 0}):
+        with pytest.raises(InputError):
+            CardConfig(**wrong)

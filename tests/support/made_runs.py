@@ -1,0 +1,108 @@
+"""Finished runs made of drawn numbers, written by the store and summarised as real ones are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from support.trained import CITIES, facts
+
+from knowedit.evaluate.edits import study as edit_study
+from knowedit.evaluate.neurons import summary as neuron_summary
+from knowedit.evaluate.runs.folder import Run, summary_of, writing
+from knowedit.facts import Neighbour
+from knowedit.sources import Source
+
+RELATIONS = ("capital", "author", "sport")
+METHODS = {
+    "located": (0.2, 1.7),
+    "activation": (0.8, 1.1),
+    "random": (1.0, 1.0),
+}  # what is left when suppressed, amplified
+
+
+def edit_row(i: int, rng: np.random.Generator, skill: float, relation: str | None = None) -> dict:
+    """A record whose edit takes with probability `skill`."""
+
+    def drawn(p: float) -> dict:
+        good = float(rng.random() < p)
+        return {"ES": good, "PS": rng.integers(0, 4) / 3 * good, "NS": rng.integers(2, 4) / 3, "EM": good * 2 * p - 1}
+
+    return {
+        "id": f"r/{i}", "relation": relation or RELATIONS[i % len(RELATIONS)], "subject": f"s{i}",
+        "before": drawn(0.1), "after": drawn(skill), "perplexity": float(rng.normal(0, 0.01)),
+        "edit": {"method": "rome"}, "seconds": {"edit": 0.1},
+    }  # fmt: skip
+
+
+def neuron_row(i: int, rng: np.random.Generator, method: str, strength: float = 1.0) -> dict:
+    before = rng.uniform(0.2, 0.9, 3)
+    names = [method, *(name for name in METHODS if name != "located")]
+    methods = {}
+    for name, (less, more) in zip(names, METHODS.values(), strict=True):
+        noise = rng.uniform(0.95, 1.05, 3)
+        methods[name] = {
+            "suppressed": (before * noise * less**strength).tolist(),
+            "amplified": (before * noise * more**strength).tolist(),
+        }
+        if name != "random":
+            methods[name]["neurons"] = [[int(n), int(rng.integers(0, 9))] for n in rng.integers(0, 6, 3)]
+    changed = {"before": 0.5, "suppressed": 0.4, "amplified": 0.55}
+    return {
+        "id": f"r/{i}", "relation": RELATIONS[i % len(RELATIONS)], "subject": f"s{i}", "p": 0.7,
+        "prompts": 3, "neurons": 3, "before": before.tolist(), "methods": methods,
+        "specificity": {"same_relation": changed, "other_relations": changed}, "seconds": {"locate": 0.1},
+    }  # fmt: skip
+
+
+def checkpoint(edits: int, rows: list[dict]) -> dict:
+    return {"edits": edits, "metrics": edit_study.summarise([row["after"] for row in rows], 0), "perplexity": 0.01}
+
+
+def write_run(folder: Path, rows: list[dict], study: str = "edit", data: str = "d", **config) -> Run:
+    """A finished run of these records; `config` beside a seed and the source."""
+    config = {"seed": 0, "source": "builtin", "method": "rome" if study == "edit" else "ig", **config}
+    identity = {"data": data, "model": "m", "model_name": "tiny"}
+    with writing(folder, {"study": study, "config": config, "identity": identity, "threads": 1}) as writer:
+        writer.append(rows)
+
+        def summarise(sound):
+            if study == "edit":
+                return {**edit_study.summary(sound), "skipped": 1}
+            found = neuron_summary.summary(sound, layers=6)
+            found.pop("located")
+            return {**found, "skipped": 0}
+
+        writer.finish(summary_of(writer.run, summarise, 2.5))
+        return writer.run
+
+
+def edit_run(folder: Path, skill: float = 0.9, n: int = 30, seed: int = 0, **options) -> Run:
+    rng = np.random.default_rng(seed)
+    return write_run(folder, [edit_row(i, rng, skill) for i in range(n)], **options)
+
+
+def sequential_run(folder: Path, skill: float = 0.9, n: int = 30, **options) -> Run:
+    rng = np.random.default_rng(1)
+    rows = [edit_row(i, rng, skill - 0.5 * i / n) for i in range(n)]
+    for edits in (1, 3, 10, 30):
+        rows[edits - 1]["checkpoint"] = checkpoint(edits, rows[:edits])
+    return write_run(folder, rows, sequential=True, **options)
+
+
+def neuron_run(folder: Path, method: str = "ig", n: int = 24, strength: float = 1.0, seed: int = 0, **options) -> Run:
+    rng = np.random.default_rng(seed)
+    rows = [neuron_row(i, rng, method, strength) for i in range(n)]
+    return write_run(folder, rows, "neurons", method=method, **options)
+
+
+def trained_source(n: int = 6) -> Source:
+    """The trained model's facts about homes, each to be moved to the next city, beside somebody who lives elsewhere."""
+    homes = [fact for fact in facts() if fact.relation == "home"][:n]
+    moved = []
+    for i, fact in enumerate(homes):
+        other = homes[(i + 1) % n]
+        city = CITIES[(CITIES.index(fact.target) + 1) % len(CITIES)]
+        moved.append(replace(fact, target_new=city, neighbours=(Neighbour(other.prompt, other.target),)))
+    return Source("made", "facts", tuple(moved), (), "0" * 64)
