@@ -84,11 +84,11 @@ def _told(wrapped, asked, saved, config) -> dict:
 
     from ..report.page.explain import CHAPTERS, explain
 
-    with tqdm(total=len(CHAPTERS), unit="chapter", leave=False) as bar:
+    with tqdm(total=len(CHAPTERS), desc=CHAPTERS[0], unit="chapter", leave=False) as bar:
 
-        def progress(chapter: str) -> None:
-            bar.update(CHAPTERS.index(chapter) - bar.n)
-            bar.set_description(chapter)
+        def progress(done: int) -> None:
+            bar.update(done - bar.n)
+            bar.set_description(CHAPTERS[done] if done < len(CHAPTERS) else None)
 
         return explain(wrapped, asked, saved, config, progress=progress)
 

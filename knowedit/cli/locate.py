@@ -184,7 +184,7 @@ def _run(wrapped, asked: dict, negatives: list[str], config, draws: int, seed: i
         found = locate_prompts(
             wrapped, asked["prompts"], asked["target"], config,
             subject=asked["subject"], relation=asked["relation"], negatives=negatives, pool=pool,
-            progress=lambda _: bar.update(),
+            progress=lambda done: bar.update(done - bar.n),
         )  # fmt: skip
     seconds["attribution"] = time.perf_counter() - started
     started = time.perf_counter()

@@ -29,6 +29,7 @@ from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root
 from ..models.tensor_cache import TensorCache, key_of
+from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of
 from .apply import unedited
@@ -133,7 +134,7 @@ def covariance(
     seed: int = 0,
     cache: str | Path | None = None,
     few: bool = False,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> dict[int, Covariance]:
     """C of the keys of `layers` of the unedited model, from the cache where it is there.
 
@@ -142,7 +143,7 @@ def covariance(
     - `seed`: for samples.
     - `cache`: a folder; None for `covariance` in knowedit's own.
     - `few`: also with fewer than `MINIMUM` tokens a neuron.
-    - `progress`: called with the tokens counted so far.
+    - `progress`: counts tokens.
 
     Two processes at once do the work once. Raises `InputError` for layers, a source or a budget that cannot be used,
     a text that is too short, and `ModelError` where the cache cannot be written.
@@ -206,7 +207,7 @@ def _computed(
     request: dict,
     kept: TensorCache,
     run: str,
-    progress: Callable[[int], None],
+    progress: Progress,
 ) -> dict[int, Covariance]:
     sums, done = _kept_sums(model, layers, kept, run)
     last = time.monotonic()

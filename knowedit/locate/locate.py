@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
@@ -12,6 +12,7 @@ from ..errors import InputError, did_you_mean
 from ..facts import Fact, fill
 from ..models.adapter import Model
 from ..models.passes.replay import record
+from ..progress import Progress, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
 from .attribution import Attribution, AttributionConfig, attribute
@@ -76,13 +77,14 @@ def locate_fact(
     negatives: Sequence[str] = (),
     pool: ControlPool | None = None,
     weights_hash: str | None = None,
-    progress: Callable[[str], None] = lambda prompt: None,
+    progress: Progress = silent,
 ) -> NeuronSet:
     """The neurons with which `model` recalls `fact`.
 
     The fact's template and paraphrases locate them; its held-out templates are not looked at. `negatives` are prompts
     about something else: what is coarse for them, for the answer that the model itself gives there, is removed.
-    `pool` holds the controls that tell the neurons' kinds (the built-in facts by default).
+    `pool` holds the controls that tell the neurons' kinds (the built-in facts by default). `progress` counts prompts,
+    negatives too.
 
     Raises `InputError` for prompts and targets that cannot be used.
     """
@@ -112,7 +114,7 @@ def locate_prompts(
     negatives: Sequence[str] = (),
     pool: ControlPool | None = None,
     weights_hash: str | None = None,
-    progress: Callable[[str], None] = lambda prompt: None,
+    progress: Progress = silent,
 ) -> NeuronSet:
     """As `locate_fact`, for prompts in so many words: the first is the fact, the others refine it."""
     config = config or LocateConfig()
@@ -120,16 +122,16 @@ def locate_prompts(
         model.check_layer(layer)
     found = []
     for prompt in prompts:
-        progress(prompt)
         found.append(_score(model, model.query(prompt, target, subject, chat=config.chat), config))
+        progress(len(found))
     sets = [coarse(f.scores, config.t, config.layers) for f in found]
     p = adjusted_p(sets, config.p) if config.adjust else config.p
     rates = shared(sets, p)
     removed = set()
-    for prompt in negatives:
-        progress(prompt)
+    for done, prompt in enumerate(negatives, len(prompts) + 1):
         scores = _score(model, _own_answer(model, prompt, config), config).scores
         removed |= set(coarse(scores, config.t, config.layers)) & set(rates)
+        progress(done)
     chosen = sorted((s for s in rates if s not in removed), key=lambda s: -_mean(found, s))
     controls = (pool or ControlPool(model, builtin_facts())).controls(subject, target, relation)
     neurons = [n for n in _describe(model, found, rates, chosen, controls) if n.kind not in config.drop]

@@ -11,7 +11,7 @@ One pass over the corpus answers for any number of neurons: `cards` is no dearer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ..errors import DataError, InputError
 from ..locate.neurons import Neuron, NeuronSet, vocabulary
 from ..locate.scaled_answers import ScaledAnswers
 from ..models.adapter import Model
+from ..progress import Progress, silent
 from ..prompts import Prompt, with_target_ids
 from ..statistics import Estimate, ratio_of_means
 from ..texts.corpus import Corpus
@@ -135,12 +136,13 @@ def cards(
     config: CardConfig | None = None,
     *,
     located: Sequence[NeuronSet] = (),
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> tuple[Card, ...]:
     """The cards of some neurons, by one pass over a corpus.
 
     `source` is that of `scan`, or a scan that is there already; `located` are the neurons of facts, as `locate_fact`
-    makes them and `read_located` reads them. Raises `InputError` for neurons that are not there and what `scan` raises.
+    makes them and `read_located` reads them. `progress` counts tokens. Raises `InputError` for neurons that are not
+    there and what `scan` raises.
     """
     config = config or CardConfig()
     neurons = [model.check_neuron(*site) for site in neurons]

@@ -30,6 +30,7 @@ from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input, on_output
 from ..models.adapter import Model
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
+from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of
 from ..texts.sources import BuiltinText
@@ -110,14 +111,14 @@ def scan(
     tokens: int = TOKENS,
     top: int = TOP,
     seed: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> ActivationScan:
     """Read `tokens` tokens of a corpus, or somewhat more, or all that there are.
 
     `source` is `builtin` (sentences of the built-in facts, all relations mixed), `samples` (what a decoder says by
-    itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; `progress` is called with the number of tokens
-    read. Raises `InputError` for a source that holds no text, `DataError` for one that is not text, and `LayoutError`
-    for a model whose MLPs could not be understood.
+    itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; `progress` counts tokens. Raises `InputError`
+    for a source that holds no text, `DataError` for one that is not text, and `LayoutError` for a model whose MLPs
+    could not be understood.
     """
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
@@ -139,8 +140,7 @@ def scan(
             watch(model, part, {layer: found[layer] for layer in chosen}, take)
             rows += map(tuple, part.tolist())
             done += part[:, text_of(model)].numel()
-            if progress is not None:
-                progress(done)
+            progress(done)
     if not done:
         raise InputError(f"the corpus {source!r} holds no text; give one that does")
     parts = [running[layer] for layer in chosen]

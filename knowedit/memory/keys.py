@@ -15,7 +15,6 @@ for all keys that one of them triggers. Means are over prefixes, for keys with o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.adapter import Model
+from ..progress import Progress, silent
 from ..statistics import Estimate, mean, proportion
 from .corpus_scan import ActivationScan, neurons_at
 from .values import check_decoder
@@ -77,9 +77,9 @@ def keys(
     scan: ActivationScan,
     config: KeysConfig | None = None,
     *,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> list[Keys]:
-    """What removing tokens does to the keys of every layer of a scan; `progress` is called with the passes done.
+    """What removing tokens does to the keys of every layer of a scan; `progress` counts cut prefixes.
 
     Raises `ModelError` for masked models and `InputError` where no trigger is long enough.
     """
@@ -120,7 +120,9 @@ def _cuts(ids: tuple[int, ...], removed: int, rng: np.random.Generator) -> list[
     ]
 
 
-def _ratios(model: Model, scan: ActivationScan, rows: list, pairs: list[Tensor], progress) -> list[list[np.ndarray]]:
+def _ratios(
+    model: Model, scan: ActivationScan, rows: list, pairs: list[Tensor], progress: Progress
+) -> list[list[np.ndarray]]:
     """a′ / a of every prefix's keys, by cut."""
     found: list[list] = [[None] * len(CUTS) for _ in pairs]
     done = 0
@@ -132,8 +134,7 @@ def _ratios(model: Model, scan: ActivationScan, rows: list, pairs: list[Tensor],
             after = of_row[torch.tensor(scan.layers)[layer], index].double()
             found[prefix][cut] = torch.where(before == 0, torch.ones_like(after), after / before).numpy()
         done += len(chosen)
-        if progress is not None:
-            progress(done)
+        progress(done)
     return found
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
+from ..progress import Progress, silent
 from ..statistics import Estimate, proportion
 from .corpus_scan import chosen_layers, neurons_at
 
@@ -103,9 +104,9 @@ def polysemanticity(
     facts: Sequence[Fact],
     config: PolysemanticityConfig | None = None,
     *,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> Polysemanticity:
-    """How many unrelated relations share neurons, and rotated coordinates. `progress` counts facts read.
+    """How many unrelated relations share neurons, and rotated coordinates. `progress` counts facts.
 
     Relations of fewer than three facts are left out. Raises `InputError` where fewer than two remain.
     """
@@ -121,8 +122,7 @@ def polysemanticity(
     for rows, found in neurons_at(model, [p.ids for p in prompts], [p.read for p in prompts]):
         neurons[rows] = found[:, list(layers)]
         done += len(rows)
-        if progress is not None:
-            progress(done)
+        progress(done)
     of_relation = torch.tensor([names.index(name) for name, group in by_relation.items() for _ in group])
     weights = [model.down_weight(layer).detach().float().cpu() for layer in layers]
     bases = [None, *(_rotation(model.n_neurons, config.seed + i) for i in range(config.rotations))]

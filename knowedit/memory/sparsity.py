@@ -13,7 +13,7 @@ neurons kept at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..models.adapter import Model
 from ..models.passes.objective import at_least_float
 from ..models.passes.replay import Recording, record
 from ..models.passes.sweep import sweep
+from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, estimate, mean, proportion
 from .corpus_scan import ActivationScan, chosen_layers, value_norms
@@ -110,11 +111,13 @@ def keep_strongest(
     prompts: Sequence[Prompt],
     config: SparsityConfig | None = None,
     *,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> list[Kept]:
     """What remains of the model's predictions for `prompts` when each layer keeps only its strongest neurons.
 
-    One sweep a prompt answers for all shares and draws at once. Raises `InputError` without prompts.
+    One sweep a prompt answers for all shares and draws at once. `progress` counts prompts.
+
+    Raises `InputError` without prompts.
     """
     config = config or SparsityConfig()
     if not prompts:
@@ -122,13 +125,11 @@ def keep_strongest(
     layers = chosen_layers(model, config.layers)
     norms = {layer: value_norms(model, layer).to(model.device) for layer in layers}
     before, after, first = [], [], []
-    for i, prompt in enumerate(prompts):
+    for i, prompt in enumerate(counted(prompts, progress)):
         p, rows, same = _thinned(model, prompt, norms, config, np.random.SeedSequence([config.seed, i]))
         before.append(p)
         after.append(rows)
         first.append(same)
-        if progress is not None:
-            progress(i + 1)
     p, after, first = np.array(before), np.array(after), np.array(first)  # (prompts, shares, 1 + draws)
     return [
         Kept(

@@ -11,7 +11,7 @@ A neuron's value vector v, read by the unembedding under the sign of its activat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from ..locate.neurons import read_values
 from ..models.adapter import Model
 from ..models.expansion import expansions
 from ..models.passes.objective import BLOCK
+from ..progress import Progress, counted, silent
 from ..statistics import Estimate, proportion
 from ..texts.rows import text_of
 from .corpus_scan import ActivationScan, LayerActivations, watch
@@ -67,23 +68,15 @@ class Compositional:
 
 
 @torch.no_grad()
-def agreement(
-    model: Model, scan: ActivationScan, *, progress: Callable[[int], object] | None = None
-) -> list[Agreement]:
+def agreement(model: Model, scan: ActivationScan, *, progress: Progress = silent) -> list[Agreement]:
     """How often values say what follows their neurons' strongest triggers, layer by layer.
 
-    Triggers at the end of a row, after which nothing is known, do not count. `progress` is called with the number of
-    layers done. Raises `ModelError` for masked models.
+    Triggers at the end of a row, after which nothing is known, do not count. `progress` counts layers.
+
+    Raises `ModelError` for masked models.
     """
     check_decoder(model)
-    return [_agreement(model, scan, layer) for layer in _counted(scan.layers, progress)]
-
-
-def _counted(layers: Sequence[int], progress: Callable[[int], object] | None) -> Iterator[int]:
-    for done, layer in enumerate(layers, 1):
-        yield layer
-        if progress is not None:
-            progress(done)
+    return [_agreement(model, scan, layer) for layer in counted(scan.layers, progress)]
 
 
 def check_decoder(model: Model) -> None:
@@ -126,14 +119,14 @@ def compositional(
     *,
     samples: int = SAMPLES,
     seed: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> list[Compositional]:
     """How often a layer says what none of its active neurons says, on some `samples` tokens of the scanned text.
 
-    `progress` is called with the number of layers whose values are read out.
+    `progress` counts the layers whose values are read out.
     """
     rows = _sampled(model, scan, samples, seed)
-    tops = {layer: _both_tops(model, layer) for layer in _counted(scan.layers, progress)}
+    tops = {layer: _both_tops(model, layer) for layer in counted(scan.layers, progress)}
     found = expansions(model)
     apart: dict[int, list[np.ndarray]] = {layer: [] for layer in scan.layers}
     for row, positions in rows:

@@ -18,6 +18,7 @@ from ..hooks import Enough, ending_early, hooked, on_output
 from ..models.adapter import Model
 from ..models.expansion import Expansion, watching
 from ..models.length import check_length
+from ..progress import Progress, silent
 from ..prompts import Prompt
 
 STAGES = ("input", "gate", "up", "neurons", "output")
@@ -45,11 +46,13 @@ def collect(
     positions: Callable[[Prompt], Sequence[int]],
     expansions: dict[int, Expansion],
     stages: Sequence[str] = STAGES,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> Values:
     """Run `prompts` and keep some `stages` of the layers of `expansions` at the `positions` of each prompt.
 
-    Values stand in the order of prompts and positions. Raises `InputError` for a prompt that is too long.
+    Values stand in the order of prompts and positions. `progress` counts prompts.
+
+    Raises `InputError` for a prompt that is too long.
     """
     for prompt in prompts:
         check_length(model, prompt.ids)
@@ -61,6 +64,7 @@ def collect(
     def enough(_) -> None:
         raise Enough
 
+    done = 0
     for batch, tokens, mask in _batches(model, prompts):
         with ending_early(), watching(model, expansions) as seen, hooked(on_output(model.blocks[last], enough)):
             model.hf.base_model(input_ids=tokens, attention_mask=mask)
@@ -70,8 +74,8 @@ def collect(
                 for row, index in enumerate(batch):
                     at = torch.tensor(places[index], dtype=torch.long, device=values.device) + row * tokens.shape[1]
                     parts[layer][stage][index] = _kept(values[at])
-        if progress:
-            progress(len(batch))
+        done += len(batch)
+        progress(done)
     return {
         layer: {stage: torch.cat([found[i] for i in range(len(prompts))]) for stage, found in own.items()}
         for layer, own in parts.items()

@@ -11,7 +11,7 @@ nothing else. Geva et al. 2021 (arXiv 2012.14913) read the two projections as ke
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.adapter import Model
 from ..models.expansion import Expansion, expansion, expansions
+from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, mean
 from .activations import collect, text_positions
@@ -96,9 +97,9 @@ def anatomy(
     model: Model,
     prompts: Sequence[Prompt],
     layers: Sequence[int] | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> Anatomy:
-    """Look at the MLPs of `layers` (all by default) on `prompts`. `progress` is called with the layers done.
+    """Look at the MLPs of `layers` (all by default) on `prompts`. `progress` counts layers.
 
     Raises `InputError` where the prompts have no token but the first, `LayoutError` where the MLP is not understood.
     """
@@ -112,12 +113,10 @@ def anatomy(
     edges = _edges(values for _, values in _values(model, prompts[:SAMPLE], found))
     texts = np.repeat(np.arange(len(prompts)), counts)
     made = []
-    for layer, values in _values(model, prompts, found):
+    for layer, values in counted(_values(model, prompts, found), progress):
         negative = (values[nonlinear] < 0).double().mean(1).numpy()
         below = mean([negative[texts == i].mean() for i in range(len(prompts)) if counts[i]])
         made.append(LayerAnatomy(layer, tuple(_stage(name, v, edges[name]) for name, v in values.items()), below))
-        if progress:
-            progress(1)
     return Anatomy(
         model=model.name,
         texts=len(prompts),

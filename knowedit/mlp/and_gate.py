@@ -14,7 +14,7 @@ pair and not any longer subject that they answer to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
 from ..models.expansion import Expansion
+from ..progress import Progress, silent
 from ..statistics import Estimate, mean
 from .activations import collect
 
@@ -68,11 +69,11 @@ def and_gates(
     *,
     strongest: int = STRONGEST,
     seed: int = 0,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> Gates:
     """Test the neurons of every layer on the subjects of `facts`; parts are swapped with those of `others` too.
 
-    Raises `InputError` where no subject has two words. `progress` is called with the prompts run.
+    Raises `InputError` where no subject has two words. `progress` counts prompts.
     """
     split = [(fact, own) for fact in facts if (own := parts(fact.subject))]
     if not split:

@@ -32,6 +32,7 @@ from ..models.length import check_length
 from ..models.passes.objective import Objective, read_rows
 from ..models.passes.replay import Recording, record
 from ..models.passes.sweep import sweep
+from ..progress import Progress, counted, silent
 from ..prompts import Query
 from ..statistics import Estimate, mean
 
@@ -138,16 +139,17 @@ def impute_facts(
     model: Model,
     facts: Sequence[Fact],
     config: ImputationConfig | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress = silent,
 ) -> Imputations:
-    """The experiment on the main prompts of `facts`. Raises `InputError` where there is none."""
+    """The experiment on the main prompts of `facts`. `progress` counts facts.
+
+    Raises `InputError` without facts.
+    """
     if not facts:
         raise InputError("there is no fact to impute; give at least one")
     each = []
-    for fact in facts:
+    for fact in counted(facts, progress):
         each.append(impute(model, model.query(fact.prompt, fact.target, fact.subject), fact.target, config))
-        if progress:
-            progress(1)
     clean = np.array([one.log_probability for one in each])[:, None]
     highest = np.array([one.highest for one in each]) - clean  # (facts, layers)
     drawn = np.array([one.random for one in each])  # (facts, layers, draws)

@@ -14,9 +14,10 @@ This stands here and not in recall/, because it measures edits too, which come l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from ..locate.neurons import coarse
 from ..locate.scaled_answers import ScaledAnswers
 from ..models.adapter import Model
 from ..models.expansion import PARTS, projections
+from ..progress import Progress, silent
 from ..statistics import Estimate, mean, rate
 
 BITS = (8, 4, 2, 1)
@@ -146,12 +148,12 @@ def precision(
     facts: Sequence[Fact],
     edits: Sequence[Edit] = (),
     config: PrecisionConfig | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> Precision:
     """Ask `facts`, locate the neurons of some and measure `edits`, at full precision and at every level.
 
-    Edits are applied to the model as it is and rounded with it. The model is afterwards as it was. `progress` is called
-    with the levels done. Raises `InputError` without facts.
+    Edits are applied to the model as it is and rounded with it. The model is afterwards as it was. `progress` counts
+    levels. Raises `InputError` without facts.
     """
     config = config or PrecisionConfig()
     if not facts:
@@ -163,15 +165,12 @@ def precision(
     located = [_located(model, query, config) for query in some]
     levels = [_level(model, "none", None, 0.0, queries, some, located, config)]
     edited = [_edited(model, edits)]
-    if progress:
-        progress(1)
-    for part in config.parts:
-        for bits in config.bits:
-            with quantized(model, bits, part) as error:
-                levels.append(_level(model, part, bits, error, queries, some, located, config))
-            edited.append(_edited(model, edits, bits, part))
-            if progress:
-                progress(1)
+    progress(1)
+    for part, bits in product(config.parts, config.bits):
+        with quantized(model, bits, part) as error:
+            levels.append(_level(model, part, bits, error, queries, some, located, config))
+        edited.append(_edited(model, edits, bits, part))
+        progress(len(levels))
     joined = tuple(Level(**level, **edit) for level, edit in zip(levels, edited, strict=True))
     return Precision(model.name, len(facts), len(some), sum(len(e.facts) for e in edits), joined)
 

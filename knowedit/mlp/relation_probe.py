@@ -17,7 +17,7 @@ Gaussian projections of the same row norms and the same nonlinearity.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
 from ..models.expansion import Expansion, expansion, expansions
+from ..progress import Progress, silent
 from ..statistics import Estimate, rate
 from .activations import collect
 
@@ -74,12 +75,12 @@ def relation_probe(
     facts: Sequence[Fact],
     config: ProbeConfig | None = None,
     layers: Sequence[int] | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress = silent,
 ) -> RelationProbe:
     """Probe the stages of `layers` (all by default) for the relation of `facts`.
 
     Facts without a relation or with fewer templates than folds do not count, and neither do relations with fewer facts
-    than folds. Raises `InputError` where fewer than two relations are left. `progress` is called with prompts run.
+    than folds. Raises `InputError` where fewer than two relations are left. `progress` counts prompts.
     """
     config = config or ProbeConfig()
     chosen = [model.check_layer(layer) for layer in (range(model.n_layers) if layers is None else layers)]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..edits.edit_making import progress
 from ..shared.facts import FactId, Facts, FigurePath, Limit, Prompt, Relation, Subject, Target
 from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
 from ..shared.output import line, print_json
@@ -157,12 +158,6 @@ def _asked(wrapped, prompt, subject, target, fact, facts, relation, limit) -> li
     return list(known_facts(wrapped, facts or "builtin", relation, limit))
 
 
-def _bar(total: int, text: str, unit: str):
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=text, unit=unit, leave=False)
-
-
 def _anatomy(wrapped, asked: list, seed: int) -> tuple:
     """The anatomy and, where there are several relations, the probe."""
     from ...errors import InputError
@@ -170,14 +165,14 @@ def _anatomy(wrapped, asked: list, seed: int) -> tuple:
     from ...mlp.relation_probe import ProbeConfig, relation_probe, usable_facts
 
     config = ProbeConfig(seed=seed)
-    with _bar(wrapped.n_layers, "anatomy", "layer") as bar:
-        found = anatomy(wrapped, [wrapped.encode(f.prompt) for f in asked], progress=bar.update)
+    with progress("anatomy", wrapped.n_layers, "layer") as step:
+        found = anatomy(wrapped, [wrapped.encode(f.prompt) for f in asked], progress=step)
     try:
         usable = usable_facts(asked, config.folds)
     except InputError:
         return found, None
-    with _bar(len(usable) * config.folds, "probing", "prompt") as bar:
-        return found, relation_probe(wrapped, asked, config, progress=bar.update)
+    with progress("probing", len(usable) * config.folds, "prompt") as step:
+        return found, relation_probe(wrapped, asked, config, progress=step)
 
 
 def _imputation(wrapped, asked: list, config) -> tuple:
@@ -186,8 +181,8 @@ def _imputation(wrapped, asked: list, config) -> tuple:
     if len(asked) == 1:
         (fact,) = asked
         return (impute(wrapped, wrapped.query(fact.prompt, fact.target, fact.subject), fact.target, config),)
-    with _bar(len(asked), "imputing", "fact") as bar:
-        return (impute_facts(wrapped, asked, config, progress=bar.update),)
+    with progress("imputing", len(asked), "fact") as step:
+        return (impute_facts(wrapped, asked, config, progress=step),)
 
 
 def _geometry(wrapped, asked: list, seed: int) -> tuple:
@@ -199,8 +194,8 @@ def _geometry(wrapped, asked: list, seed: int) -> tuple:
     found = geometry(wrapped)
     if not any(parts(fact.subject) for fact in asked):
         return found, None
-    with _bar(5 * len(asked), "AND gates", "prompt") as bar:
-        return found, and_gates(wrapped, asked, builtin_facts(), seed=seed, progress=bar.update)
+    with progress("AND gates", 5 * len(asked), "prompt") as step:
+        return found, and_gates(wrapped, asked, builtin_facts(), seed=seed, progress=step)
 
 
 def _accounting(wrapped, tokens: int) -> tuple:
@@ -212,8 +207,8 @@ def _accounting(wrapped, tokens: int) -> tuple:
 def _precision(wrapped, asked: list, edits: list, config) -> tuple:
     from ...mlp.precision import precision
 
-    with _bar(1 + len(config.bits) * len(config.parts), "rounding", "level") as bar:
-        return (precision(wrapped, asked, edits, config, progress=bar.update),)
+    with progress("rounding", 1 + len(config.bits) * len(config.parts), "level") as step:
+        return (precision(wrapped, asked, edits, config, progress=step),)
 
 
 def _give(made: dict, name: str, asked: list, layer: int | None, paths: dict[str, Path], as_json: bool) -> None:

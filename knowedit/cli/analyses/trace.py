@@ -106,7 +106,7 @@ def _many(facts, relation, limit, config, figure, chosen: tuple, as_json: bool) 
     wrapped = load(*chosen)
     known = known_facts(wrapped, facts, relation, limit)
     with tqdm(total=len(known), desc="tracing", unit="fact") as bar:
-        found = average_traces(trace_facts(wrapped, known, config, lambda _: bar.update()))
+        found = average_traces(trace_facts(wrapped, known, config, lambda done: bar.update(done - bar.n)))
     if figure is not None:
         from ...report.figures.trace import average_figure
 

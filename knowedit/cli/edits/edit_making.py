@@ -61,14 +61,8 @@ def _best_layer(wrapped) -> int:
     from ...edit.methods.best_layer import best_layer
 
     note("trying layers: first their covariances, then a few facts each") if sys.stderr.isatty() else None
-    tried = []
     with progress("trying layers", None, "layer") as step:
-
-        def count(score) -> None:
-            tried.append(score)
-            step(len(tried))
-
-        return best_layer(wrapped, progress=count)
+        return best_layer(wrapped, progress=step)
 
 
 def _rome_config(wrapped, layer: int | None, contexts: int | None, seed: int):

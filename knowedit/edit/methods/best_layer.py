@@ -8,7 +8,7 @@ paraphrase and neighbourhood success (Meng et al. 2022). What was found is kept 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from ...files import write_text
 from ...models.adapter import Model
 from ...models.cache import cache_root
 from ...models.tensor_cache import key_of
+from ...progress import Progress, silent
 from ...sources import builtin_facts
 from ...statistics import harmonic_mean
 from ..apply import applied, edits_on
@@ -58,7 +59,7 @@ def best_layer(
     *,
     facts: Sequence[Fact] | None = None,
     config: RomeConfig | None = None,
-    progress: Callable[[LayerScore], None] = lambda found: None,
+    progress: Progress = silent,
 ) -> int:
     """The layer that is best to edit. `layers`, `facts` and `config` are as `layer_scores` takes them."""
     found = layer_scores(model, layers, facts=facts, config=config, progress=progress)
@@ -72,13 +73,13 @@ def layer_scores(
     facts: Sequence[Fact] | None = None,
     config: RomeConfig | None = None,
     covariances: dict[int, Covariance] | None = None,
-    progress: Callable[[LayerScore], None] = lambda found: None,
+    progress: Progress = silent,
 ) -> list[LayerScore]:
     """Score candidate `layers`, by default eight in the lower two thirds of the model.
 
     `facts` have a `target_new`, paraphrases and neighbours; by default the first built-in ones that the model knows,
-    one of each relation in turn. Raises `InputError` where there are none, and for
-    a model that has edits on it.
+    one of each relation in turn. `progress` counts layers. Raises `InputError`
+    where there are no facts, and for a model that has edits on it.
     """
     if layers is None:
         top = max(1, 2 * model.n_layers // 3)
@@ -101,9 +102,9 @@ def layer_scores(
     missing = [layer for layer in layers if layer not in kept]
     if missing:
         covariances = covariances or covariance(model, missing)
-    for layer in missing:
+    for done, layer in enumerate(missing, len(layers) - len(missing) + 1):
         kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer])
-        progress(kept[layer])
+        progress(done)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text(file, json.dumps([asdict(score) for score in kept.values()]) + "\n")
     return [kept[layer] for layer in layers]

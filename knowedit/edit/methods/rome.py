@@ -17,13 +17,14 @@ The key is one and the same wherever it stands (`key`):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
 from ...models.adapter import Model
+from ...progress import Progress, silent
 from ...texts.corpus import contexts as sample_contexts
 from ..apply import unedited
 from ..covariance import Covariance, covariance
@@ -146,7 +147,7 @@ def rome_many(
     *,
     covariance: Covariance | None = None,
     preserved: PreservedKeys | None = None,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> list[Edit]:
     """As `rome`, for facts that are each to be edited alone: their searches share batches, which is faster."""
     config = settled(model, config)

@@ -15,7 +15,7 @@ Facts do not influence each other: δ of many facts is one matrix, and their row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -26,6 +26,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
+from ...progress import Progress, silent
 from .search_rows import Row, Rows, log_probabilities, rows_of
 
 TOKENS = 384  # suffix tokens in a batch: more neither fills the processor better nor fits its cache
@@ -120,9 +121,9 @@ def find_v_star(
     requests: Sequence[Request],
     layer: int,
     search: VStarSearch,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Progress = silent,
 ) -> list[Value]:
-    """Find δ for every request; results are in their order.
+    """Find δ for every request; results are in their order. `progress` counts requests.
 
     Those with suffixes of about one length share a batch, which shrinks as its searches are done.
     """

@@ -19,7 +19,7 @@ prompt's last state never brings all back: the tokens behind it still look at a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...models.length import check_length
 from ...models.passes.objective import Objective
+from ...progress import Progress, counted, silent
 from ...prompts import Query
 from ...statistics import Estimate, mean
 from .corruption import SUBLAYERS, Corruption
@@ -202,18 +203,16 @@ def trace_facts(
     model: Model,
     facts: Sequence[Fact],
     config: TraceConfig | None = None,
-    progress: Callable[[Trace], None] | None = None,
+    progress: Progress = silent,
 ) -> list[Trace]:
-    """Trace many facts with the same noise. `progress` is called with every trace."""
+    """Trace many facts with the same noise. `progress` counts facts."""
     config = TraceConfig() if config is None else config
     for fact in facts:  # what is wrong is said before hours of computing
         _query(model, fact.prompt, fact.target, fact.subject, config)
     level = config.noise * embedding_spread(model)
     traces = []
-    for fact in facts:
+    for fact in counted(facts, progress):
         traces.append(trace(model, fact.prompt, fact.target, fact.subject, config, level=level, fact=fact.id))
-        if progress is not None:
-            progress(traces[-1])
     return traces
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
@@ -28,6 +27,7 @@ from ...locate.proof import prove
 from ...memory.card import CardConfig, cards
 from ...models.adapter import Model
 from ...models.length import check_length
+from ...progress import Progress, counted, silent
 from ...recall.flow.pipeline import recall_fact
 from ...recall.lens.logit_attribution import contributions
 from ...recall.lens.logit_lens import lens
@@ -67,11 +67,11 @@ def explain(
     edit: Edit | None = None,
     config: ExplainConfig | None = None,
     *,
-    progress: Callable[[str], None] = lambda chapter: None,
+    progress: Progress = silent,
 ) -> dict:
     """The record of one fact: plain JSON values, no NaN. The model is as it was after.
 
-    With `edit`, `fact` may be left out: it is the edit's own then. `progress` is told each chapter as it begins.
+    With `edit`, `fact` may be left out: it is the edit's own then. `progress` counts `CHAPTERS`.
 
     Raises `InputError` for a fact that cannot be asked and an edit that does not fit it, `ModelError` for an edit of
     another model.
@@ -88,8 +88,7 @@ def explain(
     prompt = query.prompt
     told = _Telling(model, fact, edit, config)
     chapters, notes, seconds = {}, {}, {}
-    for name in CHAPTERS:
-        progress(name)
+    for name in counted(CHAPTERS, progress):
         started = time.perf_counter()
         try:
             chapters[name] = getattr(told, name)()

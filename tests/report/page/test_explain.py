@@ -110,12 +110,6 @@ def test_a_model_of_one_layer_is_told():
     assert found["edit"] is None and found["lens"]["positions"][0]["layers"][-1]["layer"] == 0
 
 
-def test_progress_names_every_chapter():
-    seen = []
-    explain(trained(), FACT, config=QUICK, progress=seen.append)
-    assert seen == list(CHAPTERS)
-
-
 def test_what_cannot_be_told_is_said(edit):
     model = trained()
     with pytest.raises(InputError, match="no fact"):
