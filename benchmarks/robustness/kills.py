@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[2] / "tests"))  # the trained model i
 
 from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.runs.engine import run_study
-from knowedit.evaluate.runs.folder import Run
+from knowedit.evaluate.runs.folder import RunFolder
 
 from ..results import save
 
@@ -64,11 +64,11 @@ def killed(make: Callable[[], EditStudy], folder: Path, kills: int, seed: int) -
     _in_child(make, place, None)
     return {
         "kills": done, "resumed": resumed, "records_at_kills": moments, "half_written_lines": int(any(moments)),
-        **_compared(Run(folder / "whole"), Run(place)),
+        **_compared(RunFolder(folder / "whole"), RunFolder(place)),
     }  # fmt: skip
 
 
-def _compared(whole: Run, run: Run) -> dict:
+def _compared(whole: RunFolder, run: RunFolder) -> dict:
     wanted, found = ({row["id"]: _untimed(row) for row in some.rows()} for some in (whole, run))
     ids = [row["id"] for row in run.rows()]
     return {

@@ -10,7 +10,7 @@ from support.trained import CITIES, facts
 
 from knowedit.evaluate.edits import study as edit_study
 from knowedit.evaluate.neurons import summary as neuron_summary
-from knowedit.evaluate.runs.folder import Run, summary_of, writing
+from knowedit.evaluate.runs.folder import RunFolder, summary_of, writing
 from knowedit.facts import Neighbour
 from knowedit.sources import Source
 
@@ -60,7 +60,7 @@ def checkpoint(edits: int, rows: list[dict]) -> dict:
     return {"edits": edits, "metrics": edit_study.summarise([row["after"] for row in rows], 0), "perplexity": 0.01}
 
 
-def write_run(folder: Path, rows: list[dict], study: str = "edit", data: str = "d", **config) -> Run:
+def write_run(folder: Path, rows: list[dict], study: str = "edit", data: str = "d", **config) -> RunFolder:
     """A finished run of these records; `config` beside a seed and the source."""
     config = {"seed": 0, "source": "builtin", "method": "rome" if study == "edit" else "ig", **config}
     identity = {"data": data, "model": "m", "model_name": "tiny"}
@@ -78,12 +78,12 @@ def write_run(folder: Path, rows: list[dict], study: str = "edit", data: str = "
         return writer.run
 
 
-def edit_run(folder: Path, skill: float = 0.9, n: int = 30, seed: int = 0, **options) -> Run:
+def edit_run(folder: Path, skill: float = 0.9, n: int = 30, seed: int = 0, **options) -> RunFolder:
     rng = np.random.default_rng(seed)
     return write_run(folder, [edit_row(i, rng, skill) for i in range(n)], **options)
 
 
-def sequential_run(folder: Path, skill: float = 0.9, n: int = 30, **options) -> Run:
+def sequential_run(folder: Path, skill: float = 0.9, n: int = 30, **options) -> RunFolder:
     rng = np.random.default_rng(1)
     rows = [edit_row(i, rng, skill - 0.5 * i / n) for i in range(n)]
     for edits in (1, 3, 10, 30):
@@ -91,7 +91,9 @@ def sequential_run(folder: Path, skill: float = 0.9, n: int = 30, **options) -> 
     return write_run(folder, rows, sequential=True, **options)
 
 
-def neuron_run(folder: Path, method: str = "ig", n: int = 24, strength: float = 1.0, seed: int = 0, **options) -> Run:
+def neuron_run(
+    folder: Path, method: str = "ig", n: int = 24, strength: float = 1.0, seed: int = 0, **options
+) -> RunFolder:
     rng = np.random.default_rng(seed)
     rows = [neuron_row(i, rng, method, strength) for i in range(n)]
     return write_run(folder, rows, "neurons", method=method, **options)

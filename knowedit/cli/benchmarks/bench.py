@@ -98,7 +98,7 @@ def edit(
     chosen = configured(EditStudyConfig(), "edit", config, given)
     claimed = gpus(device)
     run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address, "gpus": claimed}
-    build = partial(EditStudy, chosen, device=device, trust_remote_code=trust_remote_code)
+    build = partial(EditStudy.from_config, chosen, device=device, trust_remote_code=trust_remote_code)
     execute("edit", chosen, build, out, run, tracker, dry_run, as_json)
 
 
@@ -133,7 +133,7 @@ def execute(study: str, config, build, out: Path | None, run: dict, tracker: str
     from ...errors import InputError
     from ...evaluate.dry_run import dry_run
     from ...evaluate.runs.engine import parse_shard, run_study
-    from ...evaluate.runs.folder import Run, check_folder
+    from ...evaluate.runs.folder import RunFolder, check_folder
     from ...evaluate.runs.tracker import start_tracker
 
     if dry:
@@ -145,7 +145,7 @@ def execute(study: str, config, build, out: Path | None, run: dict, tracker: str
     shard = None if run["shard"] is None else parse_shard(run["shard"])
     check_folder(out, resume=run["resume"])
     if run["resume"]:
-        pin_threads(Run(out).manifest)
+        pin_threads(RunFolder(out).manifest)
     follower = None if tracker is None else start_tracker(tracker, out.name, config.as_dict())
     try:
         study = build()

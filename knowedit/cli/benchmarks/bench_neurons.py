@@ -66,7 +66,7 @@ def neurons(
     settings = bench.configured(NeuronStudyConfig(), "neurons", config, given)
     claimed = bench.gpus(device)
     run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address, "gpus": claimed}
-    build = partial(NeuronStudy, settings, device=device, trust_remote_code=trust_remote_code)
+    build = partial(NeuronStudy.from_config, settings, device=device, trust_remote_code=trust_remote_code)
     bench.execute("neurons", settings, build, out, run, tracker, dry_run, as_json)
 
 

@@ -18,10 +18,10 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Make one run out of the shards of one, with a summary over all its records."""
-    from ...evaluate.runs.folder import Run, merge_runs
+    from ...evaluate.runs.folder import RunFolder, merge_runs
     from .bench import show_run
 
-    shards = [Run(folder) for folder in runs]
+    shards = [RunFolder(folder) for folder in runs]
     merged = merge_runs(runs, out, partial(_summary, shards))
     if merged.manifest["config"].get("erase"):
         note("erased relations are not merged: erasing takes the model and all facts of a relation at once")

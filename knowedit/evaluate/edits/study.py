@@ -23,13 +23,13 @@ from ...edit.methods.table import Editor, check_method, config_dict, make_editor
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model
-from ...selection import choose, known_to, source_of
+from ...selection import choose, known_to
 from ...sources import Source
-from ..runs.study import error_line
+from ..runs.study import FactStudy, error_line
 from .drift import Drift
 from .generation import generation_metrics
 from .metrics import asked_of, check_metric, record_metrics, summarise, zsre_asked, zsre_metrics
-from .references import read_references
+from .references import References, read_references
 from .scoring import Score, score_edits
 from .summary import summary
 
@@ -93,46 +93,39 @@ class EditStudyConfig:
                 "metrics": list(self.metrics)}  # fmt: skip
 
 
-class EditStudy:
-    """A `Study` of edits. The model is `model`, or loaded by its name; so is the source."""
+class EditStudy(FactStudy):
+    """A `Study` of edits."""
 
     name = "edit"
 
     def __init__(
         self,
         config: EditStudyConfig,
-        model: Model | None = None,
+        model: Model,
         source: Source | None = None,
-        trust_remote_code: bool = False,
-        device: str | None = None,
+        references: References | None = None,
     ):
-        self.references = None if config.snippets is None else read_references(config.snippets)
-        if model is None:
-            from ...models.loading import load
-
-            model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
+        """`source` and `references`, the texts for RS: by default those that `config` names."""
         if config.generate and model.masked:
             raise InputError(f"{model.name} is a masked model, which generates no text; leave out --generate")
-        self.settings = config
-        self.model = model
+        super().__init__(config, model, source)
+        self.references = references or _references(config)
         self.drift = Drift(model)
         self.sequential = config.sequential
-        self.source = source or source_of(config)
-        self.skipped = [*self.source.skipped, *_without_new_target(self.source)]
-        self.facts = {fact.id: fact for fact in self._chosen()}
+        self.skipped += _without_new_target(self.source)
         self.method = method_config(config.method, config.settings, config.layer, model)
         if (layer := getattr(self.method, "layer", None)) is not None:
             model.check_layer(layer)
         self.config = {**config.as_dict(), "resolved": config_dict(self.method)}
         self._so_far: list[Fact] = []
 
-    def identity(self) -> dict:
-        found = {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
-        return found if self.references is None else {**found, "snippets": self.references.sha256}
+    @classmethod
+    def from_config(cls, config: EditStudyConfig, **loading):
+        return super().from_config(config, references=_references(config), **loading)  # told before a model is loaded
 
-    def batches(self) -> list[list[str]]:
-        ids = list(self.facts)
-        return [ids[i : i + self.settings.batch] for i in range(0, len(ids), self.settings.batch)]
+    def identity(self) -> dict:
+        snippets = {} if self.references is None else {"snippets": self.references.sha256}
+        return {**super().identity(), **snippets}
 
     def run(self, batch: list[str]) -> list[dict]:
         facts = [self.facts[i] for i in batch]
@@ -274,12 +267,7 @@ class EditStudy:
     def _zsre(self) -> bool:
         return self.source.format == "zsre"
 
-    @cached_property
-    def _weights_hash(self) -> str:
-        with unedited(self.model):
-            return self.model.weights_hash()
-
-    def _chosen(self) -> Sequence[Fact]:
+    def chosen_facts(self) -> Sequence[Fact]:
         facts = [fact for fact in self.source.facts if fact.target_new is not None]
         if not facts:
             raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
@@ -291,6 +279,10 @@ class EditStudy:
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
             )
         return found
+
+
+def _references(config: EditStudyConfig) -> References | None:
+    return None if config.snippets is None else read_references(config.snippets)
 
 
 def _without_new_target(source: Source) -> list[tuple[str, str]]:

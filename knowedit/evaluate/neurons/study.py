@@ -25,9 +25,10 @@ from ...locate.proof import AMPLIFY, SUPPRESS, draw
 from ...locate.rankings import RANKINGS, rank
 from ...locate.scaled_answers import ScaledAnswers
 from ...models.adapter import Model
-from ...selection import choose, known_to, source_of
+from ...selection import choose, known_to
 from ...sources import Source
 from ..edits.scoring import score_edits
+from ..runs.study import FactStudy
 from .summary import summary
 
 BASELINES = ("activation", "random")
@@ -100,45 +101,18 @@ class NeuronStudyConfig:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
 
-class NeuronStudy:
-    """A `Study` of located neurons. The model is `model`, or loaded by its name; so is the source."""
+class NeuronStudy(FactStudy):
+    """A `Study` of located neurons."""
 
     name = "neurons"
-    sequential = False
 
-    def __init__(
-        self,
-        config: NeuronStudyConfig,
-        model: Model | None = None,
-        source: Source | None = None,
-        trust_remote_code: bool = False,
-        device: str | None = None,
-    ):
-        if model is None:
-            from ...models.loading import load
-
-            model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
-        self.settings = config
-        self.config = config.as_dict()
-        self.model = model
+    def __init__(self, config: NeuronStudyConfig, model: Model, source: Source | None = None):
         for layer in config.layers or ():
             model.check_layer(layer)
-        self.source = source or source_of(config)
-        self.skipped = list(self.source.skipped)
-        self.facts = {fact.id: fact for fact in self._chosen()}
-
-    def identity(self) -> dict:
-        return {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
-
-    def batches(self) -> list[list[str]]:
-        ids = list(self.facts)
-        return [ids[i : i + self.settings.batch] for i in range(0, len(ids), self.settings.batch)]
+        super().__init__(config, model, source)
 
     def run(self, batch: list[str]) -> list[dict]:
         return [self._record(self.facts[i]) for i in batch]
-
-    def restore(self, rows: list[dict]) -> None:
-        """Nothing stays on the model."""
 
     def summarise(self, rows: Iterable[dict]) -> dict:
         found = summary(rows, (), self.settings.seed, layers=self.model.n_layers)
@@ -278,11 +252,7 @@ class NeuronStudy:
     def _pool(self) -> ControlPool:
         return ControlPool(self.model, list(self.facts.values()))
 
-    @cached_property
-    def _weights_hash(self) -> str:
-        return self.model.weights_hash()
-
-    def _chosen(self) -> list[Fact]:
+    def chosen_facts(self) -> list[Fact]:
         facts = of_relations(self.source.facts, self.settings.relations)
         config = self.settings
         known = known_to(self.model) if config.known_only else None

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from ... import __version__
 from ...errors import InputError, did_you_mean
-from .folder import Run, summary_of, writing
+from .folder import RunFolder, summary_of, writing
 from .ray import ray_batches
 from .study import Study, run_batch
 
@@ -42,7 +42,7 @@ def run_study(
     progress: bool = True,
     command: str = "",
     log: Callable[[dict, int], None] = lambda values, step: None,
-) -> Run:
+) -> RunFolder:
     """Run `study` into `folder` and summarise it.
 
     **Arguments:**
@@ -154,7 +154,7 @@ def _values(summary: dict) -> dict[str, float]:
     return {name: found["value"] for name, found in summary["metrics"].items() if found["value"] is not None}
 
 
-def _seconds(run: Run) -> float:
+def _seconds(run: RunFolder) -> float:
     """Time that earlier parts of the run took, as far as its records tell."""
     return sum(sum(row["seconds"].values()) for row in run.rows() if isinstance(row.get("seconds"), dict))
 

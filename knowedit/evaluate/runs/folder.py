@@ -28,7 +28,7 @@ PINNED = ("study", "config", "identity", "threads", "shard")  # must be as they 
 _ROWS = 1000  # of a chunk of the table
 
 
-class Run:
+class RunFolder:
     """The folder of a run, to be read. Raises `InputError` where it is none and `DataError` where it is damaged."""
 
     def __init__(self, folder: str | Path):
@@ -79,7 +79,7 @@ class Run:
 class Writer:
     """A run that is being written. `done`: the ids of its records; `dropped`: bytes of a last line that was cut off."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: RunFolder):
         self.run = run
         self.path = run.folder / "records.jsonl"
         self.dropped = _drop_half_line(self.path)
@@ -150,20 +150,20 @@ def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iter
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another folder") from None
     try:
         if there:
-            _check_same(folder, Run(folder).manifest, manifest)
+            _check_same(folder, RunFolder(folder).manifest, manifest)
         else:
             write_text(folder / "manifest.json", json.dumps({"schema": SCHEMA, **manifest}, indent=1) + "\n")
-        yield Writer(Run(folder))
+        yield Writer(RunFolder(folder))
     finally:
         lock.release()
 
 
-def merge_runs(folders: Sequence[str | Path], out: str | Path, summarise) -> Run:
+def merge_runs(folders: Sequence[str | Path], out: str | Path, summarise) -> RunFolder:
     """One run out of the shards of one, in a new folder; `summarise(rows)` makes its summary.
 
     Raises `InputError` where they are not shards of one run, one is missing or not finished, or they share a record.
     """
-    runs = [Run(folder) for folder in folders]
+    runs = [RunFolder(folder) for folder in folders]
     if len(runs) < 2:
         raise InputError(f"{len(runs)} run is given, expected the folders of all shards")
     manifests = [run.manifest for run in runs]
@@ -192,7 +192,7 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path, summarise) -> Run
         return writer.run
 
 
-def summary_of(run: Run, summarise, seconds: float) -> dict:
+def summary_of(run: RunFolder, summarise, seconds: float) -> dict:
     """What `summarise` makes of the records, with how many there are, failed, and how long they took."""
     count = {"records": 0, "failed": 0}
 
@@ -260,7 +260,7 @@ def _drop_half_line(path: Path) -> int:
 # ---------------------------------------------------------------- the table
 
 
-def _write_parquet(run: Run, path: Path) -> None:
+def _write_parquet(run: RunFolder, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

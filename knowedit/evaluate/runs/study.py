@@ -1,11 +1,17 @@
-"""What a study is to the engines that run it, and how one batch of it is run."""
+"""What a study is to the engines that run it, how one batch of it is run, and what all studies of facts share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Protocol
 
+from ...edit.apply import unedited
 from ...errors import KnoweditError
+from ...facts import Fact
+from ...models.adapter import Model
+from ...selection import source_of
+from ...sources import Source
 
 
 class Study(Protocol):
@@ -35,6 +41,53 @@ class Study(Protocol):
 
     def summarise(self, rows: Iterable[dict]) -> dict:
         """{"metrics": {name: {value, low, high, n}}, …} of all records, as JSON values."""
+
+
+class FactStudy:
+    """A `Study` with one record for each fact of a source.
+
+    A study of this kind defines `name`, `chosen_facts`, `run` and `summarise`; its config has the fields `source`,
+    `format`, `revision`, `model`, `dtype` and `batch`, and `as_dict()`.
+    """
+
+    name: str
+    sequential = False
+
+    def __init__(self, config, model: Model, source: Source | None = None):
+        """`source`: by default the one that `config` names."""
+        self.settings = config
+        self.config = config.as_dict()
+        self.model = model
+        self.source = source or source_of(config)
+        self.skipped = list(self.source.skipped)
+        self.facts = {fact.id: fact for fact in self.chosen_facts()}
+
+    @classmethod
+    def from_config(cls, config, *, device: str | None = None, trust_remote_code: bool = False, **parts):
+        """The study of the model and the source that `config` names; `parts` go to the constructor."""
+        from ...models.loading import load
+
+        model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
+        return cls(config, model, **parts)
+
+    def chosen_facts(self) -> Sequence[Fact]:
+        """The facts of `self.source` that `self.settings` choose, in their order. Raises `InputError` for none."""
+        raise NotImplementedError
+
+    def identity(self) -> dict:
+        return {"data": self.source.sha256, "model": self._weights_hash, "model_name": self.model.name}
+
+    def batches(self) -> list[list[str]]:
+        ids = list(self.facts)
+        return [ids[i : i + self.settings.batch] for i in range(0, len(ids), self.settings.batch)]
+
+    def restore(self, rows: list[dict]) -> None:
+        """Nothing stays on the model."""
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        with unedited(self.model):
+            return self.model.weights_hash()
 
 
 def run_batch(study: Study, batch: list[str]) -> list[dict]:

@@ -24,7 +24,7 @@ from ...edit.rewrite_quality import PARTS
 from ...errors import DataError, InputError
 from ...evaluate.edits.metrics import MAGNITUDES, PROBE, RATES, Columns
 from ...evaluate.neurons.summary import WHATS
-from ...evaluate.runs.folder import Run
+from ...evaluate.runs.folder import RunFolder
 from ...statistics import Estimate, bounded_interval, estimate, false_discovery, harmonic_mean, mcnemar, mean, wilcoxon
 
 _BEFORE = "before:"  # a column that is needed, but no metric
@@ -73,7 +73,7 @@ class Comparison:
         }
 
 
-def compare(runs: Sequence[Run], names: Sequence[str] | None = None, seed: int = 0) -> Comparison:
+def compare(runs: Sequence[RunFolder], names: Sequence[str] | None = None, seed: int = 0) -> Comparison:
     """Each of `runs` but the first with the first, metric by metric.
 
     `names`: what to call them, by default their folders' names. Of each run only numbers are kept, a few for a record.
@@ -106,7 +106,7 @@ def compare(runs: Sequence[Run], names: Sequence[str] | None = None, seed: int =
     return Comparison(names[0], records, tuple(differences))
 
 
-def _check_same_records(name: str, run: Run, other_name: str, other: Run) -> None:
+def _check_same_records(name: str, run: RunFolder, other_name: str, other: RunFolder) -> None:
     one, two = run.manifest, other.manifest
     if one.get("study") != two.get("study"):
         raise InputError(
@@ -124,7 +124,7 @@ def _check_same_records(name: str, run: Run, other_name: str, other: Run) -> Non
 # ---------------------------------------------------------------- the records' numbers
 
 
-def _read(run: Run) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+def _read(run: RunFolder) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     """Places of a run's records by id, and by metric their values (records,), NaN where a record has none."""
     reads = neuron_values if run.manifest.get("study") == "neurons" else edit_values
     places: dict[str, int] = {}

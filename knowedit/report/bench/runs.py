@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DataError, InputError
-from ...evaluate.runs.folder import Run
+from ...evaluate.runs.folder import RunFolder
 
 COUNTS = ("records", "failed", "skipped", "empty", "seconds", "records_per_second")
 
@@ -21,7 +21,7 @@ class ReportedRun:
     """
 
     name: str
-    run: Run
+    run: RunFolder
     study: str
     config: dict
     model: str
@@ -48,7 +48,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[ReportedRun]:
     Raises `InputError` for a folder that is no run, is not finished or is given twice, and `DataError` for a damaged
     one.
     """
-    runs = [Run(folder) for folder in folders]
+    runs = [RunFolder(folder) for folder in folders]
     places = [run.folder.resolve() for run in runs]
     for i, place in enumerate(places):
         if place in places[:i]:
@@ -65,7 +65,7 @@ def _names(places: Sequence[Path]) -> list[str]:
     return names
 
 
-def _read(name: str, run: Run) -> ReportedRun:
+def _read(name: str, run: RunFolder) -> ReportedRun:
     manifest, summary = run.manifest, run.summary
     study, config = manifest.get("study"), manifest.get("config")
     if not isinstance(study, str) or not isinstance(config, dict):

@@ -15,7 +15,7 @@ from support.trained import facts, trained
 
 from knowedit.evaluate.edits.generation import QUESTION, generate
 from knowedit.evaluate.runs import folder as store
-from knowedit.evaluate.runs.folder import Run
+from knowedit.evaluate.runs.folder import RunFolder
 
 FINE_TUNE = ("--method", "fine_tune", "--layer", "1", "--set", "steps=8", "--set", "lr=0.02", "--batch", "2")
 LITE = {
@@ -55,7 +55,7 @@ def edit(run, homes, tmp_path):
 
 
 def records(folder):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in Run(folder).rows()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(folder).rows()]
 
 
 # ---------------------------------------------------------------- edit
@@ -74,7 +74,7 @@ def test_edit_prints_the_summary_as_json(edit, tmp_path):
     assert {p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")} == {
         "manifest.json", "records.jsonl", "records.parquet", "summary.json",
     }  # fmt: skip
-    assert Run(tmp_path / "run").manifest["command"].startswith("knowedit bench edit --source ")
+    assert RunFolder(tmp_path / "run").manifest["command"].startswith("knowedit bench edit --source ")
 
 
 def test_edit_prints_a_table_for_people(edit):
@@ -101,7 +101,7 @@ def test_rome_by_the_models_own_covariance_and_a_sample(run, homes, tmp_path):
     options = ("--layer", "1", "--sample", "2", "--json", *settings)
     status, out, err = run("bench", "edit", "--source", homes, "--out", str(tmp_path / "run"), *options)
     assert status == 0 and json.loads(out)["records"] == 2, err
-    assert Run(tmp_path / "run").manifest["config"]["resolved"]["search"]["steps"] == 4
+    assert RunFolder(tmp_path / "run").manifest["config"]["resolved"]["search"]["steps"] == 4
 
 
 # ---------------------------------------------------------------- neurons
@@ -127,7 +127,7 @@ def test_neurons_prints_a_table_for_people(run, tmp_path):
     assert status == 0, err
     by_name = {line.split()[0]: line for line in out.splitlines() if line}
     assert by_name["neurons"].endswith("a fact") and by_name["suppress:ig"].rstrip().endswith("%")
-    mean = sum(row["neurons"] for row in Run(tmp_path / "neurons").rows()) / 8
+    mean = sum(row["neurons"] for row in RunFolder(tmp_path / "neurons").rows()) / 8
     assert by_name["neurons"].split()[1] == f"{mean:.1f}"
 
 
@@ -214,7 +214,7 @@ def test_shards_merge_to_the_whole(edit, run, tmp_path):
     assert status == 0, err
     by_id = {row["id"]: row for row in records(tmp_path / "whole")}
     assert {row["id"]: row for row in records(tmp_path / "all")} == by_id
-    assert json.loads(out)["metrics"] == Run(tmp_path / "whole").summary["metrics"]
+    assert json.loads(out)["metrics"] == RunFolder(tmp_path / "whole").summary["metrics"]
 
 
 # ---------------------------------------------------------------- refused
@@ -294,7 +294,7 @@ def test_options_take_precedence_over_the_config(edit, tmp_path):
     (tmp_path / "c.yaml").write_text("study: edit\nlimit: 4\nsettings:\n  steps: 3\n  lr: 0.5\n")
     status, _, err = edit("--config", str(tmp_path / "c.yaml"), "--limit", "2")
     assert status == 0, err
-    config = Run(tmp_path / "run").manifest["config"]
+    config = RunFolder(tmp_path / "run").manifest["config"]
     assert config["limit"] == 2 and config["settings"] == {"steps": 8, "lr": 0.02}
 
 
@@ -395,7 +395,7 @@ def test_entropy_and_reference_score_are_measured_of_longer_text(edit, tmp_path)
     np.save(folder / "idf.npy", np.array([2.0, 1.0, 2.0]))
     found = measured(edit, tmp_path, COUNTERFACT, "--generate", "--snippets", str(folder))
     assert found["metrics"]["GE"]["value"] > 0 and 0 < found["metrics"]["RS"]["value"] <= 1
-    assert Run(tmp_path / "run").manifest["identity"]["snippets"]
+    assert RunFolder(tmp_path / "run").manifest["identity"]["snippets"]
     np.save(folder / "idf.npy", np.array([2.0, 1.0, 1.0]))
     cut(tmp_path / "run", 0)
     arguments = ("--resume", "--generate", "--snippets", str(folder))

@@ -14,7 +14,7 @@ from support.trained import facts, trained
 from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
-from knowedit.evaluate.runs.folder import Run, writing
+from knowedit.evaluate.runs.folder import RunFolder, writing
 from knowedit.sources import Source
 
 
@@ -54,7 +54,7 @@ def test_json_is_one_object_with_everything(call, two):
     found = json.loads(out)
     assert status == 0 and found["schema"] == "knowedit.report/1" and found["out"] is None
     assert [run["name"] for run in found["runs"]] == ["rome", "ft"]
-    assert found["runs"][0]["metrics"] == Run(two[0]).summary["metrics"]
+    assert found["runs"][0]["metrics"] == RunFolder(two[0]).summary["metrics"]
     by_metric = {row["metric"]: row for row in found["comparison"]["differences"]}
     assert by_metric["ES"]["test"] == "mcnemar" and 0 <= by_metric["ES"]["p"] <= by_metric["ES"]["q"] <= 1
     status, out, _ = call("report", two[0], "--json")
@@ -123,7 +123,7 @@ def test_merged_edits_are_the_run_in_one_piece(call, tmp_path):
     whole = run_study(study(), tmp_path / "whole", progress=False)
     parts = shards(study, tmp_path)
     status, out, _ = call("merge", *parts, "--out", tmp_path / "merged", "--json")
-    merged = Run(tmp_path / "merged")
+    merged = RunFolder(tmp_path / "merged")
     assert status == 0 and json.loads(out)["records"] == 6
     assert records(merged) == records(whole)
     for name in ("metrics", "before", "by_relation", "skipped"):
@@ -139,7 +139,7 @@ def test_merged_neurons_are_the_run_in_one_piece(call, tmp_path):
 
     whole = run_study(study(), tmp_path / "whole", progress=False)
     status, out, err = call("merge", *shards(study, tmp_path), "--out", tmp_path / "merged")
-    merged = Run(tmp_path / "merged").summary
+    merged = RunFolder(tmp_path / "merged").summary
     assert status == 0 and "erased relations are not merged" in err and "6 records" in out
     assert merged["layers"] == whole.summary["layers"] and "located" not in merged
     assert set(whole.summary) - set(merged) == {"erasure"}
@@ -157,7 +157,7 @@ def test_layers_above_all_located_neurons_are_kept(call, tmp_path):
         path.write_text(json.dumps({**run.manifest, "shard": [i, 2]}))
         parts.append(run.folder)
     assert call("merge", *parts, "--out", tmp_path / "merged")[0] == 0
-    assert Run(tmp_path / "merged").summary["layers"]["ig"] == [4, 0, 0, 0, 0, 0]
+    assert RunFolder(tmp_path / "merged").summary["layers"]["ig"] == [4, 0, 0, 0, 0, 0]
 
 
 def test_shards_that_cannot_be_merged(call, tmp_path):

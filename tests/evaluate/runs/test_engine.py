@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from knowedit.errors import DataError, InputError
 from knowedit.evaluate.runs import folder as store
 from knowedit.evaluate.runs.engine import parse_shard, run_study
-from knowedit.evaluate.runs.folder import Run, merge_runs
+from knowedit.evaluate.runs.folder import RunFolder, merge_runs
 
 
 def run(study, folder, **options):
@@ -132,7 +132,7 @@ def test_a_folder_that_is_there_or_not_there(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         run(Fake(), tmp_path / "other")
     with pytest.raises(InputError, match="is no run"):
-        Run(tmp_path / "other")
+        RunFolder(tmp_path / "other")
 
 
 def test_two_processes_cannot_write_to_one_folder(tmp_path):
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_whole_lines_and_the_run_goes_on_later(tmp_path, monk
     with pytest.raises(InputError, match="No space left on device; make room and go on with --resume"):
         run(Fake(), tmp_path / "run")
     monkeypatch.undo()
-    assert len(list(Run(tmp_path / "run").rows())) == 8
+    assert len(list(RunFolder(tmp_path / "run").rows())) == 8
     assert records(run(Fake(), tmp_path / "run", resume=True)) == whole
 
 
@@ -169,7 +169,7 @@ def test_a_damaged_line_and_a_doubled_record_are_told(tmp_path):
     good = path.read_bytes()
     path.write_bytes(good.replace(b'{"id": "r/3"', b'{"id": r/3"'))
     with pytest.raises(DataError, match="line 4: no record"):
-        list(Run(tmp_path / "run").rows())
+        list(RunFolder(tmp_path / "run").rows())
     path.write_bytes(good + good.splitlines(keepends=True)[0])
     with pytest.raises(DataError, match="'r/0' twice"):
         run(Fake(), tmp_path / "run", resume=True)
@@ -198,7 +198,7 @@ def test_shards_together_are_the_whole(tmp_path):
     merged = merge_runs(parts, tmp_path / "merged", Fake().summarise)
     assert records(merged) == whole and merged.summary["records"] == 23
     assert merged.summary["metrics"]["ES"]["value"] == pytest.approx(
-        Run(tmp_path / "whole").summary["metrics"]["ES"]["value"]
+        RunFolder(tmp_path / "whole").summary["metrics"]["ES"]["value"]
     )
     with pytest.raises(InputError, match="the shards 1/3, 2/3, expected each of 1/3 to 3/3 once"):
         merge_runs(parts[:2], tmp_path / "two", Fake().summarise)

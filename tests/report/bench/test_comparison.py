@@ -9,7 +9,7 @@ import pytest
 from support.made_runs import edit_row, edit_run, neuron_run, write_run
 
 from knowedit.errors import DataError, InputError
-from knowedit.evaluate.runs.folder import Run
+from knowedit.evaluate.runs.folder import RunFolder
 from knowedit.report.bench.comparison import compare
 from knowedit.statistics import false_discovery, mcnemar, ratio_of_means, wilcoxon
 
@@ -160,7 +160,7 @@ def test_a_record_of_another_shape_is_told(tmp_path):
     path = tmp_path / "b" / "records.jsonl"
     path.write_text(path.read_text().replace('"after"', '"then"', 1))
     with pytest.raises(DataError, match="the record 'r/0' of .* is not one of its study"):
-        compare([one, Run(other.folder)])
+        compare([one, RunFolder(other.folder)])
 
 
 def test_memory_is_a_few_numbers_a_record(tmp_path):
