@@ -21,7 +21,7 @@ def save(name: str, record: dict) -> None:
     """Write `benchmarks/results/<name>.json` and print it."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]  # no folders
     made = {
-        "command": " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *words]),
+        "command": " ".join(["python -m", sys.modules["__main__"].__spec__.name, *words]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "versions": {
             "knowedit": knowedit.__version__,
@@ -30,7 +30,7 @@ def save(name: str, record: dict) -> None:
             "python": platform.python_version(),
         },
     }
-    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / name).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**made, **record}, indent=1, ensure_ascii=False)
     write_text(FOLDER / f"{name}.json", text + "\n")
     print(text)

@@ -1,7 +1,7 @@
-"""The README's table of numbers, made from the committed result files; a test compares the two.
+"""The tables of numbers in benchmarks/README.md, made from the committed result files; a test compares the two.
 
 python -m benchmarks.table            prints it
-python -m benchmarks.table --write    puts it into the README
+python -m benchmarks.table --write    puts it into that page
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from knowedit.edit.rewrite_quality import PARTS
 
 from .results import FOLDER
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parent / "README.md"
 START, END = "<!-- numbers -->\n", "<!-- end -->"
 
 
@@ -33,7 +33,7 @@ def table() -> str:
 
 
 def _speed():
-    run, package = load("speed"), load("speed_package")
+    run, package = load("speed/locate"), load("speed/locate_package")
     loop = f"{min(run['loop_seconds']):.0f}–{max(run['loop_seconds']):.0f} s"
     for name, sweep in run["sweeps"].items():
         result = (
@@ -49,14 +49,14 @@ def _speed():
 
 
 def _memory():
-    run = load("memory")
+    run = load("robustness/memory")
     peaks = ", ".join(f"{name}: {value:.2f}" for name, value in run["peak_over_weights"].items())
     yield "peak memory over the fp32 weights", peaks, run["command"]
 
 
 def _proof():
-    for path in sorted(FOLDER.glob("proof_*.json")):
-        run = load(path.stem)
+    for path in sorted(FOLDER.glob("quality/proof_*.json")):
+        run = load(f"quality/{path.stem}")
         proof, method = run["proof"], run["config"]["method"]
         which = (
             "5 strongest" if path.stem.endswith("_strongest") else "p adjusted" if run["config"]["adjust"] else "all"
@@ -71,10 +71,10 @@ def _proof():
 
 
 def _calibration():
-    run = load("calibration")
+    run = load("robustness/calibration")
     rates = [f"{s} {run[s]['significant']} of {run[s]['n']}" for s in ("suppress", "amplify")]
     yield "random sets called significant (p ≤ 0.05 and a change of a tenth)", ", ".join(rates), run["command"]
-    run = load("calibration_random_weights")
+    run = load("robustness/calibration_random_weights")
     rates = [
         f"{s} {run['significant'][s]} of {run['with_neurons']} (largest change {run['largest_change'][s]:+.1%})"
         for s in ("suppress", "amplify")
@@ -83,7 +83,7 @@ def _calibration():
 
 
 def _rankings():
-    run = load("rankings")
+    run = load("quality/rankings")
     rates = [
         f"{name} {r['spearman']['value']:.2f} / {r['precision_at_10']['value']:.2f}"
         for name, r in run["rankings"].items()
@@ -94,8 +94,8 @@ def _rankings():
 
 def _edits():
     for name, what in (
-        ("edit_quality", "built-in facts"),
-        ("edit_quality_counterfact_lite", "CounterFact-lite records"),
+        ("quality/edits", "built-in facts"),
+        ("quality/edits_counterfact_lite", "CounterFact-lite records"),
     ):
         run = load(name)
         for method, found in run["methods"].items():
@@ -105,21 +105,21 @@ def _edits():
             tail = "" if harm is None else f"; perplexity within 1 % in {harm['within_1_percent']:.0%}"
             result = f"{figures}, Score {100 * rates['score']:.1f}{tail}"
             yield f"{method} on {rates['n']} {what}", result, run["command"]
-    run = load("edit_speed")
+    run = load("speed/edit")
     for key, what in (("equal_steps", "equal steps"), ("by_default", "each by its own settings")):
         ratios = ", ".join(f"{prompts}: **{found['ratio_median']:.1f}×**" for prompts, found in run[key].items())
         yield f"one edit against ROME written plainly, {what}", ratios, run["command"]
-    run = load("edit_speed_batch")
+    run = load("speed/edit_batch")
     ratios = f"equal steps **{run['equal_steps']['ratio']:.1f}×**, by default **{run['by_default']['ratio']:.1f}×**"
     yield f"{run['batch']} edits made together, a fact", ratios, run["command"]
-    run = load("covariance")
+    run = load("speed/covariance")
     ratios = run["ratio_median"]
     result = f"**{ratios['one at a time']:.1f}×** whole passes, {ratios['one at a time, stopped']:.1f}× ended early"
     yield "covariance of all layers in one pass against one layer at a time", result, run["command"]
 
 
 def _recall():
-    run = load("trace_speed")
+    run = load("speed/trace")
     by_kind = ", ".join(f"{kind} {ratio:.1f}×" for kind, ratio in run["exact_ratio_by_kind"].items())
     gap = max(run["largest_difference"].values())
     yield (
@@ -128,18 +128,18 @@ def _recall():
         f"**{run['fast_ratio']:.0f}×**",
         run["command"],
     )
-    run = load("trace_ranks")
+    run = load("quality/trace_ranks")
     ranks = ", ".join(f"{name} {found['median']:.2f} (n = {found['n']})" for name, found in run["spearman"].items())
     yield (
         "trace by gradients against the exact one, rank correlation, median over facts",
         ranks,
         run["command"],
     )
-    run = load("knockout_speed")
+    run = load("speed/knockout")
     gap = run["largest_difference_of_probability"]
     result = f"**{run['ratio_median']:.1f}×** the plain loop, largest difference {gap:.0e}"
     yield f"attention knockout, {run['knockouts']} windows and sets", result, run["command"]
-    run = load("imputation_speed")
+    run = load("speed/imputation")
     ratios = ", ".join(
         f"**{found['times_as_fast']:.1f}×** with {draws} random sets" for draws, found in run["by_draws"].items()
     )
@@ -148,14 +148,14 @@ def _recall():
 
 def _studies():
     for part, what in (("equal_steps", "equal steps"), ("by_default", "by default")):
-        run = load(f"bench_speed_{part}")
+        run = load(f"speed/records_{part}")
         seconds = run["seconds_a_record"]
         yield (
             f"edit, measure, restore: {run['records']} CounterFact-lite records against the plain loop, {what}",
             f"**{run['ratio']:.1f}×** ({seconds['ours']:.1f} against {seconds['plain']:.1f} s a record)",
             run["command"],
         )
-    run = load("bench_speed_evaluation")
+    run = load("speed/records_evaluation")
     alone, gap = run["ratio"], run["largest_gap_of_a_log_likelihood"]
     yield (
         f"evaluation alone of {run['records']} edited records",
@@ -163,7 +163,7 @@ def _studies():
         f"log-likelihoods within {gap:.0e}",
         run["command"],
     )
-    run = load("kills")
+    run = load("robustness/kills")
     harm = {what: sum(found[what] for found in run["runs"].values()) for what in ("lost", "doubled", "changed")}
     result = ", ".join(f"{n} {what}" for what, n in harm.items())
     yield f"{run['kills']} kills of runs of edits (small model), single and sequential: records", result, run["command"]
@@ -209,7 +209,7 @@ def _reports():
 
 
 def _first_token():
-    run = load("first_token")
+    run = load("quality/first_token")
     clean = {form: 100 * run["unedited"][form]["NS"]["value"] for form in ("first", "later")}
     forms = {"first": "asked so", "later": "asked with words before it"}
     for name, way in run["ways"].items():
@@ -228,8 +228,8 @@ def _first_token():
 
 def report(name: str) -> tuple[list[dict], str]:
     """The runs of a kept report, and where it is to be read."""
-    record = json.loads((FOLDER / name / "report.json").read_text(encoding="utf-8"))
-    return record["runs"], f"benchmarks/results/{name}/report.md"
+    record = json.loads((FOLDER / "reports" / name / "report.json").read_text(encoding="utf-8"))
+    return record["runs"], f"results/reports/{name}/report.md"
 
 
 def _change(estimate: dict) -> str:

@@ -62,7 +62,7 @@ def main() -> None:
         "n": len(known),
         "rates": _summary([before[i] for i in known]) if known else None,
     }
-    name = "edit_quality" if lite is None else "edit_quality_counterfact_lite"
+    name = "quality/edits" if lite is None else "quality/edits_counterfact_lite"
     save(name, {"model": model.name, "facts": len(facts), "config": SMOLLM2.as_dict(), "methods": found})
 
 

@@ -34,7 +34,7 @@ class Run:
 
 def kept(options: dict) -> dict:
     """The sections of an earlier run with the same options."""
-    path = FOLDER / f"{NAME}.json"
+    path = FOLDER / "quality" / f"{NAME}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return record["sections"] if record.get("options") == options else {}
 
@@ -44,8 +44,8 @@ def keep(model: Model, options: dict, name: str, section: dict) -> dict:
     rounded = json.loads(json.dumps(section), parse_float=lambda text: float(f"{float(text):.5g}"))
     with locked(cache_root() / f"{NAME}.json"):
         sections = {**kept(options), name: rounded}
-        about = {"command": f"python -m benchmarks.{NAME}", "model": model.name, "layers": model.n_layers}
-        save(NAME, {**about, "options": options, "sections": sections})
+        about = {"command": f"python -m benchmarks.quality.{NAME}", "model": model.name, "layers": model.n_layers}
+        save(f"quality/{NAME}", {**about, "options": options, "sections": sections})
     return sections
 
 

@@ -34,7 +34,7 @@ _POSITION = {"read": "the last token", "lookup": "the subject's last token"}
 
 def table() -> str:
     """Markdown."""
-    sections = load("findings")["sections"]
+    sections = load("quality/findings")["sections"]
     there = {names: told for names, told in _ROWS.items() if set(names) <= set(sections)}
     rows = [row for names, told in there.items() for row in told(*(sections[name] for name in names))]
     lines = ["| measured | this model | n | reported of others |", "|---|---|---|---|"]
@@ -222,7 +222,7 @@ _ROWS = {
 
 
 def draw(path: Path) -> None:
-    sections = load("findings")["sections"]
+    sections = load("quality/findings")["sections"]
     there = {names: panel for names, panel in _PANELS.items() if set(names) <= set(sections)}
     rows = -(-len(there) // 2)
     with figure(10, 3.6 * rows, rows=rows, columns=2, squeeze=False) as (fig, axes):

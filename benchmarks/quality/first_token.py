@@ -56,7 +56,7 @@ WAYS = {
     "as it is, no preserved keys": Way(preserve=0.0),
     "as it is, mixed keys": Way(preserve=0.0, key="mixed"),
     "in layer 0": Way(layer=0),
-    "in layer 0, keys preserved by 100": Way(layer=0, preserve=100.0),
+    "in layer 0, preserved keys weighted 100": Way(layer=0, preserve=100.0),
     "with words before the subject": Way(prompt="later"),
     "with words before the subject, in layer 0": Way(prompt="later", layer=0),
 }
@@ -99,7 +99,7 @@ def main() -> None:
             form: {layer: _correlation(model, layer, facts) for layer in layers} for form, facts in forms.items()
         },
     }
-    save("first_token", record | {"unedited": unedited, "ways": ways})
+    save("quality/first_token", record | {"unedited": unedited, "ways": ways})
 
 
 def _facts(model) -> dict[str, list[Fact]]:

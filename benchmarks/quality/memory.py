@@ -28,7 +28,7 @@ def main() -> None:
     weights = _peak(IMPORTS + "m = knowedit.load(); print(4 * sum(p.numel() for p in m.hf.parameters()))")
     runs = {name: _peak(IMPORTS + RUN.format(arguments) + PEAK) for name, arguments in _configs().items()}
     save(
-        "memory",
+        "robustness/memory",
         {
             "weights_bytes": weights,
             "imports_bytes": bare,

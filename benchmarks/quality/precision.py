@@ -34,7 +34,7 @@ def main() -> None:
     config = PrecisionConfig(neurons=options.neurons)
     with tqdm(total=1 + len(config.bits) * len(config.parts), unit="level") as bar:
         found = precision(model, facts, edits, config, progress=lambda done: bar.update(done - bar.n))
-    save("precision", {"edited": [fact.id for fact in some], **found.as_dict()})
+    save("quality/precision", {"edited": [fact.id for fact in some], **found.as_dict()})
     if options.figure:
         from knowedit.report.figures.mlp import precision_figure
 

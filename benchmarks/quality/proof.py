@@ -69,7 +69,7 @@ def main() -> None:
             effects[suffix].append(measure(model, proved, queries, others=others))
     record = {"model": model.name, "known": len(known), "facts": len(chosen), "config": config.as_dict()}
     for suffix, measured in effects.items():
-        name = f"proof_{options.method}{'_adjusted' if options.adjust else ''}{suffix}"
+        name = f"quality/proof_{options.method}{'_adjusted' if options.adjust else ''}{suffix}"
         save(name, record | {"proof": summarise(measured).as_dict(), "by_fact": rows})
 
 

@@ -52,7 +52,10 @@ def main() -> None:
         }
         for method, r in rows.items()
     }
-    save("rankings", {"model": model.name, "facts": [f.id for f in chosen], "against": "ablation", "rankings": table})
+    save(
+        "quality/rankings",
+        {"model": model.name, "facts": [f.id for f in chosen], "against": "ablation", "rankings": table},
+    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main() -> None:
         name = f"no preserved keys, covariance of {tokens} tokens"
         found[name] = tried.means(replace(SMOLLM2, preserve=0.0), tokens)
         print(name, found[name], flush=True)
-    save("rome_settings", {"facts": [fact.id for fact in facts], "settings": found})
+    save("quality/rome_settings", {"facts": [fact.id for fact in facts], "settings": found})
 
 
 class _Trial:

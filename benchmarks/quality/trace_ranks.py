@@ -31,7 +31,7 @@ from knowedit.recall.trace.noise import draw_noise, embedding_spread
 
 from ..results import FOLDER, save
 
-NAME = "trace_ranks"
+NAME = "quality/trace_ranks"
 NAMES = (*KINDS, "state, plain gradient")
 
 

@@ -35,9 +35,9 @@ def main() -> None:
     options = parser.parse_args()
     model = knowedit.load()
     if options.random_weights:
-        save("calibration_random_weights", located_on_noise(model, options.runs))
+        save("robustness/calibration_random_weights", located_on_noise(model, options.runs))
     else:
-        save("calibration", matched_sets(model, options.runs))
+        save("robustness/calibration", matched_sets(model, options.runs))
 
 
 def matched_sets(model, runs: int) -> dict:

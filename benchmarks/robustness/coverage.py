@@ -68,7 +68,7 @@ def main() -> None:
     for name, truth in TRUTHS.items():
         for n in SIZES:
             record["coverage"][f"{name}, {n} records"] = coverage(truth, n, options.sets)
-    save("coverage", record)
+    save("robustness/coverage", record)
 
 
 def coverage(truth: Truth, n: int, sets: int, seed: int = 0, plain: bool = True) -> dict[str, dict[str, float]]:

@@ -131,7 +131,7 @@ def main() -> None:
         for seed, (name, options) in enumerate(KINDS.items()):
             found[name] = killed(lambda o=options: study(FACTS, **o), Path(folder) / str(seed), kills // 3, seed)
             print(json.dumps({name: found[name]}), flush=True)
-    save("kills", {"kills": sum(f["kills"] for f in found.values()), "runs": found})
+    save("robustness/kills", {"kills": sum(f["kills"] for f in found.values()), "runs": found})
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def main() -> None:
         times["one at a time"].append(statistics.mean(whole) * model.n_layers)
         times["one at a time, stopped"].append(statistics.mean(stopped) * model.n_layers)
     save(
-        "covariance",
+        "speed/covariance",
         {
             "layers": model.n_layers,
             "neurons": model.n_neurons,

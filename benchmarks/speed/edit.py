@@ -47,11 +47,11 @@ def main() -> None:
     few = facts[: options.facts]
     record = {"layer": LAYER, "facts": [fact.id for fact in few]}
     if options.part == "batch":
-        save("edit_speed_batch", record | {"batch": options.batch, **_batch(model, facts, few, sampled, given)})
+        save("speed/edit_batch", record | {"batch": options.batch, **_batch(model, facts, few, sampled, given)})
         return
     record["equal_steps"] = {f"{n + 1} prompts": _equal(model, few, sampled[:n]) for n in (5, 20)}
     record["by_default"] = {f"{n + 1} prompts": _default(model, few, sampled[:n], given) for n in (5, 20)}
-    save("edit_speed", record)
+    save("speed/edit", record)
 
 
 def _request(model, fact, texts):

@@ -32,7 +32,7 @@ def main() -> None:
     impute(model, queries[0])  # warm up
     record = {"facts": list(FACTS), "tokens": [len(q.prompt.ids) for q in queries], "layers": model.n_layers}
     record["by_draws"] = {str(n): _compared(model, queries, ImputationConfig(draws=n)) for n in options.draws}
-    save("imputation_speed", record)
+    save("speed/imputation", record)
 
 
 def _compared(model, queries, config: ImputationConfig) -> dict:

@@ -42,7 +42,7 @@ def main() -> None:
     ratios = [loop / sweep for loop, sweep in zip(times["loop"], times["sweep"], strict=True)]
     gap = max(abs(a - b) for name in plain for a, b in zip(plain[name], found.after[name], strict=True))
     save(
-        "knockout_speed",
+        "speed/knockout",
         {
             "prompt": PROMPT,
             "tokens": len(query.prompt.ids),

@@ -38,11 +38,11 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     options = parser.parse_args()
     if options.package:
-        save("speed_package", package(options.rounds))
+        save("speed/locate_package", package(options.rounds))
     elif options.growth:
-        save("speed_growth", growth())
+        save("speed/locate_growth", growth())
     else:
-        save("speed", default_model(options.rounds))
+        save("speed/locate", default_model(options.rounds))
 
 
 def default_model(rounds: int) -> dict:

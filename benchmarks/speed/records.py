@@ -58,7 +58,7 @@ def main() -> None:
         "evaluation": lambda: _evaluation(model, facts, rome_many(model, facts, default, **given)),
     }
     for part in PARTS if options.part is None else (options.part,):
-        save(f"bench_speed_{part}", {"records": len(facts), "batch": BATCH, "layer": LAYER, **parts[part]()})
+        save(f"speed/records_{part}", {"records": len(facts), "batch": BATCH, "layer": LAYER, **parts[part]()})
 
 
 def _cycle(model, facts, plain: RomeConfig, ours: RomeConfig, given) -> dict:

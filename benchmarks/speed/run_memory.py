@@ -110,7 +110,7 @@ def main() -> None:
     for name, (few, many) in RECORDS.items():
         less, more = found[name][str(few)], found[name][str(many)]
         a_record[name] = {what: (more[what] - less[what]) / (many - few) for what in less}
-    save("bench_memory", {"bytes": found, "bytes_a_record": a_record})
+    save("robustness/run_memory", {"bytes": found, "bytes_a_record": a_record})
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def main() -> None:
         plain |= found
     whole, sweeps = sum(loop.values()), sum(statistics.median(s) for s in by_kind.values())
     save(
-        "trace_speed",
+        "speed/trace",
         {
             "prompt": PROMPT,
             "tokens": len(query.prompt.ids),

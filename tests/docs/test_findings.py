@@ -12,7 +12,7 @@ def test_the_page_shows_the_committed_findings():
 
 
 def test_every_section_is_there_and_of_a_hundred_known_facts():
-    sections = load("findings")["sections"]
+    sections = load("quality/findings")["sections"]
     assert set(sections) == {"facts", *SECTIONS}
     facts = sections["facts"]
     assert len(set(facts["ids"])) == facts["n"] == sum(facts["by_relation"].values()) >= 100
@@ -31,7 +31,7 @@ def test_every_estimate_has_n_and_an_interval_around_it():
             for part in value:
                 yield from estimates(part)
 
-    found = list(estimates(load("findings")["sections"]))
+    found = list(estimates(load("quality/findings")["sections"]))
     assert len(found) > 100
     for one in found:
         assert (one["n"] > 0) == (one["value"] is not None)

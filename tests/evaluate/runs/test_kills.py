@@ -24,7 +24,7 @@ def test_killed_runs_lose_double_and_change_nothing(tmp_path, monkeypatch, cache
 
 
 def test_so_did_fifty_kills():
-    found = json.loads((FOLDER / "kills.json").read_text(encoding="utf-8"))
+    found = json.loads((FOLDER / "robustness/kills.json").read_text(encoding="utf-8"))
     assert found["kills"] >= 50 and found["runs"].keys() == KINDS.keys()
     for run in found["runs"].values():
         assert run["lost"] == run["doubled"] == run["changed"] == 0 and run["same_summary"]
