@@ -17,6 +17,7 @@ from .errors import InputError
 
 RESAMPLES = 2000
 _BLOCK = 1 << 20  # numbers that are drawn at once
+_STYLES = {"change": "+.1%", "share": ".1%", "number": ".2f", "signed": "+.3f"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,17 @@ class Estimate:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+    def text(self, kind: str = "number") -> str:
+        """The figure with its interval for people: `-94.5%  [-97.0%, -90.1%]`.
+
+        `kind` is change (percent with a sign), share (percent), number, signed, or a format such as `.3f`.
+        """
+        if self.value is None:
+            return "not measured"
+        style = _STYLES.get(kind, kind)
+        interval = "" if self.low is None else f"  [{self.low:{style}}, {self.high:{style}}]"
+        return f"{self.value:{style}}{interval}"
 
 
 def ratio_of_means(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Estimate:

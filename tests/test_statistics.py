@@ -7,6 +7,7 @@ import pytest
 
 from knowedit.errors import InputError
 from knowedit.statistics import (
+    Estimate,
     bounded_interval,
     estimate,
     false_discovery,
@@ -176,3 +177,19 @@ def test_false_discovery_is_benjamini_and_hochbergs_and_leaves_none_alone():
     found = false_discovery([0.01, None, 0.04, 0.03, 0.5])
     assert found == [pytest.approx(0.04), None, pytest.approx(0.16 / 3), pytest.approx(0.16 / 3), pytest.approx(0.5)]
     assert false_discovery([]) == [] and false_discovery([None]) == [None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("change", "-25.0%  [-50.0%, +12.5%]"),
+        ("share", "-25.0%  [-50.0%, 12.5%]"),
+        ("number", "-0.25  [-0.50, 0.12]"),
+        ("signed", "-0.250  [-0.500, +0.125]"),
+        (".1f", "-0.2  [-0.5, 0.1]"),
+    ],
+)
+def test_an_estimate_is_told_with_its_interval(kind, text):
+    assert Estimate(-0.25, -0.5, 0.125, 9).text(kind) == text
+    assert Estimate(-0.25, None, None, 1).text(kind) == text.split("  ")[0]
+    assert Estimate(None, None, None, 0).text(kind) == "not measured"

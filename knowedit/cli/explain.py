@@ -8,9 +8,23 @@ from typing import Annotated
 
 import typer
 
-from .shared.facts import FactId, Prompt, Subject, Target, check_asked, one_fact
-from .shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, layer_list, load
+from .shared.facts import build_fact, check_choice
+from .shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    FactId,
+    ModelName,
+    Prompt,
+    RemoteCode,
+    Subject,
+    Target,
+    layer_list,
+    load,
+)
 from .shared.output import line, percent, print_json
+from .shared.progress import progress
 
 _Texts = list[str]
 
@@ -52,7 +66,7 @@ def explain(
     if out is None and not as_json:
         raise InputError("where is the page to go? Name a file with -o page.html, or ask for --json")
     if edit is None or template is not None or fact is not None:
-        check_asked(template, fact)
+        check_choice(template, fact)
     elif paraphrase or heldout or subject or target:
         raise InputError("--edit brings its own fact and prompts; give a TEMPLATE or --fact to ask about another")
     config = ExplainConfig(quick=quick, layers=layer_list(layers), draws=draws, seed=seed)
@@ -62,7 +76,7 @@ def explain(
     wrapped = load(model, dtype, device, trust_remote_code)
     asked = None
     if template is not None or fact is not None:
-        asked = _with_other_ways(one_fact(wrapped, template, subject, target, fact), paraphrase, heldout)
+        asked = _with_other_ways(build_fact(wrapped, template, subject, target, fact), paraphrase, heldout)
     record = _told(wrapped, asked, saved, config)
     if out is not None:
         save_page(record, out)
@@ -80,17 +94,12 @@ def _with_other_ways(fact, paraphrases: list[str], heldout: list[str]):
 
 
 def _told(wrapped, asked, saved, config) -> dict:
-    from tqdm.auto import tqdm
-
     from ..report.page.explain import CHAPTERS, explain
 
-    with tqdm(total=len(CHAPTERS), desc=CHAPTERS[0], unit="chapter", leave=False) as bar:
-
-        def progress(done: int) -> None:
-            bar.update(done - bar.n)
-            bar.set_description(CHAPTERS[done] if done < len(CHAPTERS) else None)
-
-        return explain(wrapped, asked, saved, config, progress=progress)
+    doing = (*CHAPTERS, "done")
+    with progress("explaining", len(CHAPTERS), "chapter") as step:
+        step(0, doing[0])
+        return explain(wrapped, asked, saved, config, progress=lambda done: step(done, doing[done]))
 
 
 def _show(record: dict, out: Path) -> None:

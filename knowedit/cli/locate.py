@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .facts import choose
+from .shared.facts import choose_facts
 from .shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, layer_list, load
-from .shared.output import change, line, note, percent, print_json, table
+from .shared.output import line, note, percent, print_json, table
 
 SCHEMA = "knowedit.locate/1"
 
@@ -85,7 +85,7 @@ def locate(
     if facts is not None:
         from .locate_many import locate_many, show
 
-        chosen = choose(None if facts == "builtin" else Path(facts), relation)
+        chosen = choose_facts(facts, relation)
         wrapped = load(model, dtype, device, trust_remote_code)
         config = _with_baseline(wrapped, config, baseline)
         summary = locate_many(wrapped, chosen, out, config, negative, draws, seed, known, limit)
@@ -262,10 +262,10 @@ def _show_effect(effect: dict, Estimate) -> None:
     rows = []
     for what, factor in (("suppress", "× 0"), ("amplify", "× 2")):
         p = effect[f"p_{what}"]
-        cells = [change(Estimate(**effect[f"{prefix}{what}"])) for prefix in ("", "control_", "layer_control_")]
+        cells = [Estimate(**effect[f"{prefix}{what}"]).text("change") for prefix in ("", "control_", "layer_control_")]
         rows.append((f"{what} {factor}", *cells, f"{p:.3f}"))
     table(["", "located", "random, same layer and activation", "random, same layer", "p"], rows)
     for name, changes in effect["specificity"].items():
-        suppress, amplify = (change(Estimate(**changes[w])) for w in ("suppress", "amplify"))
+        suppress, amplify = (Estimate(**changes[w]).text("change") for w in ("suppress", "amplify"))
         n = changes["suppress"]["n"]
         line(f"Other facts, {name.replace('_', ' ')}: suppress {suppress}, amplify {amplify} (n = {n})")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from .shared.output import change, line, note
+from .shared.output import line, note
 
 SCHEMA = "knowedit.locate-run/1"
 
@@ -91,9 +91,9 @@ def show(summary: dict, out: Path) -> None:
     if proof:
         line(f"{proof['neurons']:.1f} neurons a fact; mean probability on held-out prompts {proof['probability']:.3f}")
         for what in ("suppress", "amplify"):
-            line(f"{what}: located {change(Estimate(**proof[what]))}, p = {proof[f'p_{what}']:.3f}")
-            line(f"  random by layer and activation {change(Estimate(**proof[f'control_{what}']))}")
-            line(f"  random by layer {change(Estimate(**proof[f'layer_control_{what}']))}")
+            line(f"{what}: located {Estimate(**proof[what]).text('change')}, p = {proof[f'p_{what}']:.3f}")
+            line(f"  random by layer and activation {Estimate(**proof[f'control_{what}']).text('change')}")
+            line(f"  random by layer {Estimate(**proof[f'layer_control_{what}']).text('change')}")
 
 
 def _one(wrapped, fact, config, negatives, draws, seed, pool, weights_hash):

@@ -8,8 +8,22 @@ from typing import Annotated
 
 import typer
 
-from ..shared.facts import FactId, FigurePath, Prompt, Subject, Target
-from ..shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
+from ..shared.facts import check_choice
+from ..shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Chat,
+    Device,
+    Dtype,
+    FactId,
+    FigurePath,
+    ModelName,
+    Prompt,
+    RemoteCode,
+    Subject,
+    Target,
+    load,
+)
 from ..shared.output import line, print_json, table
 
 SCHEMA = "knowedit.lens/1"
@@ -69,16 +83,15 @@ def _asked(prompt, subject, target, foil, fact: str | None, edits: list) -> dict
     from ...errors import InputError
     from ...facts import SLOT, fill, templated
     from ...sources import find_fact
-    from ..shared.facts import check_asked
 
     if prompt is None and fact is None and len(edits) == 1 and len(edits[0].facts) == 1:
         (one,) = edits[0].facts
         foil = foil or one.target_new
     elif fact is not None:
-        check_asked(prompt, fact)
+        check_choice(prompt, fact)
         one = find_fact(fact)
     else:
-        check_asked(prompt, fact)
+        check_choice(prompt, fact)
         if subject is not None:
             prompt = fill(templated(prompt, subject), subject)
         elif SLOT in prompt:

@@ -6,10 +6,26 @@ from typing import Annotated
 
 import typer
 
-from ..shared.facts import Facts, FigurePath, Limit, Relation
-from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, layer_list, load
-from ..shared.output import line, note, percent, print_json, table
-from .neuron import CorpusName, Seed, Tokens
+from ..shared.facts import known_facts
+from ..shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    CorpusName,
+    Device,
+    Dtype,
+    Facts,
+    FigurePath,
+    Limit,
+    ModelName,
+    Relation,
+    RemoteCode,
+    Seed,
+    Tokens,
+    layer_list,
+    load,
+)
+from ..shared.output import line, note, print_json, table
+from ..shared.progress import progress
 
 SCHEMA = "knowedit.memory/1"
 WHAT = ("keys", "sparsity", "polysemanticity")
@@ -117,21 +133,17 @@ class _Analyses:
 
     def read(self, corpus: str, layers, tokens: int | None) -> None:
         from ...memory.corpus_scan import TOKENS, scan
-        from ..edits.edit_making import progress
 
         tokens = TOKENS if tokens is None else tokens
         with progress("reading", tokens, "token") as step:
             self.scan = scan(self.wrapped, corpus, layers=layers, tokens=tokens, seed=self.seed, progress=step)
 
     def ask(self, facts: str, relation: str | None, limit: int) -> None:
-        from ..shared.facts import known_facts
-
         self.facts = known_facts(self.wrapped, facts, relation, limit)
 
     def keys(self) -> None:
         from ...memory.keys import CUTS, keys
         from ...memory.values import agreement, compositional
-        from ..edits.edit_making import progress
 
         config = self.configs["keys"]
         with progress("keys", len(CUTS) * config.prefixes, "prefix") as step:
@@ -145,7 +157,6 @@ class _Analyses:
     def sparsity(self) -> None:
         from ...memory.groups import GroupsConfig, groups
         from ...memory.sparsity import active_by_layer, keep_strongest
-        from ..edits.edit_making import progress
 
         self.drawn["active"] = active_by_layer(self.scan)
         prompts = [self.wrapped.encode(fact.prompt, fact.subject) for fact in self.facts]
@@ -156,7 +167,6 @@ class _Analyses:
 
     def polysemanticity(self) -> None:
         from ...memory.polysemanticity import polysemanticity
-        from ..edits.edit_making import progress
 
         with progress("relations", len(self.facts), "fact") as step:
             self.drawn["shared"] = polysemanticity(
@@ -216,19 +226,19 @@ def _show(found: _Analyses) -> None:
 
 def _show_keys(drawn: dict) -> None:
     columns = ["layer", "die without first", "last", "random", "value says next", "chance", "said by no neuron"]
-    rows = [
-        (k.layer, *(_share(k.dead[cut]) for cut in ("first", "last", "random")), _share(a.agree), f"{a.chance:.2%}",
-         _share(c.share))
-        for k, a, c in zip(drawn["keys"], drawn["agreement"], drawn["compositional"], strict=True)
-    ]  # fmt: skip
+    rows = []
+    for dead, agreement, compositional in zip(drawn["keys"], drawn["agreement"], drawn["compositional"], strict=True):
+        without = (dead.dead[cut].text("share") for cut in ("first", "last", "random"))
+        agrees = agreement.agree.text("share"), f"{agreement.chance:.2%}"
+        rows.append((dead.layer, *without, *agrees, compositional.share.text("share")))
     table(columns, rows, "Keys and values")
 
 
 def _show_sparsity(drawn: dict, n: int) -> None:
-    rows = [(a.layer, _share(a.active), _share(a.effective), a.never) for a in drawn["active"]]
+    rows = [(a.layer, a.active.text("share"), a.effective.text("share"), a.never) for a in drawn["active"]]
     table(["layer", "active", "effective", "never active"], rows, "Sparsity")
     rows = [
-        (f"{k.share:.0%}", *(_share(e) for e in (k.top1, k.ratio, k.random_top1, k.random_ratio)))
+        (f"{k.share:.0%}", *(e.text("share") for e in (k.top1, k.ratio, k.random_top1, k.random_ratio)))
         for k in drawn["kept"]
     ]
     columns = ["kept", "first choice stays", "p′/p", "random: stays", "random: p′/p"]
@@ -250,8 +260,8 @@ def _show_groups(found) -> None:
 
 def _show_shared(found) -> None:
     rows = [
-        (name, f"{part.used:.0f}", f"{part.relations:.2f}" if part.relations else "", _share(part.polysemantic),
-         _share(part.general))
+        (name, f"{part.used:.0f}", f"{part.relations:.2f}" if part.relations else "", part.polysemantic.text("share"),
+         part.general.text("share"))
         for name, part in (("neurons", found.neurons), ("rotated basis", found.rotated))
     ]  # fmt: skip
     table(
@@ -259,8 +269,3 @@ def _show_shared(found) -> None:
         rows,
         f"Neurons that {len(found.relations)} relations use",
     )
-
-
-def _share(estimate) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:.1%}, {estimate.high:.1%}]"
-    return percent(estimate.value, signed=False) + interval

@@ -8,10 +8,26 @@ from typing import Annotated
 
 import typer
 
-from ..edits.edit_making import progress
-from ..shared.facts import FactId, Facts, FigurePath, Limit, Prompt, Relation, Subject, Target
-from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
+from ..shared.facts import build_fact, check_choice, known_facts
+from ..shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
+    FactId,
+    Facts,
+    FigurePath,
+    Limit,
+    ModelName,
+    Prompt,
+    Relation,
+    RemoteCode,
+    Subject,
+    Target,
+    load,
+)
 from ..shared.output import line, print_json
+from ..shared.progress import progress
 from .mlp_tables import SHOW
 
 SCHEMA = "knowedit.mlp/1"
@@ -109,13 +125,12 @@ def _wanted(what: str | None, config: str | None, quantize: str | None) -> list[
 def _check(wanted: list[str], config: str | None, edit: list[Path], asked: Sequence, limit: int | None) -> None:
     """Everything that can be known to be wrong before a model is loaded."""
     from ...errors import InputError
-    from ..shared.facts import check_asked
 
     given = [one for one in asked if one is not None]
     if config is not None and (wanted != ["accounting"] or given):
         raise InputError("a config alone has no weights and knows no facts: only its accounting can be shown")
     if len(given) > 1:
-        check_asked(*asked, many=True)
+        check_choice(*asked, many=True)
     if edit and "precision" not in wanted:
         raise InputError("an edit is measured at fewer bits here; give --quantize with --edit")
     if limit is not None and limit < 1:
@@ -149,10 +164,8 @@ def _edits(folders: Sequence[Path]) -> list:
 
 
 def _asked(wrapped, prompt, subject, target, fact, facts, relation, limit) -> list:
-    from ..shared.facts import known_facts, one_fact
-
     if prompt is not None or fact is not None:
-        return [one_fact(wrapped, prompt, subject, target, fact)]
+        return [build_fact(wrapped, prompt, subject, target, fact)]
     if facts is None:
         limit = FACTS if limit is None else limit
     return list(known_facts(wrapped, facts or "builtin", relation, limit))

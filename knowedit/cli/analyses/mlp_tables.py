@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from ..shared.output import line, percent, table
+from ..shared.output import line, table
 
 _PARTS = {"mlp": "MLPs", "attention": "attention", "scores": "attention scores", "embeddings": "embeddings",
           "unembedding": "unembedding", "other": "norms and others"}  # fmt: skip
-
-
-def _rate(estimate) -> str:
-    """A share with its interval."""
-    if estimate.value is None:
-        return ""
-    interval = "" if estimate.low is None else f"  [{percent(estimate.low, False)}, {percent(estimate.high, False)}]"
-    return percent(estimate.value, False) + interval
-
-
-def _number(estimate, digits: int = 2) -> str:
-    if estimate.value is None:
-        return ""
-    interval = "" if estimate.low is None else f"  [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-    return f"{estimate.value:.{digits}f}{interval}"
 
 
 def _power(exponent: float) -> str:
@@ -31,7 +16,7 @@ def show_anatomy(found, probe, layer: int) -> None:
     line(f"Anatomy of {found.model} on {found.tokens} tokens of {found.texts} texts, without each text's first token")
     line("Shape flow: " + " → ".join(f"{width} {stage}" for stage, width in found.flow))
     one = found.layer(layer)
-    line(f"Layer {layer}; {found.activation} reads {found.nonlinear}, {_rate(one.below_zero)} of it below zero")
+    line(f"Layer {layer}; {found.activation} reads {found.nonlinear}, {one.below_zero.text('share')} of it below zero")
     rows = [
         (s.name, s.width, f"{s.least:.3g}", f"{s.quantiles[1]:.3g}", f"{s.quantiles[4]:.3g}", f"{s.quantiles[7]:.3g}",
          f"{s.most:.3g}", f"{s.dimension:.1f}")
@@ -43,7 +28,7 @@ def show_anatomy(found, probe, layer: int) -> None:
         return
     n = sum(probe.relations.values())
     line(f"Linear probe of {len(probe.relations)} relations at layer {layer} (n = {n}, chance {probe.chance:.1%}):")
-    table(["stage", "right"], [(stage, _rate(e)) for stage, e in probe.accuracy[layer].items()])
+    table(["stage", "right"], [(stage, e.text("share")) for stage, e in probe.accuracy[layer].items()])
 
 
 def show_imputation(found, layer: int) -> None:
@@ -54,7 +39,7 @@ def show_imputation(found, layer: int) -> None:
         line(f"{found.prompt} → {found.target}   log p = {found.log_probability:.3f}")
         columns = zip(found.highest, found.control(), found.moved, found.moved_random, strict=True)
         rows = [
-            (i, f"{top:.3f}", _number(random, 3), f"{moved:.2f}", "" if by is None else f"{by:.2f}")
+            (i, f"{top:.3f}", random.text(".3f"), f"{moved:.2f}", "" if by is None else f"{by:.2f}")
             for i, (top, random, moved, by) in enumerate(columns)
         ]
         table(["layer", "highest", "random", "change of highest", "of random"], rows)
@@ -62,7 +47,10 @@ def show_imputation(found, layer: int) -> None:
     n = found.each[0].dimensions
     line(f"Imputation on {len(found.each)} facts: change of log p, {n} dimensions set to their mean, by layer")
     rows = zip(found.highest, found.random, found.difference, strict=True)
-    table(["layer", "highest", "random", "difference"], [(i, *map(_number, row)) for i, row in enumerate(rows)])
+    table(
+        ["layer", "highest", "random", "difference"],
+        [(i, *(estimate.text() for estimate in row)) for i, row in enumerate(rows)],
+    )
 
 
 def show_geometry(found, gates, layer: int) -> None:
@@ -96,8 +84,8 @@ def show_geometry(found, gates, layer: int) -> None:
     )
     names = {"and": "need both parts", "first": "the first part is enough", "last": "the last part is enough",
              "either": "either part is enough"}  # fmt: skip
-    rows = [(names[kind], _rate(estimates[layer])) for kind, estimates in gates.shares.items()]
-    table(["", "share"], [*rows, ("need both parts of this subject", _rate(gates.and_swapped[layer]))])
+    rows = [(names[kind], estimates[layer].text("share")) for kind, estimates in gates.shares.items()]
+    table(["", "share"], [*rows, ("need both parts of this subject", gates.and_swapped[layer].text("share"))])
     table(
         ["strongest AND gates", "neuron", "whole", "first alone", "last alone"],
         [(s, f"{at}/{i}", f"{w:.2f}", f"{a:.2f}", f"{b:.2f}") for s, at, i, w, a, b in gates.examples[:5]],
@@ -123,7 +111,14 @@ def show_precision(found, layer: int | None) -> None:
     )
     names = [("full precision", "") if level.bits is None else (level.part, level.bits) for level in found.levels]
     rows = [
-        (*name, f"{o.error:.3f}", _rate(o.known), _number(o.probability), _rate(o.found_again), _number(o.suppressed))
+        (
+            *name,
+            f"{o.error:.3f}",
+            o.known.text("share"),
+            o.probability.text(),
+            o.found_again.text("share"),
+            o.suppressed.text(),
+        )
         for name, o in zip(names, found.levels, strict=True)
     ]
     columns = ["quantized", "bits", "‖ΔW‖/‖W‖", "known", "probability", "neurons found again", "suppressing them"]
@@ -136,7 +131,9 @@ def show_precision(found, layer: int | None) -> None:
     )
     line("neighbours keep theirs. Where both answers have become nothing, half of these comparisons are chance.")
     columns = ["edited", "efficacy", "paraphrase", "neighbourhood"]
-    rows = [(*name, *(_rate(getattr(o, c)) for c in columns)) for name, o in zip(names, found.levels, strict=True)]
+    rows = [
+        (*name, *(getattr(o, c).text("share") for c in columns)) for name, o in zip(names, found.levels, strict=True)
+    ]
     table(["quantized", "bits", "first choice", *columns[1:]], rows)
 
 

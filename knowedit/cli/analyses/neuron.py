@@ -7,20 +7,23 @@ from typing import Annotated
 
 import typer
 
-from ..shared.facts import FigurePath
-from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
-from ..shared.output import change, line, note, print_json, table
+from ..shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    CorpusName,
+    Device,
+    Dtype,
+    FigurePath,
+    ModelName,
+    RemoteCode,
+    Seed,
+    Tokens,
+    load,
+)
+from ..shared.output import line, note, print_json, table
+from ..shared.progress import progress
 
 SCHEMA = "knowedit.neuron/1"
-
-CorpusName = Annotated[
-    str | None,
-    typer.Option(
-        "--corpus", help="builtin (the default), samples (the model's own), a .txt or .jsonl file, or a data set."
-    ),
-]
-Tokens = Annotated[int | None, typer.Option("--tokens", help="Tokens of the corpus that are read.", min=1)]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of samples, draws and controls.")]
 
 
 def neuron(
@@ -106,7 +109,6 @@ def _check_located(wrapped, sets: tuple, folder: Path | None) -> None:
 
 def _card(wrapped, layer: int, index: int, corpus: str, tokens: int | None, sets: tuple, seed: int):
     from ...memory.card import CardConfig, card
-    from ..edits.edit_making import progress
 
     config = CardConfig(seed=seed) if tokens is None else CardConfig(seed=seed, tokens=tokens)
     with progress("reading", config.tokens, "token") as step:
@@ -127,8 +129,8 @@ def _show(card) -> None:
     table(["activation", "text"], shown)
     for name, effect in (("what follows these texts", card.on_texts), ("the facts that share it", card.on_facts)):
         if effect is not None:
-            line(f"set to 0: {name}, n = {effect.suppressed.n}: {change(effect.suppressed)}")
-            line(f"  other neurons of the layer: {change(effect.control)}")
+            line(f"set to 0: {name}, n = {effect.suppressed.n}: {effect.suppressed.text('change')}")
+            line(f"  other neurons of the layer: {effect.control.text('change')}")
     if card.located:
         table(
             ["fact", "target", "score", "kind"],

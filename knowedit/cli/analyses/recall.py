@@ -7,21 +7,26 @@ from typing import Annotated
 
 import typer
 
-from ..shared.facts import (
+from ..shared.facts import build_fact, check_choice, known_facts
+from ..shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Device,
+    Dtype,
     FactId,
     Facts,
     FigurePath,
     Limit,
+    ModelName,
     Prompt,
     Relation,
+    RemoteCode,
     Subject,
     Target,
-    check_asked,
-    known_facts,
-    one_fact,
+    load,
 )
-from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
-from ..shared.output import change, line, note, print_json, table
+from ..shared.output import line, note, print_json, table
+from ..shared.progress import progress
 
 SCHEMA = "knowedit.recall/1"
 
@@ -54,7 +59,7 @@ def recall(
     """
     from ...errors import InputError
 
-    check_asked(prompt, fact, facts, many=True)
+    check_choice(prompt, fact, facts, many=True)
     if text is not None and facts is not None:
         raise InputError("--text is about one subject; give a PROMPT with --subject or --fact ID with it")
     if window is not None and window < 1:
@@ -70,7 +75,7 @@ def recall(
     check_recall(wrapped)
     config = RecallConfig(window=window, normed=normed)
     if facts is None:
-        found = recall_fact(wrapped, one_fact(wrapped, prompt, subject, target, fact), about, config)
+        found = recall_fact(wrapped, build_fact(wrapped, prompt, subject, target, fact), about, config)
     else:
         found = _many(wrapped, known_facts(wrapped, facts, relation, limit), config)
     if figure is not None:
@@ -100,8 +105,6 @@ def _attributes(path: Path):
 
 
 def _many(wrapped, chosen: list, config):
-    from tqdm.auto import tqdm
-
     from ...errors import InputError
     from ...recall.flow.average import average_recall
     from ...recall.flow.enrichment import content_vocabulary
@@ -113,11 +116,13 @@ def _many(wrapped, chosen: list, config):
     words = content_vocabulary(wrapped)
     check_window(wrapped, config.window)  # which is wrong for all of them, or for none
     found = []
-    for fact in tqdm(chosen, desc="recalling", unit="fact"):
-        try:
-            found.append(recall_fact(wrapped, fact, config=config, facts=facts, vocabulary=words))
-        except InputError as error:
-            note(f"left out: {error}")
+    with progress("recalling", len(chosen), "fact") as step:
+        for done, fact in enumerate(chosen, 1):
+            try:
+                found.append(recall_fact(wrapped, fact, config=config, facts=facts, vocabulary=words))
+            except InputError as error:
+                note(f"left out: {error}")
+            step(done)
     if not found:
         raise InputError("none of the facts can be measured; choose others")
     return average_recall(found)
@@ -157,14 +162,14 @@ def _show_many(found) -> None:
     probability = found.probability
     line(f"{len(found.facts)} facts that {found.model} knows, mean p = {probability.value:.3f}")
     line()
-    rows = [("attributes among the first words", layer, _share(best)) for layer, best in [_highest(found.rate)]]
-    rows += [("separation from other subjects'", *_told(_highest(found.separation), _share))]
+    rows = [("attributes among the first words", layer, best.text("share")) for layer, best in [_highest(found.rate)]]
+    rows += [("separation from other subjects'", *_told(_highest(found.separation), "share"))]
     for name, curve in found.sublayers.items():
-        rows.append((f"no {name} at the subject's last token", *_told(found.worst(curve), change)))
+        rows.append((f"no {name} at the subject's last token", *_told(found.worst(curve), "change")))
     for name, curve in found.edges.items():
-        rows.append((f"{name} hidden from the last token", *_told(found.worst(curve), change)))
+        rows.append((f"{name} hidden from the last token", *_told(found.worst(curve), "change")))
     for name, one in found.any_event.items():
-        rows.append((f"extraction event of {name}, any layer", "", _share(one)))
+        rows.append((f"extraction event of {name}, any layer", "", one.text("share")))
     table(["", "layer", "mean over facts [95 %]"], rows)
     if found.heads:
         told = ", ".join(f"{layer}.{head} ({n})" for layer, head, n in found.heads)
@@ -177,13 +182,6 @@ def _highest(curve) -> tuple:
     return layer, curve[layer]
 
 
-def _told(found: tuple, say) -> tuple:
-    layer, one = found
-    return layer, say(one)
-
-
-def _share(one) -> str:
-    if one.value is None:
-        return "not measured"
-    interval = "" if one.low is None else f"  [{one.low:.1%}, {one.high:.1%}]"
-    return f"{one.value:.1%}{interval}"
+def _told(best: tuple, kind: str) -> tuple:
+    layer, estimate = best
+    return layer, estimate.text(kind)

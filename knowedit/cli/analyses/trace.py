@@ -6,21 +6,27 @@ from typing import Annotated
 
 import typer
 
-from ..shared.facts import (
+from ..shared.facts import build_fact, check_choice, known_facts
+from ..shared.options import (
+    DEFAULT_MODEL,
+    AsJson,
+    Chat,
+    Device,
+    Dtype,
     FactId,
     Facts,
     FigurePath,
     Limit,
+    ModelName,
     Prompt,
     Relation,
+    RemoteCode,
     Subject,
     Target,
-    check_asked,
-    known_facts,
-    one_fact,
+    load,
 )
-from ..shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
 from ..shared.output import line, print_json, table
+from ..shared.progress import progress
 
 SCHEMA, PATCH_SCHEMA = "knowedit.trace/1", "knowedit.patch/1"
 _SHOWN = 10
@@ -62,7 +68,7 @@ def trace(
     """
     from ...recall.trace.exact import TraceConfig
 
-    check_asked(prompt, fact, facts, many=True)
+    check_choice(prompt, fact, facts, many=True)
     config = TraceConfig(
         kinds=_words(kind), draws=draws, noise=noise, window=window, fast=fast, severed=_words(severed), seed=seed,
         whole=whole, chat=chat,
@@ -88,7 +94,7 @@ def _one(prompt, subject, target, fact, config, figure, chosen: tuple, as_json: 
     from ...recall.trace.exact import trace as run
 
     wrapped = load(*chosen)
-    asked = one_fact(wrapped, prompt, subject, target, fact)
+    asked = build_fact(wrapped, prompt, subject, target, fact)
     found = run(wrapped, asked.prompt, asked.target, asked.subject, config, fact=asked.id)
     if figure is not None:
         from ...report.figures.trace import trace_figure
@@ -98,15 +104,13 @@ def _one(prompt, subject, target, fact, config, figure, chosen: tuple, as_json: 
 
 
 def _many(facts, relation, limit, config, figure, chosen: tuple, as_json: bool) -> None:
-    from tqdm.auto import tqdm
-
     from ...recall.trace.average import average_traces
     from ...recall.trace.exact import trace_facts
 
     wrapped = load(*chosen)
     known = known_facts(wrapped, facts, relation, limit)
-    with tqdm(total=len(known), desc="tracing", unit="fact") as bar:
-        found = average_traces(trace_facts(wrapped, known, config, lambda done: bar.update(done - bar.n)))
+    with progress("tracing", len(known), "fact") as step:
+        found = average_traces(trace_facts(wrapped, known, config, step))
     if figure is not None:
         from ...report.figures.trace import average_figure
 
@@ -125,7 +129,7 @@ def _show(found) -> None:
         token, layer, effect = found.peak(kind)
         of = f"layer {layer}" if kind.startswith("state") else f"{found.window} layers around {layer}"
         line()
-        line(f"{kind}: most is restored at {found.tokens[token]!r}, {of}: {_signed(effect)}")
+        line(f"{kind}: most is restored at {found.tokens[token]!r}, {of}: {effect.text('signed')}")
         scores = found.scores(kind)
         shown = np.unique(np.linspace(0, scores.shape[1] - 1, _SHOWN).round().astype(int))
         rows = [
@@ -138,7 +142,7 @@ def _show(found) -> None:
 def _show_average(found) -> None:
     line(
         f"{len(found.facts)} facts, {found.model}: p = {found.high.value:.3f}, "
-        f"total effect {_signed(found.total_effect)}"
+        f"total effect {found.total_effect.text('signed')}"
     )
     for kind, classes in found.effects.items():
         line()
@@ -146,13 +150,8 @@ def _show_average(found) -> None:
         rows = []
         for name, row in classes.items():
             layer = max(range(len(row)), key=lambda i: row[i].value)
-            rows.append((name, row[layer].n, layer, _signed(row[layer])))
+            rows.append((name, row[layer].n, layer, row[layer].text("signed")))
         table(["token", "n", "layer", "effect"], rows)
-
-
-def _signed(estimate) -> str:
-    interval = "" if estimate.low is None else f" [{estimate.low:+.3f}, {estimate.high:+.3f}]"
-    return f"{estimate.value:+.3f}{interval}"
 
 
 def patch(

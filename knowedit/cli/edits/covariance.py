@@ -9,8 +9,7 @@ import typer
 
 from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, layer_list, load
 from ..shared.output import line, print_json, table
-from .edit import finite
-from .edit_making import progress
+from ..shared.progress import progress
 
 SCHEMA = "knowedit.covariance/1"
 
@@ -60,7 +59,7 @@ def covariance(
         "cache": str(cache_root() / "covariance"),
         "seconds": time.perf_counter() - started,
     }
-    print_json(finite(record)) if as_json else _show(record)
+    print_json(record) if as_json else _show(record)
 
 
 def _show(record: dict) -> None:

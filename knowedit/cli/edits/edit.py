@@ -5,7 +5,6 @@ The model is asked before and with the edit; the edit itself is computed and sav
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,8 @@ import typer
 
 from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
 from ..shared.output import print_json
-from .edit_making import Clock, make
+from ..shared.progress import Clock
+from .edit_making import make
 from .edit_report import show
 
 SCHEMA = "knowedit.edit-report/1"
@@ -95,7 +95,7 @@ def edit(
         "fact": asdict(asked), "target_true_is_first_choice": assumed, **report, "notes": dict(made.notes),
         "content_hash": made.content_hash, "seconds": seconds, "out": None if out is None else str(made.save(out)),
     }  # fmt: skip
-    print_json(finite(report)) if as_json else show(report)
+    print_json(report) if as_json else show(report)
 
 
 # ---------------------------------------------------------------- what was asked for
@@ -236,12 +236,3 @@ def _checked(wrapped, made, preserved, guard: bool, lens: bool, seconds: dict) -
 def _layers(wrapped, made) -> dict:
     layers = sorted(wrapped.down_layers()[path] for path in made.deltas)
     return {"layer": layers[0] if len(layers) == 1 else None, "layers": layers}
-
-
-def finite(value):
-    """`value` for JSON, with None where a number is none."""
-    if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

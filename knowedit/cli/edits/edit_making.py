@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from ..shared.output import note
+from ..shared.progress import Clock, progress
 
 
 def make(wrapped, fact, method: str, layer: int | str | None, given: dict, seconds: dict):
@@ -32,8 +30,6 @@ def make(wrapped, fact, method: str, layer: int | str | None, given: dict, secon
 
 
 def _rome(wrapped, fact, layer: int | str | None, given: dict, seconds: dict):
-    from tqdm.auto import tqdm
-
     from ...edit.covariance import covariance, default_tokens
     from ...edit.methods.rome import rome_many
     from ...edit.preserved_keys import preserved_keys
@@ -48,10 +44,9 @@ def _rome(wrapped, fact, layer: int | str | None, given: dict, seconds: dict):
     seconds["covariance"] = clock.lap()
     preserved = preserved_keys(wrapped, config.layer)
     seconds["keys"] = clock.lap()
-    with tqdm(total=1, desc="searching", unit="edit", leave=False) as bar:
+    with progress("searching", 1, "edit") as step:
         (made,) = rome_many(
-            wrapped, [fact], config, covariance=C[config.layer], preserved=preserved,
-            progress=lambda done: bar.update(done - bar.n),
+            wrapped, [fact], config, covariance=C[config.layer], preserved=preserved, progress=step,
         )  # fmt: skip
     seconds["edit"] = clock.lap()
     return made, preserved
@@ -78,33 +73,3 @@ def _rome_config(wrapped, layer: int | None, contexts: int | None, seed: int):
         config = RomeConfig()
     config = replace(config, seed=seed, layer=config.layer if layer is None else wrapped.check_layer(layer))
     return config if contexts is None else replace(config, contexts=contexts)
-
-
-@contextmanager
-def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that is told how much is done, and is not there where nothing is to do."""
-    from tqdm.auto import tqdm
-
-    bars = []
-
-    def step(done: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=what, unit=unit, leave=False))
-        bars[0].update(done - bars[0].n)
-
-    try:
-        yield step
-    finally:
-        for bar in bars:
-            bar.close()
-
-
-class Clock:
-    """Seconds since it was made, or since the last lap."""
-
-    def __init__(self):
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        last, self._last = self._last, time.perf_counter()
-        return self._last - last

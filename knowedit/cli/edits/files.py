@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from ..facts import choose
-from ..shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
+from ..shared.facts import choose_facts
+from ..shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, EditFolders, ModelName, RemoteCode, load
 from ..shared.output import line, print_json, table
-from .edit import finite
+from ..shared.progress import progress
 
 GENERATE_SCHEMA = "knowedit.generate/1"
 DIFF_SCHEMA = "knowedit.diff/1"
@@ -19,15 +19,13 @@ SHOW_SCHEMA = "knowedit.show/1"
 EXPORT_SCHEMA = "knowedit.exported/1"
 FORMATS = ("peft", "checkpoint")
 
-_Folders = Annotated[list[Path], typer.Option("--edit", help="A saved edit. Repeat it; they are applied in order.")]
-
 
 # ---------------------------------------------------------------- generate
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="Text to go on with.")],
-    edit: _Folders = [],  # noqa: B006
+    edit: EditFolders = [],  # noqa: B006
     tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 30,
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw, as the model's own settings say, instead of the first choices.")
@@ -97,7 +95,7 @@ def _continued(wrapped, ids: Sequence[int], tokens: int, sample: bool, seed: int
 
 
 def diff(
-    edit: _Folders = [],  # noqa: B006
+    edit: EditFolders = [],  # noqa: B006
     facts: Annotated[
         str, typer.Option(help="A JSONL file of facts, or `builtin`: their prompts are asked.")
     ] = "builtin",
@@ -119,7 +117,7 @@ def diff(
     if limit is not None and limit < 1:
         raise InputError(f"the limit is {limit}, expected 1 or more")
     edits = _loaded(edit)
-    chosen = evenly(choose(None if facts == "builtin" else Path(facts), relation), limit)
+    chosen = evenly(choose_facts(facts, relation), limit)
     wrapped = load(model, dtype, device, trust_remote_code)
     queries = [wrapped.query(fact.prompt, fact.target, fact.subject) for fact in chosen]
     with stacked(wrapped, edits):  # first, so that an edit of another model is refused at once
@@ -137,16 +135,18 @@ def diff(
     right = {"before": sum(a.known for a in before), "after": sum(a.known for a in after)}
     record = {"schema": DIFF_SCHEMA, "model": wrapped.name, "edits": _hashes(edits), "facts": facts}
     record |= {"asked": len(chosen), "right": right, "changed": changed}
-    print_json(finite(record)) if as_json else _show_diff(record)
+    print_json(record) if as_json else _show_diff(record)
 
 
 def _answers(wrapped, queries: list, what: str) -> list:
-    from tqdm.auto import tqdm
-
     from ...answers import answers
 
-    found = dict(tqdm(answers(wrapped, queries), total=len(queries), desc=what, unit="prompt", leave=False))
-    return [found[i] for i in range(len(queries))]
+    by_index = {}
+    with progress(what, len(queries), "prompt") as step:
+        for index, answer in answers(wrapped, queries):
+            by_index[index] = answer
+            step(len(by_index))
+    return [by_index[i] for i in range(len(queries))]
 
 
 def _show_diff(record: dict) -> None:
@@ -193,7 +193,7 @@ def show(
         "created": edit.created,
         "bytes": sum(file.stat().st_size for file in folder.expanduser().iterdir()),
     }  # fmt: skip
-    print_json(finite(record)) if as_json else _show(record)
+    print_json(record) if as_json else _show(record)
 
 
 def _show(record: dict) -> None:

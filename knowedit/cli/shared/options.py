@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# ---------------------------------------------------------------- the model
+
+DEFAULT_MODEL = "smollm2-135m"
 
 ModelName = Annotated[
     str, typer.Option("--model", help="An alias (see `knowedit models`), a Hub id, a directory or a GGUF file.")
@@ -16,10 +21,46 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1,
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Only if you trust its author.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Ask through the model's chat template.")]
 
-DEFAULT_MODEL = "smollm2-135m"
+# ---------------------------------------------------------------- facts
+
+Prompt = Annotated[str | None, typer.Argument(help="A prompt that the target continues; {} stands for the subject.")]
+Subject = Annotated[str | None, typer.Option("--subject", help="The subject, as it stands in the prompt.")]
+Target = Annotated[str | None, typer.Option("--target", help="The answer; by default the model's own first choice.")]
+FactId = Annotated[str | None, typer.Option("--fact", help="A built-in fact by id, instead of a prompt.")]
+Facts = Annotated[
+    str | None, typer.Option("--facts", help="Many facts: a JSONL file, or `builtin`; those that the model knows.")
+]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="With --facts: the largest number of facts, evenly over the relations.")
+]
+Relation = Annotated[str | None, typer.Option("--relation", help="With --facts: only this relation, by id or name.")]
+Texts = list[str]  # an option that may be repeated
+
+# ---------------------------------------------------------------- texts
+
+CorpusName = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus", help="builtin (the default), samples (the model's own), a .txt or .jsonl file, or a data set."
+    ),
+]
+Tokens = Annotated[int | None, typer.Option("--tokens", help="Tokens of the corpus that are read.", min=1)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of samples, draws and controls.")]
+
+# ---------------------------------------------------------------- edits
+
+EditFolders = Annotated[
+    list[Path], typer.Option("--edit", help="A saved edit. Repeat it; edits are applied in this order.")
+]
+
+# ---------------------------------------------------------------- output
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
+FigurePath = Annotated[
+    Path | None, typer.Option("--figure", help="Draw the result into this file: .png, .svg or .pdf.", dir_okay=False)
+]
 
 
 def load(name: str, dtype: str | None, device: str | None, trust_remote_code: bool):
@@ -35,12 +76,12 @@ def layer_list(text: str | None) -> tuple[int, ...] | None:
 
     if text is None:
         return None
-    chosen: list[int] = []
+    layers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not first.strip().isdigit() or (last and not last.strip().isdigit()):
             raise InputError(f"layers are {text!r}, expected a range such as 2-29 or a list such as 20,21,22")
-        chosen += range(int(first), int(last or first) + 1)
-    if not chosen:
+        layers += range(int(first), int(last or first) + 1)
+    if not layers:
         raise InputError(f"layers {text!r} name none; the first of a range comes first, as in 2-29")
-    return tuple(chosen)
+    return tuple(layers)

@@ -4,6 +4,7 @@ ANSI escapes, are spelled out, and nothing is read as markup."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 
 import typer
@@ -45,17 +46,19 @@ def note(text: str) -> None:
 
 
 def print_json(record: dict) -> None:
-    """Print one JSON object on one line; NaN is never written."""
-    typer.echo(json.dumps(record, ensure_ascii=True, allow_nan=False))
+    """Print one JSON object on one line; a number that is not finite is null there."""
+    typer.echo(json.dumps(finite(record), ensure_ascii=True, allow_nan=False))
+
+
+def finite(value):
+    """`value` for JSON, with None where a number is infinite or NaN."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def percent(value: float | None, signed: bool = True) -> str:
+    """A fraction in percent, or nothing for None."""
     return "" if value is None else f"{value:+.1%}" if signed else f"{value:.1%}"
-
-
-def change(estimate) -> str:
-    """An estimate in words: `-94.5 % [-97.0, -90.1]`."""
-    if estimate.value is None:
-        return "not measured"
-    interval = "" if estimate.low is None else f"  [{estimate.low:+.1%}, {estimate.high:+.1%}]"
-    return f"{estimate.value:+.1%}{interval}"

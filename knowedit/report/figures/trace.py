@@ -51,7 +51,7 @@ def average_figure(path: str | Path, found: TraceAverage) -> Path:
             draw_lines(axes[1, column], found, kind)
         axes[1, 0].legend(fontsize="small")
         te = found.total_effect
-        title = f"{len(found.facts)} facts, {found.model}: average total effect {te.value:.3f}" + _interval(te)
+        title = f"{len(found.facts)} facts, {found.model}: average total effect {te.text('.3f')}"
         fig.suptitle(_short(title, 120), x=0.01, ha="left")
         return save(fig, path)
 
@@ -112,10 +112,6 @@ def _layers(kind: str, window: int) -> str:
 
 def _height(rows: int) -> float:
     return 1.6 + 0.19 * min(rows, 40)
-
-
-def _interval(estimate) -> str:
-    return "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _short(text: str, most: int) -> str:

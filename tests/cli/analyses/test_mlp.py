@@ -49,7 +49,7 @@ def test_json_has_the_functions_numbers(run):
     assert found["anatomy"]["layers"][2]["stages"][3]["quantiles"] == pytest.approx(stages[3].quantiles, abs=1e-5)
     assert found["anatomy"]["probe"] is None and found["geometry"]["gates"] is None  # one fact, a subject of one word
     mean = geometry(model).layers[0].interference.value
-    assert found["geometry"]["layers"][0]["interference"]["change"] == pytest.approx(mean, abs=1e-5)
+    assert found["geometry"]["layers"][0]["interference"]["value"] == pytest.approx(mean, abs=1e-5)
     parts = {name: {"parameters": p.parameters, "flops": p.flops} for name, p in account(model, 50).parts.items()}
     assert found["accounting"]["parts"] == parts
     assert "precision" not in found
