@@ -4,74 +4,61 @@
 
     model = knowedit.load()
     fact = knowedit.find_fact("landmark-city/eiffel-tower")
-    found = knowedit.locate_fact(model, fact)
+    neurons = knowedit.locate_fact(model, fact)
+    edit = knowedit.rome(model, fact)
 
-Every name below is loaded when it is first used, so `import knowedit` takes no time and does not import torch.
+What is used most stands here. The rest stands in namespaces:
+
+    knowedit.trace    causal tracing and patching           knowedit.memory   neurons over a corpus
+    knowedit.lens     logit lens and logit attribution      knowedit.mlp      anatomy, geometry, imputation, precision
+    knowedit.flow     knockouts, enrichment, extraction     knowedit.bench    data sets, studies, reports
+    knowedit.locate   more of locating                      knowedit.edit     more of editing
+
+Every name is loaded when it is first used, so `import knowedit` takes no time and does not import torch.
 """
 
-from importlib import import_module
+from typing import TYPE_CHECKING
+
+from .lazy import exports
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "knowedit.errors": ("KnoweditError", "InputError", "ModelError", "LayoutError", "DataError"),
-    "knowedit.facts": ("Fact", "Neighbour"),
-    "knowedit.sources": ("builtin_facts", "read_facts", "find_fact"),
-    "knowedit.models.loading": ("load", "wrap"),
-    "knowedit.models.adapter": ("Model",),
-    "knowedit.models.layouts": ("Layout",),
-    "knowedit.intervene": ("suppress", "amplify", "set_to"),
-    "knowedit.locate.attribution": ("attribute", "attribute_many", "Attribution", "AttributionConfig"),
-    "knowedit.locate.rankings": ("rank", "RANKINGS"),
-    "knowedit.locate.neurons": ("Neuron", "NeuronSet"),
-    "knowedit.locate.locate": ("locate_fact", "locate_prompts", "LocateConfig", "mean_activation"),
-    "knowedit.locate.proof": ("prove", "Proof"),
-    "knowedit.mlp.imputation": ("impute", "impute_facts", "ImputationConfig"),
-    "knowedit.mlp.anatomy": ("anatomy",),
-    "knowedit.mlp.relation_probe": ("relation_probe", "ProbeConfig"),
-    "knowedit.mlp.geometry": ("geometry", "fitting"),
-    "knowedit.mlp.and_gate": ("and_gates",),
-    "knowedit.mlp.accounting": ("account", "account_config"),
-    "knowedit.mlp.precision": ("precision", "quantized", "PrecisionConfig"),
-    "knowedit.answers": ("ask", "Answer"),
-    "knowedit.recall.lens.logit_lens": ("lens", "Lens"),
-    "knowedit.recall.lens.logit_attribution": ("contributions", "Contributions"),
-    "knowedit.recall.trace.exact": ("trace", "trace_facts", "Trace", "TraceConfig"),
-    "knowedit.recall.trace.average": ("average_traces", "TraceAverage"),
-    "knowedit.recall.flow.knockout": ("attention_knockout", "sublayer_knockout", "Knockout"),
-    "knowedit.recall.flow.pipeline": ("recall_fact", "Recall", "RecallConfig"),
-    "knowedit.recall.flow.average": ("average_recall", "RecallAverage"),
-    "knowedit.recall.trace.patch": ("patch", "Site", "Patched"),
-    "knowedit.memory.corpus_scan": ("scan", "ActivationScan"),
-    "knowedit.memory.card": ("card", "cards", "read_located", "Card", "CardConfig"),
-    "knowedit.memory.keys": ("keys", "KeysConfig"),
-    "knowedit.memory.values": ("agreement", "compositional"),
-    "knowedit.memory.sparsity": ("active_by_layer", "keep_strongest", "SparsityConfig"),
-    "knowedit.memory.groups": ("groups", "GroupsConfig"),
-    "knowedit.memory.polysemanticity": ("polysemanticity", "PolysemanticityConfig"),
-    "knowedit.edit.delta": ("LowRank", "Dense"),
-    "knowedit.edit.edit": ("Edit", "load_edit"),
-    "knowedit.edit.apply": ("apply", "applied", "edits_on", "unedited", "Handle"),
-    "knowedit.edit.covariance": ("covariance", "Covariance"),
-    "knowedit.edit.methods.rome": ("rome", "rome_many", "rome_config", "RomeConfig"),
-    "knowedit.edit.methods.best_layer": ("best_layer",),
-    "knowedit.edit.preflight": ("preflight", "outcome", "check", "perplexity", "Guard", "GuardError"),
-    "knowedit.edit.methods.knowledge_neurons": ("knowledge_neurons", "KnowledgeNeuronsConfig", "erase", "EraseConfig"),
-    "knowedit.edit.methods.fine_tune": ("fine_tune", "fine_tune_many", "FineTuneConfig"),
-    "knowedit.edit.export": ("to_peft", "to_checkpoint"),
-    "knowedit.report.page.explain": ("explain", "ExplainConfig"),
-    "knowedit.report.page.html": ("save_page",),
-}
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
-
-__all__ = ["__version__", *_MODULE_OF]
-
-
-def __getattr__(name: str):
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'knowedit' has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(_MODULE_OF[name]), name))
-
-
-def __dir__():
-    return sorted(__all__)
+if TYPE_CHECKING:
+    from . import bench as bench, edit as edit, locate as locate, memory as memory, mlp as mlp
+    from .answers import ask as ask
+    from .edit.apply import applied as applied, apply as apply, edits_on as edits_on, unedited as unedited
+    from .edit.covariance import covariance as covariance
+    from .edit.edit import Edit as Edit, load_edit as load_edit
+    from .edit.export import to_checkpoint as to_checkpoint, to_peft as to_peft
+    from .edit.methods.best_layer import best_layer as best_layer
+    from .edit.methods.fine_tune import fine_tune as fine_tune
+    from .edit.methods.knowledge_neurons import knowledge_neurons as knowledge_neurons
+    from .edit.methods.rome import RomeConfig as RomeConfig, rome as rome, rome_many as rome_many
+    from .edit.preflight import GuardError as GuardError, preflight as preflight
+    from .errors import (
+        DataError as DataError,
+        InputError as InputError,
+        KnoweditError as KnoweditError,
+        LayoutError as LayoutError,
+        ModelError as ModelError,
+    )
+    from .facts import Fact as Fact, Neighbour as Neighbour
+    from .intervene import amplify as amplify, set_to as set_to, suppress as suppress
+    from .locate.attribution import AttributionConfig as AttributionConfig, attribute as attribute
+    from .locate.locate import (
+        LocateConfig as LocateConfig,
+        locate_fact as locate_fact,
+        locate_prompts as locate_prompts,
+    )
+    from .locate.neurons import Neuron as Neuron, NeuronSet as NeuronSet
+    from .locate.proof import prove as prove
+    from .locate.rankings import rank as rank
+    from .models.adapter import Model as Model
+    from .models.layouts import Layout as Layout
+    from .models.loading import load as load, wrap as wrap
+    from .recall import flow as flow, lens as lens, trace as trace
+    from .report.page.explain import ExplainConfig as ExplainConfig, explain as explain
+    from .report.page.html import save_page as save_page
+    from .sources.builtin import builtin_facts as builtin_facts, find_fact as find_fact, read_facts as read_facts
+else:
+    __getattr__, __dir__, __all__ = exports(__name__, __file__)

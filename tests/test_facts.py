@@ -1,8 +1,7 @@
 """Facts and templates: validated when made, filled by replacement only."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from knowedit.errors import InputError
 from knowedit.facts import Fact, Neighbour, Probe, check_template, fill, templated

@@ -1,11 +1,13 @@
 """The package itself: what `import knowedit` costs, what it offers, and what ships."""
 
-import importlib
 import inspect
+import pkgutil
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,24 +33,43 @@ def test_facts_need_no_torch():
     assert python(code) == "False"
 
 
-@pytest.mark.parametrize("name", knowedit.__all__)
-def test_public_names(name):
-    assert getattr(knowedit, name) is getattr(knowedit, name)
-    assert name in dir(knowedit)
-    assert not inspect.ismodule(getattr(knowedit, name)), "a module of that name hides it"
+NAMESPACES = ("bench", "edit", "flow", "lens", "locate", "memory", "mlp", "trace")
 
 
-@pytest.mark.parametrize("name", sorted(knowedit._MODULE_OF))
-def test_public_names_are_what_their_module_defines(name):
-    home = importlib.import_module(knowedit._MODULE_OF[name])
-    inner = getattr(home, name)
-    if inspect.isclass(inner) or inspect.isfunction(inner):
-        assert inner.__doc__, f"{name} has no docstring"
+def public() -> list[tuple[str, ModuleType, str]]:
+    """The public names: as a user writes them, the module that offers them, and their last part."""
+    spaces = [getattr(knowedit, space) for space in NAMESPACES]
+    return [(f"{space.__name__}.{name}", space, name) for space in (knowedit, *spaces) for name in space.__all__]
 
 
-def test_unknown_name():
-    with pytest.raises(AttributeError, match="module 'knowedit' has no attribute 'lod'"):
+@pytest.mark.parametrize("path, space, name", public(), ids=lambda value: value if isinstance(value, str) else "")
+def test_a_public_name_is_there_documented_and_no_module(path, space, name):
+    value = getattr(space, name)
+    assert name in dir(space)
+    assert inspect.ismodule(value) == (space is knowedit and name in NAMESPACES), "a module of that name hides it"
+    if inspect.ismodule(value) or inspect.isclass(value) or inspect.isfunction(value):
+        assert value.__doc__
+
+
+def test_no_module_takes_the_name_of_what_its_package_offers():
+    """An import of the module would replace the function: `knowedit.memory.keys` would mean two things."""
+    for space in (knowedit, *(getattr(knowedit, name) for name in NAMESPACES)):
+        modules = {module.name for module in pkgutil.iter_modules(getattr(space, "__path__", ()))}
+        assert not modules & (set(space.__all__) - set(NAMESPACES)), space.__name__
+
+
+def test_namespaces_say_in_their_docstring_what_they_offer():
+    for name in ("flow", "lens", "memory", "mlp", "trace"):
+        space = getattr(knowedit, name)
+        modules = {module.name for module in pkgutil.iter_modules(space.__path__)}
+        assert {module for module in modules if not re.search(rf"^{module}\b", space.__doc__, re.M)} == set()
+
+
+def test_a_name_that_is_not_there_is_refused_with_the_nearest_one():
+    with pytest.raises(AttributeError, match="module 'knowedit' has no attribute 'lod'.*'load'"):
         knowedit.lod  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'knowedit.memory' has no attribute 'kard'.*'card'"):
+        knowedit.memory.kard  # noqa: B018
 
 
 def test_one_version():

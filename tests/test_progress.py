@@ -12,14 +12,15 @@ from support.tiny import SENTENCES, tiny
 from support.trained import facts, trained
 
 import knowedit
-from knowedit import Covariance, Fact, RomeConfig
+from knowedit import Fact, RomeConfig
+from knowedit.edit import Covariance
 from knowedit.edit.methods.v_star import request
 from knowedit.facts import Neighbour
-from knowedit.memory.card import CardConfig
 from knowedit.memory.corpus_scan import scan
-from knowedit.memory.keys import CUTS, KeysConfig
-from knowedit.memory.polysemanticity import PolysemanticityConfig
-from knowedit.mlp.precision import PrecisionConfig
+from knowedit.memory.neuron_card import CardConfig
+from knowedit.memory.shared_neurons import PolysemanticityConfig
+from knowedit.memory.triggers import CUTS, KeysConfig
+from knowedit.mlp.quantization import PrecisionConfig
 from knowedit.models.expansion import expansions
 from knowedit.progress import counted
 from knowedit.report.page.explain import CHAPTERS, ExplainConfig
@@ -65,12 +66,14 @@ CASES = {
     ),
     "locate.locate.locate_fact": lambda call, folder: call(trained(), THREE[0], negatives=["Zarn works as"]) and 4,
     "locate.locate.locate_prompts": lambda call, folder: call(trained(), [THREE[0].prompt], THREE[0].target) and 1,
-    "memory.card.cards": lambda call, folder: call(tiny("gpt2"), [(1, 5)], config=CardConfig(tokens=120))[0].tokens,
+    "memory.neuron_card.cards": lambda call, folder: (
+        call(tiny("gpt2"), [(1, 5)], config=CardConfig(tokens=120))[0].tokens
+    ),
     "memory.corpus_scan.scan": lambda call, folder: call(tiny("gpt2"), tokens=120).tokens,
-    "memory.keys.keys": lambda call, folder: (
+    "memory.triggers.keys": lambda call, folder: (
         len(CUTS) * 6 * bool(call(tiny("gpt2"), scan(tiny("gpt2"), tokens=300), KeysConfig(prefixes=6)))
     ),
-    "memory.polysemanticity.polysemanticity": lambda call, folder: sum(
+    "memory.shared_neurons.polysemanticity": lambda call, folder: sum(
         call(trained(), facts(), PolysemanticityConfig(rotations=1)).relations.values()
     ),
     "memory.sparsity.keep_strongest": lambda call, folder: call(trained(), _prompts()) and 3,
@@ -79,13 +82,13 @@ CASES = {
     "mlp.activations.collect": lambda call, folder: (
         call(trained(), _prompts(), lambda p: [p.read], expansions(trained())) and 3
     ),
-    "mlp.anatomy.anatomy": lambda call, folder: len(call(trained(), _prompts()).layers),
+    "mlp.layer_anatomy.anatomy": lambda call, folder: len(call(trained(), _prompts()).layers),
     "mlp.and_gate.and_gates": lambda call, folder: 5 * call(tiny("gpt2"), [LANDMARK]).facts,
     "mlp.imputation.impute_facts": lambda call, folder: len(call(trained(), THREE).each),
-    "mlp.precision.precision": lambda call, folder: len(
+    "mlp.quantization.precision": lambda call, folder: len(
         call(trained(), THREE, [strong("Zarn", "Bexum")], PrecisionConfig(bits=(8, 1), neurons=1)).levels
     ),
-    "mlp.relation_probe.relation_probe": lambda call, folder: 3 * sum(call(trained(), facts()).relations.values()),
+    "mlp.probing.relation_probe": lambda call, folder: 3 * sum(call(trained(), facts()).relations.values()),
     "recall.trace.exact.trace_facts": lambda call, folder: len(call(trained(), THREE)),
     "report.page.explain.explain": lambda call, folder: (
         call(trained(), THREE[0], config=ExplainConfig(quick=True, draws=5)) and len(CHAPTERS)

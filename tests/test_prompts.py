@@ -1,8 +1,7 @@
 """Positions and target tokens, against the tokens that one would point at by eye."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from support.tiny import PROMPT, tokenizer
 
 from knowedit.errors import InputError

@@ -30,9 +30,9 @@ from knowedit.locate.neurons import coarse
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.sparsity import SparsityConfig, active_by_layer, keep_strongest
 from knowedit.memory.values import compositional, mean_compositional
-from knowedit.recall.flow.enrichment import attributes_of, content_vocabulary, enrichment
-from knowedit.recall.flow.extraction import extraction
+from knowedit.recall.flow.extraction_events import extraction
 from knowedit.recall.flow.knockout import SUBLAYERS, Knockout, attention_knockout, source_sets, sublayer_knockout
+from knowedit.recall.flow.subject_enrichment import attributes_of, content_vocabulary, enrichment
 from knowedit.recall.trace.average import average_traces, token_classes
 from knowedit.recall.trace.exact import Trace, TraceConfig, trace_facts
 from knowedit.statistics import Estimate, bounded_interval, estimate, harmonic_mean, mean, proportion, rate

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.cli.shared.facts import known_facts
-from knowedit.mlp.precision import PrecisionConfig, precision
+from knowedit.mlp.quantization import PrecisionConfig, precision
 
 from ..results import save
 

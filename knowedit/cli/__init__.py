@@ -14,8 +14,7 @@ from ..inert import inert
 from . import explain, facts, locate, models
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, merge, report
-from .edits import covariance, edit
-from .edits import files as edits
+from .edits import covariance, edit, files as edits
 
 _INTERRUPTED = 130
 

@@ -21,7 +21,7 @@ from ..locate.rankings import rank
 from ..models.adapter import Model
 from ..models.length import positions
 from ..models.passes.replay import capture
-from ..recall.lens.logit_lens import Aim, lens, parting
+from ..recall.lens.projection import Aim, logit_lens, parting
 from .apply import applied
 from .delta import Delta
 from .edit import Edit
@@ -301,5 +301,5 @@ def _lens(model: Model, fact: Fact) -> list[tuple[float, float]]:
     """After each layer the probabilities of the two targets' tokens, the first that differ."""
     true, new = (model.query(fact.prompt, target, fact.subject) for target in (fact.target, fact.target_new))
     step = parting(true.target_ids, new.target_ids) or 0
-    found = lens(model, Aim(true.steps[step], true.target_ids[step], new.target_ids[step]), top=1)
+    found = logit_lens(model, Aim(true.steps[step], true.target_ids[step], new.target_ids[step]), top=1)
     return list(zip(found.probability[1:, 0].tolist(), found.foil_probability[1:, 0].tolist(), strict=True))

@@ -1,0 +1,25 @@
+"""Neurons that make a model say a fact: attributed, refined, proved.
+
+attribution        `knowedit.attribute`: integrated gradients of every neuron, in one upward sweep
+integration_path   the points between baseline and activation, and their quadrature
+quadrature         Gauss-Legendre, Riemann and other rules
+scaled_answers     what is attributed: the answer's score with activations scaled
+captum_engine      the same attributions by captum, as an independent check
+rankings           the baselines: activation × gradient, contribution, random
+neurons            `Neuron`, `NeuronSet`
+locate             `knowedit.locate_fact`: from a fact's prompts to its neurons
+proof              `knowedit.prove`: suppressed and amplified on held-out prompts, against matched random sets
+neuron_kinds       the control sets of proofs
+"""
+
+from typing import TYPE_CHECKING
+
+from ..lazy import exports
+
+if TYPE_CHECKING:
+    from .attribution import Attribution as Attribution, attribute_many as attribute_many
+    from .locate import mean_activation as mean_activation
+    from .proof import Proof as Proof
+    from .rankings import RANKINGS as RANKINGS
+else:
+    __getattr__, __dir__, __all__ = exports(__name__, __file__)

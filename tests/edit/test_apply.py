@@ -13,8 +13,7 @@ from support import tiny
 from support.edits import random_edit, same, weights, with_edits
 
 from knowedit import InputError, Layout, ModelError, wrap
-from knowedit.edit import apply as applying
-from knowedit.edit import stack as stacks
+from knowedit.edit import apply as applying, stack as stacks
 from knowedit.edit.apply import applied, apply, edits_on, unedited
 from knowedit.edit.delta import LowRank
 from knowedit.edit.edit import Edit

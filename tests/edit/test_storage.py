@@ -16,8 +16,7 @@ from support.edits import random_edit, same, weights
 from support.tiny import tiny
 
 from knowedit import DataError, InputError, ModelError
-from knowedit.edit import edit as edits_module
-from knowedit.edit import storage
+from knowedit.edit import edit as edits_module, storage
 from knowedit.edit.apply import applied
 from knowedit.edit.edit import load_edit, save_edit
 from knowedit.edit.storage import FACTORS, RECORD

@@ -8,7 +8,8 @@ import torch
 from support.trained import facts, trained
 from torch import Tensor
 
-from knowedit import Covariance, Fact, Model, RomeConfig, rome
+from knowedit import Fact, Model, RomeConfig, rome
+from knowedit.edit import Covariance
 from knowedit.edit.delta import Dense, LowRank, weight_hash
 from knowedit.edit.edit import Edit
 from knowedit.edit.methods.v_star import VStarSearch

@@ -115,9 +115,8 @@ def _run(wrapped, asked: dict, places, top: int, heads: int, neurons: int, edits
     """The record, and what of it can be drawn: (lens, contributions) without and with the edits."""
     from ...edit.apply import stacked
     from ...errors import ModelError
-    from ...recall.lens.logit_attribution import check_additive, contributions
-    from ...recall.lens.logit_lens import aim
-    from ...recall.lens.logit_lens import lens as read
+    from ...recall.lens.decomposition import check_additive, logit_attribution
+    from ...recall.lens.projection import aim, logit_lens as read
 
     refused = None
     try:
@@ -130,7 +129,7 @@ def _run(wrapped, asked: dict, places, top: int, heads: int, neurons: int, edits
         for i, some in enumerate(([], edits)[: 1 + bool(edits)]):
             stack.enter_context(stacked(wrapped, some))
             found = read(wrapped, aimed, positions=_with_read(places), top=top)
-            drawn[i] = (found, None if refused else contributions(wrapped, aimed))
+            drawn[i] = (found, None if refused else logit_attribution(wrapped, aimed))
     record = {"schema": SCHEMA, "model": wrapped.name, "prompt": asked["prompt"], "subject": asked["subject"]}
     record |= {"edits": [one.content_hash for one in edits], "contributions_refused": refused}
     for name, (found, parts) in zip(("unedited", "edited"), drawn, strict=True):

@@ -64,9 +64,9 @@ def memory(
     of it says. Sparsity: how many neurons are active, and how many a prediction needs. Polysemanticity: how many
     unrelated relations share a neuron.
     """
-    from ...memory.keys import KeysConfig
-    from ...memory.polysemanticity import PolysemanticityConfig
+    from ...memory.shared_neurons import PolysemanticityConfig
     from ...memory.sparsity import SparsityConfig
+    from ...memory.triggers import KeysConfig
 
     wanted = _wanted(what)
     chosen = layer_list(layers)
@@ -142,7 +142,7 @@ class _Analyses:
         self.facts = known_facts(self.wrapped, facts, relation, limit)
 
     def keys(self) -> None:
-        from ...memory.keys import CUTS, keys
+        from ...memory.triggers import CUTS, keys
         from ...memory.values import agreement, compositional
 
         config = self.configs["keys"]
@@ -155,7 +155,7 @@ class _Analyses:
             self.drawn["compositional"] = compositional(self.wrapped, self.scan, seed=self.seed, progress=step)
 
     def sparsity(self) -> None:
-        from ...memory.groups import GroupsConfig, groups
+        from ...memory.functional_groups import GroupsConfig, groups
         from ...memory.sparsity import active_by_layer, keep_strongest
 
         self.drawn["active"] = active_by_layer(self.scan)
@@ -166,7 +166,7 @@ class _Analyses:
             self.grouped = groups(self.wrapped, self.scan, self.groups, GroupsConfig(seed=self.seed))
 
     def polysemanticity(self) -> None:
-        from ...memory.polysemanticity import polysemanticity
+        from ...memory.shared_neurons import polysemanticity
 
         with progress("relations", len(self.facts), "fact") as step:
             self.drawn["shared"] = polysemanticity(

@@ -83,7 +83,7 @@ def mlp(
     figures, NAME-anatomy.png and so on.
     """
     from ...mlp.imputation import ImputationConfig
-    from ...mlp.precision import PrecisionConfig
+    from ...mlp.quantization import PrecisionConfig
 
     wanted = _wanted(what, config, quantize)
     _check(wanted, config, edit, [prompt, fact, facts], limit)
@@ -174,8 +174,8 @@ def _asked(wrapped, prompt, subject, target, fact, facts, relation, limit) -> li
 def _anatomy(wrapped, asked: list, seed: int) -> tuple:
     """The anatomy and, where there are several relations, the probe."""
     from ...errors import InputError
-    from ...mlp.anatomy import anatomy
-    from ...mlp.relation_probe import ProbeConfig, relation_probe, usable_facts
+    from ...mlp.layer_anatomy import anatomy
+    from ...mlp.probing import ProbeConfig, relation_probe, usable_facts
 
     config = ProbeConfig(seed=seed)
     with progress("anatomy", wrapped.n_layers, "layer") as step:
@@ -201,7 +201,7 @@ def _imputation(wrapped, asked: list, config) -> tuple:
 def _geometry(wrapped, asked: list, seed: int) -> tuple:
     """The geometry and, where a subject has several words, the AND gates."""
     from ...mlp.and_gate import and_gates, parts
-    from ...mlp.geometry import geometry
+    from ...mlp.value_geometry import geometry
     from ...sources import builtin_facts
 
     found = geometry(wrapped)
@@ -218,7 +218,7 @@ def _accounting(wrapped, tokens: int) -> tuple:
 
 
 def _precision(wrapped, asked: list, edits: list, config) -> tuple:
-    from ...mlp.precision import precision
+    from ...mlp.quantization import precision
 
     with progress("rounding", 1 + len(config.bits) * len(config.parts), "level") as step:
         return (precision(wrapped, asked, edits, config, progress=step),)

@@ -94,7 +94,7 @@ def _words(promotes, suppresses) -> None:
 
 
 def _located(folder: Path | None) -> tuple:
-    from ...memory.card import read_located
+    from ...memory.neuron_card import read_located
 
     return () if folder is None else read_located(folder)
 
@@ -108,7 +108,7 @@ def _check_located(wrapped, sets: tuple, folder: Path | None) -> None:
 
 
 def _card(wrapped, layer: int, index: int, corpus: str, tokens: int | None, sets: tuple, seed: int):
-    from ...memory.card import CardConfig, card
+    from ...memory.neuron_card import CardConfig, card
 
     config = CardConfig(seed=seed) if tokens is None else CardConfig(seed=seed, tokens=tokens)
     with progress("reading", config.tokens, "token") as step:

@@ -91,7 +91,7 @@ def recall(
 def _attributes(path: Path):
     """The attributes in a text file."""
     from ...errors import InputError
-    from ...recall.flow.enrichment import attributes_in
+    from ...recall.flow.subject_enrichment import attributes_in
 
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -107,9 +107,9 @@ def _attributes(path: Path):
 def _many(wrapped, chosen: list, config):
     from ...errors import InputError
     from ...recall.flow.average import average_recall
-    from ...recall.flow.enrichment import content_vocabulary
     from ...recall.flow.knockout import check_window
     from ...recall.flow.pipeline import recall_fact
+    from ...recall.flow.subject_enrichment import content_vocabulary
     from ...sources import builtin_facts
 
     facts = tuple(dict.fromkeys([*chosen, *builtin_facts()]))

@@ -175,8 +175,7 @@ def patch(
 ) -> None:
     """Activation patching: put every site of one prompt's run into another's, and see what the answer becomes."""
     from ...errors import InputError, did_you_mean
-    from ...recall.trace.patch import grid
-    from ...recall.trace.patch import patch as run
+    from ...recall.trace.patching import grid, patch as run
 
     known = ("residual", "mlp", "attention", "head")
     if site not in known:

@@ -33,8 +33,7 @@ def covariance(
     as_json: AsJson = False,
 ) -> None:
     """Compute the covariance of the keys of some layers, or find it in the cache, and report its conditioning."""
-    from ...edit.covariance import covariance as compute
-    from ...edit.covariance import default_tokens
+    from ...edit.covariance import covariance as compute, default_tokens
     from ...edit.methods.rome import rome_config
     from ...models.cache import cache_root
 

@@ -22,8 +22,7 @@ from ..apply import unedited
 from ..covariance import covariance
 from ..edit import Edit
 from ..preserved_keys import preserved_keys
-from .fine_tune import PUBLISHED as FT_PUBLISHED
-from .fine_tune import FineTuneConfig, fine_tune_many
+from .fine_tune import PUBLISHED as FT_PUBLISHED, FineTuneConfig, fine_tune_many
 from .knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
 from .rome import PUBLISHED, RomeConfig, rome_config, rome_many
 

@@ -22,9 +22,9 @@ from ...facts import Fact
 from ...locate.scaled_answers import ScaledAnswers
 from ...models.adapter import Model
 from ...sources import builtin_facts
-from .enrichment import Attributes, Enrichment, EnrichmentConfig, Vocabulary, attributes_of, enrichment
-from .extraction import Extraction, extraction
+from .extraction_events import Extraction, extraction
 from .knockout import Knockout, attention_knockout, check_window, source_sets, sublayer_knockout
+from .subject_enrichment import Attributes, Enrichment, EnrichmentConfig, Vocabulary, attributes_of, enrichment
 
 _CLEAR = 0.01  # a change of the probability below which nothing is said to be lost
 

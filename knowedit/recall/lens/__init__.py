@@ -1,1 +1,15 @@
-"""What each layer would predict, and what each part adds to the answer's logit."""
+"""Reading states in the vocabulary: the logit lens and direct logit attribution.
+
+projection      `logit_lens`: what each layer's state already predicts
+decomposition   `logit_attribution`: what each head, MLP and neuron adds to an answer's logit
+"""
+
+from typing import TYPE_CHECKING
+
+from ...lazy import exports
+
+if TYPE_CHECKING:
+    from .decomposition import Contributions as Contributions, logit_attribution as logit_attribution
+    from .projection import Lens as Lens, logit_lens as logit_lens
+else:
+    __getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
-from ...recall.lens.logit_attribution import Contributions
-from ...recall.lens.logit_lens import Lens
+from ...recall.lens.decomposition import Contributions
+from ...recall.lens.projection import Lens
 from .drawing import BLUE, GREEN, GREY, ORANGE, RED, SEQUENTIAL, drawable, figure, save
 
 STRONGEST = 8  # heads, and neurons

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ...memory.card import Card, Effect, Trigger
-from ...memory.keys import Keys
-from ...memory.polysemanticity import Polysemanticity
+from ...memory.neuron_card import Card, Effect, Trigger
+from ...memory.shared_neurons import Polysemanticity
 from ...memory.sparsity import Active, Kept
+from ...memory.triggers import Keys
 from ...memory.values import Agreement, Compositional
 from ...statistics import Estimate
 from .drawing import BLUE, GREEN, GREY, ORANGE, RED, drawable, figure, save

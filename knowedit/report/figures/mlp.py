@@ -11,12 +11,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ...inert import inert
 from ...mlp.accounting import Accounting
-from ...mlp.anatomy import Anatomy
 from ...mlp.and_gate import Gates
-from ...mlp.geometry import BINS, GPT3_WIDTH, Geometry, random_angles
 from ...mlp.imputation import Imputation, Imputations
-from ...mlp.precision import Level, Precision
-from ...mlp.relation_probe import RANDOM, RelationProbe
+from ...mlp.layer_anatomy import Anatomy
+from ...mlp.probing import RANDOM, RelationProbe
+from ...mlp.quantization import Level, Precision
+from ...mlp.value_geometry import BINS, GPT3_WIDTH, Geometry, random_angles
 from ...statistics import Estimate
 from .drawing import BLUE, GREY, ORANGE, PURPLE, RED, SEQUENTIAL, SKY, figure, save
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from ...inert import inert
 from ...recall.trace.average import TraceAverage
 from ...recall.trace.exact import Trace
-from ...recall.trace.patch import Patched
+from ...recall.trace.patching import Patched
 from .drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_map, save
 
 _COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}

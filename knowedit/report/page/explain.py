@@ -24,13 +24,13 @@ from ...locate.locate import LocateConfig, locate_fact
 from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
 from ...locate.proof import prove
-from ...memory.card import CardConfig, cards
+from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
 from ...models.length import check_length
 from ...progress import Progress, counted, silent
 from ...recall.flow.pipeline import recall_fact
-from ...recall.lens.logit_attribution import contributions
-from ...recall.lens.logit_lens import lens
+from ...recall.lens.decomposition import logit_attribution
+from ...recall.lens.projection import logit_lens
 from ...recall.trace.exact import TraceConfig, trace
 from ...sources import builtin_facts
 
@@ -199,11 +199,11 @@ class _Telling:
 
     def lens(self) -> dict:
         """What the residual stream predicts after each layer at the read position."""
-        return lens(self.model, self.fact.prompt, self.fact.target, subject=self.fact.subject, top=3).as_dict()
+        return logit_lens(self.model, self.fact.prompt, self.fact.target, subject=self.fact.subject, top=3).as_dict()
 
     def parts(self) -> dict:
         """What each part of the model adds to the answer's logit."""
-        return contributions(self.model, self.fact.prompt, self.fact.target, subject=self.fact.subject).as_dict(
+        return logit_attribution(self.model, self.fact.prompt, self.fact.target, subject=self.fact.subject).as_dict(
             heads=8, neurons=8
         )
 

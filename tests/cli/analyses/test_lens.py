@@ -8,8 +8,8 @@ from support.edits import strong
 from support.tiny import hf, tokenizer
 from support.trained import trained
 
-from knowedit.recall.lens.logit_attribution import contributions
-from knowedit.recall.lens.logit_lens import lens
+from knowedit.recall.lens.decomposition import logit_attribution
+from knowedit.recall.lens.projection import logit_lens
 
 ZARN = ("lens", "Zarn lives in", "--target", "Aldor")
 
@@ -27,11 +27,11 @@ def test_it_prints_one_json_object_with_the_functions_numbers(run):
     assert found["schema"] == "knowedit.lens/1" and found["edited"] is None and found["edits"] == []
     model = trained()
     one = found["unedited"]
-    wanted = lens(model, "Zarn lives in", "Aldor", "Bexum", positions="all").as_dict()
+    wanted = logit_lens(model, "Zarn lives in", "Aldor", "Bexum", positions="all").as_dict()
     assert one["lens"]["positions"][-1]["settled"] == wanted["positions"][-1]["settled"]
     last, own = (p["positions"][-1]["layers"][-1] for p in (one["lens"], wanted))
     assert last["probability"] == pytest.approx(own["probability"], rel=1e-4) and last["rank"] == own["rank"] == 1
-    parts = contributions(model, "Zarn lives in", "Aldor", "Bexum")
+    parts = logit_attribution(model, "Zarn lives in", "Aldor", "Bexum")
     assert one["contributions"]["logit"] == pytest.approx(parts.logit, rel=1e-4)
     assert one["contributions"]["total"] == pytest.approx(one["contributions"]["logit"], abs=1e-4)
     assert len(one["contributions"]["heads"]) == 2 and len(one["contributions"]["neurons"]) == 3

@@ -7,7 +7,7 @@ from support.commands import HOSTILE, fails
 from support.tiny import tiny
 from support.trained import facts
 
-from knowedit.memory.card import card
+from knowedit.memory.neuron_card import card
 from knowedit.report.figures.memory import draw_card
 
 ESTIMATE = {"value", "low", "high", "n"}

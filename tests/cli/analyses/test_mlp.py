@@ -12,10 +12,10 @@ from support.trained import facts, trained
 from knowedit.cli import main
 from knowedit.edit.edit import save_edit
 from knowedit.mlp.accounting import account, account_config
-from knowedit.mlp.anatomy import anatomy
-from knowedit.mlp.geometry import geometry
 from knowedit.mlp.imputation import ImputationConfig, impute
-from knowedit.mlp.precision import PrecisionConfig, precision
+from knowedit.mlp.layer_anatomy import anatomy
+from knowedit.mlp.quantization import PrecisionConfig, precision
+from knowedit.mlp.value_geometry import geometry
 
 ZARN = ("mlp", "{} lives in", "--subject", "Zarn", "--target", "Aldor")
 ALL = ("anatomy", "imputation", "geometry", "accounting")

@@ -7,7 +7,7 @@ import pytest
 from support.commands import HOSTILE, fails
 from support.trained import facts, trained
 
-from knowedit import TraceConfig, trace
+from knowedit.recall.trace import TraceConfig, trace
 
 ZARN = ("trace", "Zarn lives in", "--subject", "Zarn", "--target", "Aldor", "--draws", "3")
 

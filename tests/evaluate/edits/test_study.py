@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from support import edits as random_edits
-from support import tiny
+from support import edits as random_edits, tiny
 from support.studies import ROME, records, source, study
 from support.trained import trained
 

@@ -10,10 +10,10 @@ from support.trained import facts, trained
 
 from knowedit import Fact, InputError, ModelError
 from knowedit.recall.flow.average import average_recall
-from knowedit.recall.flow.enrichment import attributes_in
-from knowedit.recall.flow.extraction import extraction
+from knowedit.recall.flow.extraction_events import extraction
 from knowedit.recall.flow.knockout import attention_knockout, sublayer_knockout
 from knowedit.recall.flow.pipeline import RecallConfig, recall_fact
+from knowedit.recall.flow.subject_enrichment import attributes_in
 
 ASKED = Fact(template=PROMPT.replace(SUBJECT, "{}"), subject=SUBJECT, target="Paris")
 

@@ -10,11 +10,18 @@ from support.tiny import FAMILIES, SUBJECT, TARGET, tiny
 from support.trained import facts, trained
 
 from benchmarks.reference.trace import tables
-from knowedit import InputError, Trace, TraceConfig, average_traces, trace, trace_facts
+from knowedit import InputError
 from knowedit.models.length import positions
 from knowedit.prompts import Query
-from knowedit.recall.trace import exact as tracing
-from knowedit.recall.trace import restore as restoring
+from knowedit.recall.trace import (
+    Trace,
+    TraceConfig,
+    average_traces,
+    exact as tracing,
+    restore as restoring,
+    trace,
+    trace_facts,
+)
 from knowedit.recall.trace.average import token_classes
 from knowedit.recall.trace.exact import KINDS, window_size, windows
 from knowedit.recall.trace.noise import draw_noise, embedding_spread

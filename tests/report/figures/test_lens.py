@@ -7,10 +7,17 @@ from support.tiny import tiny
 from support.trained import facts, trained
 
 from knowedit.errors import InputError
-from knowedit.recall.lens.logit_attribution import contributions
-from knowedit.recall.lens.logit_lens import aim, lens
-from knowedit.report.figures.lens import COLUMNS, draw_choices, draw_layers, draw_probability, draw_rank, draw_strongest
-from knowedit.report.figures.lens import lens_figure as draw
+from knowedit.recall.lens.decomposition import logit_attribution
+from knowedit.recall.lens.projection import aim, logit_lens
+from knowedit.report.figures.lens import (
+    COLUMNS,
+    draw_choices,
+    draw_layers,
+    draw_probability,
+    draw_rank,
+    draw_strongest,
+    lens_figure as draw,
+)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +31,7 @@ def axes():
 
 
 def test_lines_are_the_probabilities_and_ranks(asked):
-    model, found = asked[0], lens(*asked)
+    model, found = asked[0], logit_lens(*asked)
     ax = axes()
     draw_probability(ax, found)
     assert [line.get_label() for line in ax.lines] == [found.target, found.foil]
@@ -36,7 +43,7 @@ def test_lines_are_the_probabilities_and_ranks(asked):
 
 
 def test_choices_by_position_or_by_rank(asked):
-    found = lens(*asked, positions="all", top=2)
+    found = logit_lens(*asked, positions="all", top=2)
     ax = axes()
     draw_choices(ax, found)
     texts = [text.get_text() for text in ax.texts]
@@ -45,12 +52,12 @@ def test_choices_by_position_or_by_rank(asked):
     framed = sum(choices[0][0] == found.target for row in found.top for choices in row)
     assert len(ax.patches) == framed >= 1
     ax = axes()
-    draw_choices(ax, lens(*asked, top=2))
+    draw_choices(ax, logit_lens(*asked, top=2))
     assert [t.get_text() for t in ax.texts[-2:]] == [word for word, _ in found.top[-1][-1]]
 
 
 def test_a_long_prompt_shows_what_leads_to_the_answer():
-    found = lens(tiny("gpt2"), "a b c d e f g h i j k l m n o p q r", positions="all", top=1)
+    found = logit_lens(tiny("gpt2"), "a b c d e f g h i j k l m n o p q r", positions="all", top=1)
     assert len(found.positions) > COLUMNS
     ax = axes()
     draw_choices(ax, found)
@@ -59,7 +66,7 @@ def test_a_long_prompt_shows_what_leads_to_the_answer():
 
 
 def test_bars_are_the_parts(asked):
-    parts = contributions(*asked)
+    parts = logit_attribution(*asked)
     ax = axes()
     draw_layers(ax, parts)
     heights = [bar.get_height() for bar in ax.patches]
@@ -73,13 +80,13 @@ def test_bars_are_the_parts(asked):
 
 def test_biases_have_a_bar_where_there_are_any():
     ax = axes()
-    draw_layers(ax, parts := contributions(tiny("phi"), "The city of", "P"))
+    draw_layers(ax, parts := logit_attribution(tiny("phi"), "The city of", "P"))
     assert parts.bias in [pytest.approx(bar.get_height()) for bar in ax.patches]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_whole_figure_is_written(asked, tmp_path, suffix):
-    found, parts = lens(*asked, positions="all"), contributions(*asked)
+    found, parts = logit_lens(*asked, positions="all"), logit_attribution(*asked)
     path = draw(tmp_path / f"lens.{suffix}", found, parts, edited=found, edited_parts=parts, title=HOSTILE)
     assert path.stat().st_size > 1000
     assert draw(
@@ -88,16 +95,16 @@ def test_the_whole_figure_is_written(asked, tmp_path, suffix):
 
 
 def test_scripts_that_the_font_lacks_are_spelled_out(tmp_path):
-    found = lens(tiny("llama"), "東京 is the capital of", "Japan", positions="all")
+    found = logit_lens(tiny("llama"), "東京 is the capital of", "Japan", positions="all")
     assert draw(tmp_path / "lens.png", found, title="東京").stat().st_size > 1000  # matplotlib would warn of each glyph
     ax = axes()
-    draw_probability(ax, lens(tiny("bert"), "a [MASK]", "東京"))
+    draw_probability(ax, logit_lens(tiny("bert"), "a [MASK]", "東京"))
     assert ax.lines[0].get_label() == "\\u6771"
 
 
 def test_hostile_and_masked(tmp_path):
     model = tiny("bert")
-    found = lens(model, "<script>alert(1)</script> $x_{ [MASK] $ \x1b[31m", "Paris", positions="all")
+    found = logit_lens(model, "<script>alert(1)</script> $x_{ [MASK] $ \x1b[31m", "Paris", positions="all")
     text = draw(tmp_path / "lens.svg", found, title=HOSTILE).read_text()
     assert "<script>" not in text and "\x1b" not in text
     with pytest.raises(InputError, match="no folder"):

@@ -8,12 +8,12 @@ from support.trained import facts, trained
 
 from knowedit import Fact
 from knowedit.mlp.accounting import account, account_config
-from knowedit.mlp.anatomy import anatomy
 from knowedit.mlp.and_gate import and_gates
-from knowedit.mlp.geometry import geometry
 from knowedit.mlp.imputation import ImputationConfig, impute, impute_facts
-from knowedit.mlp.precision import PrecisionConfig, precision
-from knowedit.mlp.relation_probe import relation_probe
+from knowedit.mlp.layer_anatomy import anatomy
+from knowedit.mlp.probing import relation_probe
+from knowedit.mlp.quantization import PrecisionConfig, precision
+from knowedit.mlp.value_geometry import geometry
 from knowedit.report.figures import mlp as figures
 
 

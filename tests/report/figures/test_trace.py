@@ -5,8 +5,8 @@ import pytest
 from support.commands import HOSTILE
 from support.trained import facts, trained
 
-from knowedit import Site, TraceConfig, average_traces, patch, trace, trace_facts
-from knowedit.recall.trace.patch import grid
+from knowedit.recall.trace import Site, TraceConfig, average_traces, patch, trace, trace_facts
+from knowedit.recall.trace.patching import grid
 from knowedit.report.figures.drawing import figure, save
 from knowedit.report.figures.trace import average_figure, draw_lines, draw_trace, patch_figure, trace_figure
 

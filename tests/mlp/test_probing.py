@@ -8,7 +8,7 @@ from support.tiny import MASKED, tiny
 from support.trained import facts, trained
 
 from knowedit import Fact, InputError
-from knowedit.mlp.relation_probe import (  # fmt: skip
+from knowedit.mlp.probing import (  # fmt: skip
     RANDOM,
     ProbeConfig,
     _folds,

@@ -9,7 +9,7 @@ from support.tiny import D_MODEL, FAMILIES, PROMPT, tiny
 
 from knowedit import InputError
 from knowedit.mlp.activations import collect, text_positions
-from knowedit.mlp.anatomy import QUANTILES, anatomy
+from knowedit.mlp.layer_anatomy import QUANTILES, anatomy
 from knowedit.models.expansion import expansions
 
 TEXTS = (PROMPT, "The capital of France is", "Paris is the capital of")
@@ -69,7 +69,7 @@ def test_some_layers_in_several_passes_are_those_of_all(monkeypatch):
     model = tiny("gpt2")
     prompts = [model.encode(text) for text in TEXTS]
     whole = anatomy(model, prompts)
-    monkeypatch.setattr("knowedit.mlp.anatomy.BUDGET", 1)
+    monkeypatch.setattr("knowedit.mlp.layer_anatomy.BUDGET", 1)
     assert anatomy(model, prompts) == whole
     some = anatomy(model, prompts, layers=[2])
     assert [one.layer for one in some.layers] == [2]

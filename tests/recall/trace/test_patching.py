@@ -8,10 +8,10 @@ import torch
 from support.tiny import FAMILIES, tiny
 from support.trained import trained
 
-from knowedit import InputError, Site, patch
+from knowedit import InputError
 from knowedit.hooks import hooked, on_input, on_output
 from knowedit.recall.trace.corruption import run
-from knowedit.recall.trace.patch import grid
+from knowedit.recall.trace.patching import Site, grid, patch
 
 
 def prompts(model):

@@ -114,7 +114,7 @@ class Lens:
         return state | {"top": [list(choice) for choice in self.top[row][j]]}
 
 
-def lens(
+def logit_lens(
     model: Model,
     prompt: str | Aim,
     target: str | None = None,

@@ -8,7 +8,7 @@ from support.trained import facts, trained
 from knowedit import Fact
 from knowedit.errors import InputError
 from knowedit.hooks import hooked, on_input
-from knowedit.memory.polysemanticity import PolysemanticityConfig, _independent, _rotation, polysemanticity
+from knowedit.memory.shared_neurons import PolysemanticityConfig, _independent, _rotation, polysemanticity
 from knowedit.sources import builtin_facts
 
 

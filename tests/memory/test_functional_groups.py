@@ -7,7 +7,7 @@ from support.tiny import FAMILIES, tiny
 
 from knowedit.errors import InputError
 from knowedit.memory.corpus_scan import scan
-from knowedit.memory.groups import GroupsConfig, groups
+from knowedit.memory.functional_groups import GroupsConfig, groups
 from knowedit.texts.rows import text_of
 
 

@@ -11,7 +11,7 @@ from support.trained import facts, trained
 from knowedit import Fact, InputError, ModelError
 from knowedit.edit.apply import applied, edits_on
 from knowedit.edit.rewrite_quality import rewrite_quality
-from knowedit.mlp.precision import PrecisionConfig, precision, quantized, quantized_weight
+from knowedit.mlp.quantization import PrecisionConfig, precision, quantized, quantized_weight
 from knowedit.models.expansion import projections
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from support.tiny import FAMILIES, tiny
 
 from knowedit import InputError
-from knowedit.mlp.geometry import (  # fmt: skip
+from knowedit.mlp.value_geometry import (  # fmt: skip
     BINS,
     GPT3_WIDTH,
     effective_dimension,

@@ -10,7 +10,7 @@ from support.trained import trained
 
 from knowedit.errors import InputError, ModelError
 from knowedit.memory.corpus_scan import neurons_at, scan
-from knowedit.memory.keys import CUTS, KeysConfig, _cuts, _prefixes, keys
+from knowedit.memory.triggers import CUTS, KeysConfig, _cuts, _prefixes, keys
 
 
 def alone(model, ids, layer, index):

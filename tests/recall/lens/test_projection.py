@@ -9,7 +9,7 @@ from support.trained import facts, trained
 
 from knowedit.errors import InputError
 from knowedit.hooks import hooked, on_output
-from knowedit.recall.lens.logit_lens import Aim, aim, lens, parting, states
+from knowedit.recall.lens.projection import Aim, aim, logit_lens, parting, states
 
 CLOZE = "The city of [MASK] is in France."
 LONG = "a b " * 60
@@ -29,7 +29,7 @@ def own_logits(model, ids):
 def test_after_the_last_layer_it_is_the_model(family):
     model = tiny(family)
     asked = aim(model, text_of(family), TARGET)
-    found = lens(model, asked, positions="all", top=3)
+    found = logit_lens(model, asked, positions="all", top=3)
     logits = own_logits(model, asked.prompt.ids).float()
     p = logits.softmax(-1)
     torch.testing.assert_close(found.probability[-1], p[:, asked.target], rtol=1e-3, atol=1e-6)
@@ -46,7 +46,7 @@ def test_after_the_last_layer_it_is_the_model(family):
 def test_every_row_is_the_head_on_that_layers_output(family):
     model = tiny(family)
     asked = aim(model, text_of(family), TARGET)
-    found = lens(model, asked)
+    found = logit_lens(model, asked)
     outputs = []
     with hooked(*(on_output(block, lambda out: outputs.append(out.detach().clone())) for block in model.blocks)):
         own_logits(model, asked.prompt.ids)
@@ -59,40 +59,40 @@ def test_every_row_is_the_head_on_that_layers_output(family):
 
 def test_a_model_of_one_layer():
     model = tiny("llama", num_hidden_layers=1)
-    assert lens(model, PROMPT, TARGET).probability.shape == (2, 1)
+    assert logit_lens(model, PROMPT, TARGET).probability.shape == (2, 1)
 
 
 def test_positions_by_name_and_index():
     model = tiny("llama")
     prompt = model.encode(PROMPT, SUBJECT)
-    found = lens(model, PROMPT, TARGET, subject=SUBJECT, positions=["read", "lookup", 0, -1])
+    found = logit_lens(model, PROMPT, TARGET, subject=SUBJECT, positions=["read", "lookup", 0, -1])
     assert found.positions == (0, prompt.lookup, prompt.read)
     assert found.tokens[0] == "<s>"
-    everywhere = lens(model, PROMPT, TARGET, positions="all")
+    everywhere = logit_lens(model, PROMPT, TARGET, positions="all")
     torch.testing.assert_close(everywhere.probability[:, list(found.positions)], found.probability)
     with pytest.raises(InputError, match="needs a subject"):
-        lens(model, PROMPT, TARGET, positions="lookup")
+        logit_lens(model, PROMPT, TARGET, positions="lookup")
     with pytest.raises(InputError, match="not 'read', 'lookup' or one of the prompt's"):
-        lens(model, PROMPT, TARGET, positions=99)
+        logit_lens(model, PROMPT, TARGET, positions=99)
     with pytest.raises(InputError, match="no position"):
-        lens(model, PROMPT, TARGET, positions=[])
+        logit_lens(model, PROMPT, TARGET, positions=[])
     with pytest.raises(InputError, match="position 1 was not looked at"):
         found.settled(1)
     with pytest.raises(InputError, match="expected 1 or more"):
-        lens(model, PROMPT, TARGET, top=0)
+        logit_lens(model, PROMPT, TARGET, top=0)
 
 
 def test_the_trained_facts_settle_and_the_foil_does_not():
     model = trained()
     for fact in facts()[:6]:
         foil = next(f.target for f in facts() if f.relation == fact.relation and f.target != fact.target)
-        found = lens(model, fact.prompt, fact.target, foil, subject=fact.subject)
+        found = logit_lens(model, fact.prompt, fact.target, foil, subject=fact.subject)
         assert found.target == fact.target and found.foil == foil
         assert found.settled() is not None and (found.rank[found.settled() + 1 :] == 1).all()
         assert found.settled() == -1 or found.rank[found.settled(), 0] > 1
         assert found.probability[-1, 0] > found.foil_probability[-1, 0]
-        assert lens(model, fact.prompt, foil).settled() is None
-        assert lens(model, fact.prompt).target == fact.target  # without a target: the model's own first choice
+        assert logit_lens(model, fact.prompt, foil).settled() is None
+        assert logit_lens(model, fact.prompt).target == fact.target  # without a target: the model's own first choice
 
 
 def test_answers_that_begin_alike_are_compared_where_they_part():
@@ -102,7 +102,7 @@ def test_answers_that_begin_alike_are_compared_where_they_part():
     assert at > 0
     asked = aim(model, PROMPT, "Paa", "Pab")
     assert asked == Aim(model.query(PROMPT, "Paa").steps[at], one[at], other[at])
-    assert lens(model, asked).read == len(model.encode(PROMPT).ids) - 1 + at
+    assert logit_lens(model, asked).read == len(model.encode(PROMPT).ids) - 1 + at
     for foil in ("Paa", "Pa"):
         with pytest.raises(InputError, match="same token as the target"):
             aim(model, PROMPT, "Paa", foil)
@@ -111,20 +111,20 @@ def test_answers_that_begin_alike_are_compared_where_they_part():
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "bloom"])
 def test_a_prompt_longer_than_the_context_is_refused(family):
     with pytest.raises(InputError, match="tokens, tiny-.* takes at most .*; shorten it"):
-        lens(tiny(family), LONG + CLOZE if family in MASKED else LONG)
+        logit_lens(tiny(family), LONG + CLOZE if family in MASKED else LONG)
 
 
 def test_bloom_takes_prompts_of_any_length():
-    assert len(lens(tiny("bloom"), LONG).top) == 4
+    assert len(logit_lens(tiny("bloom"), LONG).top) == 4
 
 
 def test_empty_and_strange_prompts():
     model = tiny("gpt2")
     with pytest.raises(InputError, match="prompt is empty"):
-        lens(model, " ")
+        logit_lens(model, " ")
     with pytest.raises(InputError, match="is not in the prompt"):
-        lens(model, PROMPT, TARGET, subject="Colosseum")
-    assert lens(model, SUBJECT, TARGET, subject=SUBJECT).settled() is None  # a lens needs no more than text
+        logit_lens(model, PROMPT, TARGET, subject="Colosseum")
+    assert logit_lens(model, SUBJECT, TARGET, subject=SUBJECT).settled() is None  # a lens needs no more than text
 
 
 @pytest.mark.parametrize("family", [*DECODERS][:3])
@@ -140,7 +140,9 @@ def test_states_begin_with_the_embeddings(family):
 
 
 def test_it_is_json_without_nan():
-    found = lens(trained(), facts()[0].prompt, facts()[0].target, facts()[2].target, positions="all", top=2).as_dict()
+    found = logit_lens(
+        trained(), facts()[0].prompt, facts()[0].target, facts()[2].target, positions="all", top=2
+    ).as_dict()
     assert [p["position"] for p in found["positions"]] == list(range(len(found["positions"])))
     layers = found["positions"][found["read"]]["layers"]
     assert [row["layer"] for row in layers] == [-1, 0, 1, 2]

@@ -25,7 +25,7 @@ from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, mean
 from .activations import collect, text_positions
-from .geometry import effective_dimension
+from .value_geometry import effective_dimension
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 BINS = 80

@@ -30,7 +30,7 @@ from ...errors import InputError, LayoutError, ModelError
 from ...hooks import hooked, on_input, on_output
 from ...models.adapter import Model, frozen
 from ...models.passes.replay import Recording, record
-from .logit_lens import Aim, aim
+from .projection import Aim, aim
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Contributions:
         }  # fmt: skip
 
 
-def contributions(
+def logit_attribution(
     model: Model,
     prompt: str | Aim,
     target: str | None = None,

@@ -10,8 +10,8 @@ from knowedit import wrap
 from knowedit.edit.apply import MODES, applied
 from knowedit.errors import InputError, ModelError
 from knowedit.hooks import hooked, on_input, on_output
-from knowedit.recall.lens.logit_attribution import contributions
-from knowedit.recall.lens.logit_lens import aim
+from knowedit.recall.lens.decomposition import logit_attribution
+from knowedit.recall.lens.projection import aim
 
 FOIL = "Q"
 
@@ -28,7 +28,7 @@ def own_logits(model, asked):
 def test_the_parts_sum_to_the_logit_to_the_last_digits(family, foil, doubled):
     model = tiny(family, torch.float64)
     asked = aim(model, PROMPT, TARGET, foil)
-    found = contributions(model, asked)
+    found = logit_attribution(model, asked)
     assert found.gap < 1e-12 * found.mlp.abs().sum() + 1e-12
     assert found.sublayer_gap < 1e-12
     one, other = own_logits(model, asked)
@@ -45,7 +45,7 @@ def test_the_parts_sum_to_the_logit_to_the_last_digits(family, foil, doubled):
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_in_single_precision_the_gap_is_rounding(family):
-    found = contributions(tiny(family), PROMPT, TARGET, subject=SUBJECT, position="lookup")
+    found = logit_attribution(tiny(family), PROMPT, TARGET, subject=SUBJECT, position="lookup")
     assert found.position == tiny(family).encode(PROMPT, SUBJECT).lookup
     assert max(found.gap, found.sublayer_gap) < 1e-5
 
@@ -73,7 +73,7 @@ def rms(x, weight, eps):
 def test_parts_are_those_of_a_plain_computation(family, doubled):
     model = tiny(family, torch.float64)
     asked = aim(model, PROMPT, TARGET, FOIL)
-    found = contributions(model, asked)
+    found = logit_attribution(model, asked)
     config, layer = model.hf.config, 1
     block = model.blocks[layer]
     post = family in ("gemma2", "olmo2")
@@ -114,7 +114,7 @@ def test_taking_the_last_layers_neuron_away_takes_its_part_away(doubled):
     """Between the last layer and the logit stands only the norm: its scale is all that the part does not foresee."""
     model = tiny("gpt2", torch.float64)
     asked = aim(model, PROMPT, TARGET)
-    found = contributions(model, asked)
+    found = logit_attribution(model, asked)
     last = model.n_layers - 1
     index = int(found.neurons[last].abs().argmax())
 
@@ -158,7 +158,7 @@ def test_taking_the_last_layers_neuron_away_takes_its_part_away(doubled):
     ],
 )
 def test_variants_of_families_add_up(family, options, doubled):
-    found = contributions(tiny(family, torch.float64, **options), PROMPT, TARGET, FOIL)
+    found = logit_attribution(tiny(family, torch.float64, **options), PROMPT, TARGET, FOIL)
     assert max(found.gap, found.sublayer_gap) < 1e-12
 
 
@@ -168,17 +168,17 @@ def test_variants_of_families_add_up(family, options, doubled):
 )
 def test_blocks_that_do_not_add_to_the_stream_are_refused(family, options):
     with pytest.raises(ModelError, match="what it received plus what attention and MLP add"):
-        contributions(tiny(family, **options), PROMPT, TARGET)
+        logit_attribution(tiny(family, **options), PROMPT, TARGET)
 
 
 @pytest.mark.parametrize("family", MASKED)
 def test_masked_models_are_refused(family):
     with pytest.raises(ModelError, match="masked model, whose logits are no sum over its layers"):
-        contributions(tiny(family), "The city of [MASK] is in France.", TARGET)
+        logit_attribution(tiny(family), "The city of [MASK] is in France.", TARGET)
 
 
 def test_half_precision_adds_up_as_well_as_its_rounding_lets_it():
-    found = contributions(tiny("llama", torch.bfloat16), PROMPT, TARGET, FOIL)
+    found = logit_attribution(tiny("llama", torch.bfloat16), PROMPT, TARGET, FOIL)
     assert max(found.gap, found.sublayer_gap) < 0.1
 
 
@@ -186,26 +186,26 @@ def test_half_precision_adds_up_as_well_as_its_rounding_lets_it():
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_neurons_are_those_of_the_edited_weight(family, mode, doubled):
     model = tiny(family, torch.float64)
-    before = contributions(model, PROMPT, TARGET)
+    before = logit_attribution(model, PROMPT, TARGET)
     with applied(model, random_edit(model, 1), mode=mode):
-        after = contributions(model, PROMPT, TARGET)
+        after = logit_attribution(model, PROMPT, TARGET)
     assert max(after.gap, after.sublayer_gap) < 1e-10
     assert not torch.allclose(after.neurons[1], before.neurons[1])
-    assert torch.equal(contributions(model, PROMPT, TARGET).neurons, before.neurons)
+    assert torch.equal(logit_attribution(model, PROMPT, TARGET).neurons, before.neurons)
 
 
 def test_positions_and_numbers_that_cannot_be_used():
     model = tiny("llama")
     with pytest.raises(InputError, match="needs a subject"):
-        contributions(model, PROMPT, TARGET, position="lookup")
+        logit_attribution(model, PROMPT, TARGET, position="lookup")
     with pytest.raises(InputError, match="expected a number from 0 on"):
-        contributions(model, PROMPT, TARGET).strongest_heads(-1)
+        logit_attribution(model, PROMPT, TARGET).strongest_heads(-1)
 
 
 def test_the_model_is_left_as_it_was():
     model = wrap(hf("falcon"), tiny("falcon").tokenizer)
     before = {name: value.clone() for name, value in model.hf.state_dict().items()}
-    contributions(model, PROMPT, TARGET)
+    logit_attribution(model, PROMPT, TARGET)
     assert all(torch.equal(value, before[name]) for name, value in model.hf.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in model.hf.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
@@ -213,7 +213,7 @@ def test_the_model_is_left_as_it_was():
 
 def test_the_strongest_come_first_and_the_dictionary_holds_them():
     fact = facts()[0]
-    found = contributions(trained(), fact.prompt, fact.target, facts()[2].target, subject=fact.subject)
+    found = logit_attribution(trained(), fact.prompt, fact.target, facts()[2].target, subject=fact.subject)
     heads = found.strongest_heads(5)
     assert [abs(value) for *_, value in heads] == sorted((abs(value) for *_, value in heads), reverse=True)
     layer, index, value = found.strongest_neurons(1)[0]

@@ -12,8 +12,8 @@ from support.trained import facts, trained
 import knowedit
 from knowedit.errors import DataError, InputError
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.memory.card import CardConfig, Trigger, card, cards, read_located
 from knowedit.memory.corpus_scan import scan
+from knowedit.memory.neuron_card import CardConfig, Trigger, card, cards, read_located
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,7 +97,7 @@ def test_located_facts_share_their_neurons(tmp_path):
 def test_controls_are_others_of_the_layer_as_often_active():
     model = tiny("gpt2")
     seen = scan(model, tokens=200)
-    from knowedit.memory.card import _controls
+    from knowedit.memory.neuron_card import _controls
 
     chosen = _controls(seen, 1, 5, CardConfig(controls=4))
     assert len(set(chosen)) == 4 and (1, 5) not in chosen and {layer for layer, _ in chosen} == {1}

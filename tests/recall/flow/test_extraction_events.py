@@ -6,7 +6,7 @@ from support.tiny import DECODERS, MASKED, PROMPT, SUBJECT, TARGET, tiny
 
 from knowedit import InputError, ModelError
 from knowedit.models.passes.replay import record
-from knowedit.recall.flow.extraction import extraction, updates
+from knowedit.recall.flow.extraction_events import extraction, updates
 
 POST_NORMS = ("gemma2", "gemma3_text", "olmo2")
 

@@ -20,8 +20,7 @@ from ...errors import InputError, did_you_mean
 from ...hooks import hooked, on_input, on_output
 from ...models.adapter import Model
 from ...models.length import check_length
-from ...models.passes.objective import KINDS as METRICS
-from ...models.passes.objective import Objective, at_least_float, read_rows
+from ...models.passes.objective import KINDS as METRICS, Objective, at_least_float, read_rows
 from ...models.passes.replay import record
 from ...prompts import Prompt
 from .corruption import Run, run, sublayer

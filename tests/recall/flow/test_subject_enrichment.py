@@ -6,7 +6,7 @@ from support.tiny import FAMILIES, PROMPT, SUBJECT, tiny
 
 from knowedit import Fact, InputError
 from knowedit.hooks import hooked, on_output
-from knowedit.recall.flow.enrichment import (
+from knowedit.recall.flow.subject_enrichment import (
     Attributes,
     EnrichmentConfig,
     attributes_in,
@@ -15,7 +15,7 @@ from knowedit.recall.flow.enrichment import (
     content_words,
     enrichment,
 )
-from knowedit.recall.lens.logit_lens import states
+from knowedit.recall.lens.projection import states
 
 
 def fact(subject, target, relation, *aliases):
