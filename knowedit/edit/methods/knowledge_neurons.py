@@ -6,7 +6,7 @@ The value slot of neuron (l, i) is column i of W_down in layer l, written w_i. W
     erase    w_i ← 0
 
 The scaling by norms is in the authors' code. So is what makes their neurons a fact's own: those that more than a tenth
-of the relation's other facts share are left out of an update. The embedding is a row of the unembedding (the same as
+of the relation's other facts share are left out of an update (`relation_neurons.py` locates these). The embedding is a row of the unembedding (the same as
 BERT's, which ties them), for a target of several tokens their mean.
 
 A neuron adds its activation a_i times w_i to the residual stream. Dai et al.'s have a GELU and are positive where they
@@ -34,6 +34,7 @@ from ...models.passes.replay import record
 from ...sources import builtin_facts
 from ..delta import LowRank
 from ..edit import Edit, check_request, make_edit
+from .relation_neurons import RelationNeurons
 
 Sites = Iterable[tuple[int, int]]  # (layer, index), as a NeuronSet gives them
 
@@ -44,7 +45,8 @@ class KnowledgeNeuronsConfig:
 
     - `lambda1`, `lambda2`: how much of the old target's embedding goes, and of the new one's comes.
     - `signed`: turn the change of a slot round where its neuron's activation is negative (not in the paper).
-    - `shared`: leave out neurons that more than this share of the relation's other facts have too.
+    - `shared`: leave out neurons that more than this share of the relation's other facts have too; 1 keeps them all.
+    - `others`: how many of the relation's other facts that is a share of.
     - `locate`: how neurons are found; by default refined over the paraphrases to 2 to 5, as Dai et al. do.
     """
 
@@ -52,6 +54,7 @@ class KnowledgeNeuronsConfig:
     lambda2: float = 8.0
     signed: bool = True
     shared: float = 0.1
+    others: int = 10
     locate: LocateConfig = field(default_factory=lambda: LocateConfig(adjust=True))
 
     def __post_init__(self):
@@ -60,6 +63,8 @@ class KnowledgeNeuronsConfig:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
         if not 0 <= self.shared <= 1:
             raise InputError(f"shared is {self.shared!r}, expected a fraction from 0 to 1")
+        if not isinstance(self.others, int) or self.others < 1:
+            raise InputError(f"others are {self.others!r}, expected a number of facts from 1 on")
 
     def as_dict(self) -> dict:
         return {
@@ -67,6 +72,7 @@ class KnowledgeNeuronsConfig:
             "lambda2": self.lambda2,
             "signed": self.signed,
             "shared": self.shared,
+            "others": self.others,
             "locate": self.locate.as_dict(),
         }
 
@@ -92,15 +98,16 @@ def knowledge_neurons(
     config: KnowledgeNeuronsConfig | None = None,
     *,
     neurons: Sites | None = None,
-    others: Sequence[Sites] = (),
+    others: Sequence[Sites] | None = None,
     pool: ControlPool | None = None,
 ) -> Edit:
     """The edit that puts the new target's embedding into the value slots of the fact's knowledge neurons.
 
     `neurons`, a `NeuronSet` or pairs of (layer, index), are rewritten where given; otherwise the fact is located with
-    its template and paraphrases, and what more than `config.shared` of `others` (the neurons of the relation's other
-    facts) hold too is left out. `pool` is `locate_fact`'s. The change is of low rank, a column for each neuron; the
-    edit's notes hold `neurons` and how many were `shared`.
+    its template and paraphrases, and what more than `config.shared` of `others` hold too is left out: the neurons of
+    other facts of the relation, by default of built-in ones. `pool` is `locate_fact`'s. The change is of low rank, a
+    column for each neuron; the edit's notes hold `neurons`, how many others were `shared` and so left out, and
+    beside how many `others` that was told.
 
     Raises `InputError` for a fact without a usable `target_new` and where no neuron is found or left.
     """
@@ -108,12 +115,17 @@ def knowledge_neurons(
     wanted = check_request(fact)
     embeddings = [_embedding(model, fact, target) for target in (fact.target, wanted)]
     if neurons is None:
-        found = locate_fact(model, fact, config.locate, pool=pool)
-        sites = _own(found, others, config.shared)
+        located = locate_fact(model, fact, config.locate, pool=pool)
+        if config.shared == 1:
+            others = ()
+        elif others is None:
+            others = RelationNeurons(model, builtin_facts(), config.locate, config.others).of_others(fact)
+        sites = _own(located, others, config.shared)
     else:
-        found = sites = _checked(model, neurons)
+        located, others = _checked(model, neurons), ()
+        sites = located
     if not sites:
-        raise InputError(f"no neuron to rewrite for {fact.prompt!r}: {_why(found)}")
+        raise InputError(f"no neuron to rewrite for {fact.prompt!r}: {_why(located)}")
     old, new = (embedding / embedding.norm() for embedding in embeddings)
     direction = config.lambda2 * new - config.lambda1 * old
     signs = _signs(model, fact) if config.signed else None
@@ -130,7 +142,7 @@ def knowledge_neurons(
         method="knowledge_neurons",
         config={**config.as_dict(), **given},
         facts=(fact,),
-        notes={"neurons": _listed(sites), "shared": len(found) - len(sites)},
+        notes={"neurons": _listed(sites), "shared": len(located) - len(sites), "others": len(others)},
     )
 
 
@@ -194,10 +206,10 @@ def _embedding(model: Model, fact: Fact, target: str) -> Tensor:
     return embedding
 
 
-def _own(found: NeuronSet, others: Sequence[Sites], most: float) -> list[tuple[int, int]]:
+def _own(located: NeuronSet, others: Sequence[Sites], most: float) -> list[tuple[int, int]]:
     """The neurons that at most a share of the other facts have."""
-    counts = Counter(site for other in others for site in set(other))
-    return [site for site in found if counts[site] <= most * len(others)]
+    counts = Counter(site for sites in others for site in set(sites))
+    return [site for site in located if counts[site] <= most * len(others)]
 
 
 def _checked(model: Model, neurons: Sites) -> list[tuple[int, int]]:
@@ -207,7 +219,7 @@ def _checked(model: Model, neurons: Sites) -> list[tuple[int, int]]:
 def _why(found: NeuronSet | list) -> str:
     if not found:
         return getattr(found, "note", None) or "none was given"
-    return f"the relation's other facts share all {len(found)} that were located; raise shared"
+    return f"other facts of the relation share all {len(found)} that were located; raise shared"
 
 
 def _commonest(found: Sequence[NeuronSet], most: int) -> tuple[Counter, list[tuple[int, int]]]:

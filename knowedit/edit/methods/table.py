@@ -24,6 +24,7 @@ from ..edit import Edit
 from ..preserved_keys import preserved_keys
 from .fine_tune import PUBLISHED as FT_PUBLISHED, FineTuneConfig, fine_tune_many
 from .knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
+from .relation_neurons import RelationNeurons
 from .rome import PUBLISHED, RomeConfig, rome_config, rome_many
 
 METHODS = ("rome", "fine_tune", "knowledge_neurons", "none")
@@ -85,8 +86,11 @@ def _fine_tune(name: str | None) -> FineTuneConfig:
     return known[name]
 
 
-def make_editor(model: Model, method: str, config) -> Editor:
-    """What makes edits of facts by `method`, each to be applied alone to `model` as it is when called."""
+def make_editor(model: Model, method: str, config, facts: Sequence[Fact]) -> Editor:
+    """What makes edits of facts by `method`, each to be applied alone to `model` as it is when called.
+
+    `facts` are all of their source, among which a method looks for others of a relation.
+    """
     if method == "none":
         return lambda facts: [None] * len(facts)
     if method == "fine_tune":
@@ -94,7 +98,13 @@ def make_editor(model: Model, method: str, config) -> Editor:
         return lambda facts: fine_tune_many(model, facts, config)
     if method == "knowledge_neurons":
         pool = ControlPool(model, ())  # what else neurons answer for does not matter here
-        return lambda facts: [knowledge_neurons(model, fact, config, pool=pool) for fact in facts]
+        relations = RelationNeurons(model, facts, config.locate, config.others)
+
+        def edit(fact: Fact) -> Edit:
+            others = relations.of_others(fact) if config.shared < 1 else ()
+            return knowledge_neurons(model, fact, config, others=others, pool=pool)
+
+        return lambda facts: [edit(fact) for fact in facts]
     model.check_layer(config.layer)
     with unedited(model):
         given = {

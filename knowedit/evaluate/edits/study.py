@@ -261,7 +261,7 @@ class EditStudy(FactStudy):
 
     @cached_property
     def _editor(self) -> Editor:
-        return make_editor(self.model, self.settings.method, self.method)
+        return make_editor(self.model, self.settings.method, self.method, self.source.facts)
 
     @cached_property
     def _zsre(self) -> bool:
@@ -296,7 +296,7 @@ def _about(fact: Fact) -> dict:
 def _notes(edit: Edit | None) -> dict:
     if edit is None:
         return {"method": None}
-    kept = {name: edit.notes[name] for name in ("steps", "probability", "clamped", "k_C_inv_k") if name in edit.notes}
+    kept = {name: edit.notes[name] for name in ("steps", "probability", "clamped", "k_C_inv_k", "shared", "others") if name in edit.notes}
     norm = sum(delta.norm() ** 2 for delta in edit.deltas.values()) ** 0.5
     return {"method": edit.method, "norm": norm, **kept}
 

@@ -122,6 +122,8 @@ def test_neurons_that_other_facts_share_are_left_out(pool):
     assert same.notes["shared"] == 0
     with pytest.raises(InputError, match=f"share all {len(rest) + 1} that were located; raise shared"):
         knowledge_neurons(model, fact, CONFIG, others=[[first, *rest]], pool=pool)
+    kept = knowledge_neurons(model, fact, replace(CONFIG, shared=1), others=[[first, *rest]], pool=pool)
+    assert kept.notes["neurons"] == [list(site) for site in (first, *rest)] and kept.notes["others"] == 0
 
 
 def test_erases_the_commonest_neurons(pool):

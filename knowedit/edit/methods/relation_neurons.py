@@ -1,0 +1,85 @@
+"""Neurons of a relation's other facts: what of a fact's neurons they share is not the fact's own (Dai et al. 2022).
+
+Dai et al. compare a fact with all others of its relation, known to the model or not. Here it is some of them, the same
+ones in every run, since each has to be located as the fact itself is. What is located is kept in the cache, under the
+model's weights, the settings and the fact.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ...errors import InputError
+from ...facts import Fact
+from ...files import write_text
+from ...locate.locate import LocateConfig, locate_fact
+from ...locate.neuron_kinds import ControlPool
+from ...models.adapter import Model
+from ...models.cache import cache_root
+from ...models.tensor_cache import key_of
+from ...sources.loading import drawing_order
+from ..apply import unedited
+
+Site = tuple[int, int]  # (layer, index)
+
+
+class RelationNeurons:
+    """Locates other facts of a fact's relation, each once, on the model without its edits.
+
+    `facts` are those that can be drawn, of any relation; `count` of them stand beside each fact.
+    """
+
+    def __init__(self, model: Model, facts: Sequence[Fact], locate: LocateConfig, count: int):
+        self.model, self.locate, self.count = model, locate, count
+        self._by_relation: dict[str, list[Fact]] = {}
+        for fact in drawing_order(facts, seed=0):
+            if relation := fact.relation or fact.relation_name:
+                self._by_relation.setdefault(relation, []).append(fact)
+        self._pool = ControlPool(model, ())  # what else neurons answer for does not matter here
+        self._located: dict[Fact, list[Site] | None] = {}
+        self._weights_hash: str | None = None
+
+    def of_others(self, fact: Fact) -> list[list[Site]]:
+        """The neurons of `count` facts of the relation of `fact` about other subjects, or of as many as there are.
+
+        None of them are there for a fact without a relation. A fact whose prompt or target the tokenizer cannot use is
+        passed over.
+        """
+        subject = fact.subject.casefold()
+        neurons: list[list[Site]] = []
+        with unedited(self.model):
+            for other in self._by_relation.get(fact.relation or fact.relation_name or "", ()):
+                if len(neurons) == self.count:
+                    break
+                if other.subject.casefold() != subject and (sites := self._neurons_of(other)) is not None:
+                    neurons.append(sites)
+        return neurons
+
+    def _neurons_of(self, fact: Fact) -> list[Site] | None:
+        """None where the fact cannot be asked."""
+        if fact not in self._located:
+            self._located[fact] = self._cached(fact)
+        return self._located[fact]
+
+    def _cached(self, fact: Fact) -> list[Site] | None:
+        if self._weights_hash is None:
+            self._weights_hash = self.model.weights_hash()
+        key = key_of({"weights": self._weights_hash, "locate": self.locate.as_dict(), "fact": fact.as_dict()})
+        file = cache_root() / "neurons" / f"{key}.json"
+        sites = self._read(file)
+        if sites is None:
+            try:
+                sites = [*locate_fact(self.model, fact, self.locate, pool=self._pool, weights_hash=self._weights_hash)]
+            except InputError:
+                return None
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, json.dumps(sites) + "\n")
+        return sites
+
+    def _read(self, file) -> list[Site] | None:
+        """What an earlier run located; None where there is nothing, or nothing sound."""
+        try:
+            return [self.model.check_neuron(layer, index) for layer, index in json.loads(file.read_text("utf-8"))]
+        except (OSError, ValueError, TypeError, InputError):
+            return None
