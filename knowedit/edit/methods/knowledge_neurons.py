@@ -5,9 +5,9 @@ The value slot of neuron (l, i) is column i of W_down in layer l, written w_i. W
     update   w_i ← w_i − λ1 · (‖w_i‖/‖t_old‖) · t_old + λ2 · (‖w_i‖/‖t_new‖) · t_new       (λ1 = 1, λ2 = 8)
     erase    w_i ← 0
 
-The scaling by norms is in the authors' code. So is what makes their neurons a fact's own: those that more than a tenth
-of the relation's other facts share are left out of an update (`relation_neurons.py` locates these). The embedding is a row of the unembedding (the same as
-BERT's, which ties them), for a target of several tokens their mean.
+The scaling by norms is in the authors' code. The neurons that more than a tenth of the relation's other facts share are
+left out of an update, as in the paper (`relation_neurons.py` locates them). The embedding is a row of the unembedding
+(the same as BERT's, which ties them), for a target of several tokens their mean.
 
 A neuron adds its activation a_i times w_i to the residual stream. Dai et al.'s have a GELU and are positive where they
 fire; those of a gated MLP are as often negative, and the update would then push towards the old target. So here the

@@ -34,6 +34,7 @@ from .scoring import Score, score_edits
 from .summary import summary
 
 Metrics = dict[str, float | None]
+NOTES = ("steps", "probability", "clamped", "k_C_inv_k", "shared", "others")  # of an edit, kept in its record
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,7 @@ def _about(fact: Fact) -> dict:
 def _notes(edit: Edit | None) -> dict:
     if edit is None:
         return {"method": None}
-    kept = {name: edit.notes[name] for name in ("steps", "probability", "clamped", "k_C_inv_k", "shared", "others") if name in edit.notes}
+    kept = {name: edit.notes[name] for name in NOTES if name in edit.notes}
     norm = sum(delta.norm() ** 2 for delta in edit.deltas.values()) ** 0.5
     return {"method": edit.method, "norm": norm, **kept}
 
