@@ -49,6 +49,19 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Row:
+    """Token ids that are run in one pass.
+
+    - `reads`: (index, token) of each token of a target that is predicted in it.
+    - `lookup`: index of the lookup position, or None.
+    """
+
+    ids: tuple[int, ...]
+    reads: tuple[tuple[int, int], ...]
+    lookup: int | None = None
+
+
+@dataclass(frozen=True)
 class Query:
     """A prompt and the tokens of its target, teacher-forced.
 
@@ -61,6 +74,13 @@ class Query:
     @property
     def prompt(self) -> Prompt:
         return self.steps[0]
+
+    def rows(self, masked: bool) -> list[Row]:
+        """The rows that read the whole target: one in a decoder, one for each token in a `masked` model."""
+        reads = [(step.read, token) for step, token in zip(self.steps, self.target_ids, strict=True)]
+        if masked:  # each step has its own masks
+            return [Row(step.ids, (read,), step.lookup) for step, read in zip(self.steps, reads, strict=True)]
+        return [Row(self.steps[-1].ids, tuple(reads), self.prompt.lookup)]
 
 
 def encode(tokenizer, text: str, subject: str | None = None, *, masked: bool = False, chat: bool = False) -> Prompt:

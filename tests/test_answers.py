@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.tiny import FAMILIES, tiny
 
-from knowedit.answers import answers, ask
+from knowedit.answers import ask
 from knowedit.prompts import with_target_ids
 
 PROMPTS = ("The capital of France is", "The Eiffel Tower is located in the city of", "Paris is the capital of")
@@ -19,25 +19,24 @@ def asked(model):
 def test_answers_are_the_models_own(family):
     model = tiny(family)
     queries = asked(model)
-    found = dict(answers(model, queries, top=3))
-    assert ask(model, queries, top=3) == [found[i] for i in range(len(queries))]
-    assert sorted(found) == list(range(len(queries)))
+    answers = ask(model, queries, top=3)
+    assert len(answers) == len(queries)
     assert max(len(query.target_ids) for query in queries) > 1
-    for i, query in enumerate(queries):
+    for query, answer in zip(queries, answers, strict=True):
         with torch.no_grad():
             rows = [
                 model.hf(input_ids=torch.tensor([step.ids])).logits[0, step.read].float().softmax(-1)
                 for step in query.steps
             ]
-        own = torch.stack([row[token] for row, token in zip(rows, query.target_ids, strict=True)]).double()
-        assert found[i].probability == pytest.approx(own.prod().item(), rel=1e-3)
-        assert found[i].per_token == pytest.approx(own.log().mean().exp().item(), rel=1e-3)
+        expected = torch.stack([row[token] for row, token in zip(rows, query.target_ids, strict=True)]).double()
+        assert answer.probability == pytest.approx(expected.prod().item(), rel=1e-3)
+        assert answer.per_token == pytest.approx(expected.log().mean().exp().item(), rel=1e-3)
         first = rows[0]
-        assert found[i].rank == 1 + (first > first[query.target_ids[0]] * (1 + 1e-5)).sum().item()
-        assert found[i].greedy == all(row.argmax() == token for row, token in zip(rows, query.target_ids, strict=True))
+        assert answer.rank == 1 + (first > first[query.target_ids[0]] * (1 + 1e-5)).sum().item()
+        assert answer.greedy == all(row.argmax() == token for row, token in zip(rows, query.target_ids, strict=True))
         best, tokens = first.topk(3)
-        assert [word for word, _ in found[i].top] == [model.tokenizer.decode([t]) for t in tokens]
-        assert [p for _, p in found[i].top] == pytest.approx(best.tolist(), rel=1e-3)
+        assert [word for word, _ in answer.top] == [model.tokenizer.decode([t]) for t in tokens]
+        assert [p for _, p in answer.top] == pytest.approx(best.tolist(), rel=1e-3)
 
 
 def test_one_row_serves_targets_that_read_the_same_tokens(monkeypatch):
@@ -49,5 +48,5 @@ def test_one_row_serves_targets_that_read_the_same_tokens(monkeypatch):
     monkeypatch.setattr(module, "capture", lambda m, tokens, **kw: ran.append(len(tokens)) or capture(m, tokens, **kw))
     prompt = model.encode("The capital of France is")
     same = [with_target_ids(prompt, (token,)) for token in (5, 6, 7)]
-    found = dict(module.answers(model, same))
-    assert sum(ran) == 1 and len({answer.probability for answer in found.values()}) == 3
+    answers = ask(model, same)
+    assert sum(ran) == 1 and len({answer.probability for answer in answers}) == 3

@@ -51,6 +51,7 @@ def _prompts():
 
 # function → (a call of it with `progress`, the total)
 CASES = {
+    "answers.ask": lambda call, folder: len(call(trained(), [trained().query(f.prompt, f.target) for f in THREE])),
     "edit.covariance.covariance": lambda call, folder: (
         call(tiny("gpt2"), [0], source=str(_text(folder)), tokens=200, cache=folder, few=True) and 200
     ),

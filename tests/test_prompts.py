@@ -269,3 +269,17 @@ def test_the_subjects_tokens_cover_the_subject_in_any_text(kind, head, subject, 
     assert 0 <= first <= prompt.lookup == after - 1 < len(prompt.ids)
     assert offsets[first][0] <= start
     assert offsets[after - 1][1] >= start + len(subject)
+
+
+def test_a_decoder_reads_a_target_in_one_row_and_a_masked_model_in_one_for_each_token():
+    found = query(tokenizer("bpe"), "The capital of France is", "Bordeauxs", "France")
+    (row,) = found.rows(masked=False)
+    n, read = len(found.target_ids), found.prompt.read
+    assert n > 1 and row.ids == found.prompt.ids + found.target_ids[:-1] and row.lookup == found.prompt.lookup
+    assert row.reads == tuple((read + j, token) for j, token in enumerate(found.target_ids))
+    found = query(tokenizer("wordpiece"), "The capital of France is [MASK].", "Bordeauxs", masked=True)
+    rows = found.rows(masked=True)
+    assert [row.ids for row in rows] == [step.ids for step in found.steps] and len(rows) > 1
+    assert [row.reads for row in rows] == [
+        ((step.read, token),) for step, token in zip(found.steps, found.target_ids, strict=True)
+    ]

@@ -44,20 +44,16 @@ def probe(
 
     A fact counts as known when the target's first token is the model's first choice.
     """
-    from ..answers import answers
+    from ..answers import ask
 
     chosen = choose_facts(facts, relation)
     wrapped = load(model, dtype, device, trust_remote_code)
     queries = [wrapped.query(f.prompt, f.target, f.subject, chat=chat) for f in chosen]
-    by_index = {}
     with progress("probing", len(queries), "fact") as step:
-        for index, answer in answers(wrapped, queries):
-            by_index[index] = answer
-            step(len(by_index))
+        answers = ask(wrapped, queries, progress=step)
     known: dict[str, list[bool]] = {}
     rows = []
-    for i, fact in enumerate(chosen):
-        answer = by_index[i]
+    for fact, answer in zip(chosen, answers, strict=True):
         known.setdefault(fact.relation_name or fact.relation or "", []).append(answer.known)
         if as_json:
             record = {"schema": SCHEMA, "model": wrapped.name, "id": fact.id, "relation": fact.relation}

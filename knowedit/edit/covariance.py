@@ -37,7 +37,7 @@ from .apply import unedited
 SHRINKAGE = 1e-2
 MINIMUM = 2  # tokens a neuron, below which C is mostly its shrinkage
 
-_ROWS = 16  # run at once
+BATCH_ROWS = 16
 _SAVE_SECONDS = 60.0  # at least, between two times that the sums are kept
 
 
@@ -212,7 +212,7 @@ def _computed(
     sums, done = _kept_sums(model, layers, kept, run)
     last = time.monotonic()
     for rows in text.batches(model, request["tokens"], done):
-        for part in rows.split(_ROWS):
+        for part in rows.split(BATCH_ROWS):
             done += _add(model, layers, part, request["tokens"] - done, sums)
             progress(done)
         if done == request["tokens"]:

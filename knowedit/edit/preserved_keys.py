@@ -22,11 +22,12 @@ from ..errors import InputError
 from ..facts import Fact
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
+from ..models.passes.batches import batches
 from ..prompts import Prompt
 from ..sources import builtin_facts
 from .covariance import Covariance
 
-ROWS = 64  # prompts run at once
+BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,18 +79,13 @@ def preserved_keys(model: Model, layer: int, facts: Sequence[Fact] | None = None
 def lookup_keys(model: Model, layer: int, prompts: Sequence[Prompt]) -> Tensor:
     """The key at the lookup position of each prompt, (prompts, n_neurons), float64 on the CPU."""
     keys = torch.zeros(len(prompts), model.n_neurons, dtype=torch.float64)
-    by_length: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        by_length.setdefault(len(prompt.ids), []).append(i)
     whole = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # offloaded weights must be given back
-    for length, same in by_length.items():
-        for start in range(0, len(same), ROWS):
-            part = same[start : start + ROWS]
-            ids = torch.tensor([prompts[i].ids for i in part], device=model.device)
-            lookups = torch.tensor([prompts[i].position("lookup") for i in part])
-            take = partial(_take, keys, part, lookups, length, whole)
-            with ending_early(), hooked(on_input(model.down(layer), take)):
-                model.hf.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    for batch in batches([len(prompt.ids) for prompt in prompts], rows=BATCH_ROWS, equal=True):
+        ids = torch.tensor([prompts[i].ids for i in batch], device=model.device)
+        lookups = torch.tensor([prompts[i].position("lookup") for i in batch])
+        take = partial(_take, keys, batch, lookups, ids.shape[1], whole)
+        with ending_early(), hooked(on_input(model.down(layer), take)):
+            model.hf.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return keys
 
 

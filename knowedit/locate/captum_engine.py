@@ -29,7 +29,7 @@ METHODS = {
     "dai": "riemann_left",
     "right": "riemann_right",
 }
-ROWS = 16  # whole prompts in one forward pass
+BATCH_ROWS = 16  # whole prompts in one forward pass
 
 
 def integrate(path: IntegrationPath, config) -> tuple[Tensor, list[float], list[int]]:
@@ -56,7 +56,7 @@ def integrate(path: IntegrationPath, config) -> tuple[Tensor, list[float], list[
                 baselines=start,
                 n_steps=config.nodes,
                 method=METHODS[config.quadrature],
-                internal_batch_size=ROWS,
+                internal_batch_size=BATCH_ROWS,
             )
             scores.append(score[0].detach().sum(0))
             with torch.no_grad():

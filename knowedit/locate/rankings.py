@@ -21,7 +21,7 @@ from ..models.passes.objective import Objective, at_least_float, read_rows
 from ..models.passes.sweep import sweep
 from ..prompts import Prompt, Query
 from .attribution import AttributionConfig, attribute, make_path
-from .scaled_answers import ROWS
+from .scaled_answers import SWEEP_ROWS
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
 
@@ -84,7 +84,7 @@ def _ablation(model: Model, step: Prompt, token: int, config: AttributionConfig)
     position = path.positions[0]
     for layer in range(model.n_layers):
         active = path.delta[layer, 0].nonzero()[:, 0]  # a neuron that is zero already takes nothing away
-        for indices in active.split(ROWS):
+        for indices in active.split(SWEEP_ROWS):
             joining = [len(indices) if at == layer else 0 for at in range(model.n_layers)]
 
             def patch(at: int, neurons: Tensor, layer=layer, indices=indices) -> Tensor:

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..models.adapter import Model
 from ..models.passes.objective import Objective, at_least_float, read_rows
-from ..models.passes.replay import Recording, record
+from ..models.passes.replay import Recording, recordings
 from ..models.passes.sweep import counts, sweep
 from ..prompts import Query
 
-ROWS = 512  # rows of a sweep without gradients: large enough for full speed, small enough for any memory
+SWEEP_ROWS = 512  # without gradients: large enough for full speed, small enough for any memory
 
 Neurons = Sequence[tuple[int, int]]
 
@@ -35,12 +35,7 @@ class ScaledAnswers:
     def __init__(self, model: Model, query: Query):
         self.model = model
         self.query = query
-        steps, ids = query.steps, query.target_ids
-        if model.masked:
-            self._parts = [_Part(record(model, s.ids), [s.read], [t]) for s, t in zip(steps, ids, strict=True)]
-        else:
-            start = steps[0].read
-            self._parts = [_Part(record(model, steps[-1].ids, start), [s.read - start for s in steps], list(ids))]
+        self._parts = [_Part(*part) for part in recordings(model, query)]
 
     @cached_property
     def probability(self) -> float:
@@ -70,8 +65,8 @@ class ScaledAnswers:
         order = sorted(range(len(sets)), key=lambda i: _entry(sets[i], self.model.n_layers))
         result = np.full(len(sets), self.probability)
         order = [i for i in order if len(sets[i])]
-        for start in range(0, len(order), ROWS):
-            chosen = order[start : start + ROWS]
+        for start in range(0, len(order), SWEEP_ROWS):
+            chosen = order[start : start + SWEEP_ROWS]
             rows = [sets[i] for i in chosen]
             result[chosen] = np.prod([part.scaled(rows, factor) for part in self._parts], axis=0)
         return result

@@ -30,14 +30,15 @@ from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input, on_output
 from ..models.adapter import Model
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
+from ..models.passes.batches import batches, padded
 from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of
 from ..texts.sources import BuiltinText
 
-TOKENS = 8192
+CORPUS_TOKENS = 8192
 TOP = 10
-_AT_ONCE = 1024  # tokens of a pass: with one layer at a time, some 50 MB on the default model
+BATCH_TOKENS = 1024  # with one layer at a time, some 50 MB on the default model
 
 Place = tuple[int, int]
 """(row, position in it) of a token."""
@@ -108,7 +109,7 @@ def scan(
     source: str | Corpus = "builtin",
     *,
     layers: Sequence[int] | None = None,
-    tokens: int = TOKENS,
+    tokens: int = CORPUS_TOKENS,
     top: int = TOP,
     seed: int = 0,
     progress: Progress = silent,
@@ -130,7 +131,7 @@ def scan(
     rows: list[tuple[int, ...]] = []
     done = 0
     for batch in text.batches(model, tokens):
-        for part in batch.split(max(1, _AT_ONCE // batch.shape[1])):
+        for part in batch.split(max(1, BATCH_TOKENS // batch.shape[1])):
             places = torch.arange(part.shape[1])[text_of(model)]
             places = (torch.arange(len(rows), len(rows) + len(part))[:, None], places)
 
@@ -247,7 +248,7 @@ def alike(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, Ten
     start = 0
     while start < len(rows) and tokens > 0:
         length = len(rows[start])
-        most = start + max(1, min(_AT_ONCE, tokens) // length)
+        most = start + max(1, min(BATCH_TOKENS, tokens) // length)
         end = start + 1
         while end < min(most, len(rows)) and len(rows[end]) == length:
             end += 1
@@ -292,22 +293,13 @@ def neurons_at(
 
     Rows of about one length share a pass. They are padded on the right, which a decoder does not see.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end == len(order) or (end + 1 - start) * len(rows[order[end]]) > _AT_ONCE:
-            chosen = order[start:end]
-            yield chosen, _neurons_at(model, [rows[i] for i in chosen], [positions[i] for i in chosen])
-            start = end
+    for batch in batches([len(row) for row in rows], tokens=BATCH_TOKENS):
+        yield batch, _neurons_at(model, [rows[i] for i in batch], [positions[i] for i in batch])
 
 
 def _neurons_at(model: Model, rows: list[Sequence[int]], positions: list[int]) -> Tensor:
-    longest = len(rows[-1])
-    tokens = torch.tensor([[*row, *(row[-1:] * (longest - len(row)))] for row in rows], device=model.device)
-    mask = torch.ones_like(tokens)
-    if model.masked:
-        lengths = torch.tensor([len(row) for row in rows], device=model.device)
-        mask = (torch.arange(longest, device=model.device)[None] < lengths[:, None]).long()
+    tokens, seen = (t.to(model.device) for t in padded(rows))
+    mask = seen if model.masked else torch.ones_like(tokens)
     kept: list[Tensor] = []
 
     def keep(neurons: Tensor) -> None:

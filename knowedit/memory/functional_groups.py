@@ -23,7 +23,7 @@ from ..models.expansion import expansion
 from ..texts.rows import text_of
 from .corpus_scan import ActivationScan, LayerActivations, alike, watch
 
-TOKENS = 4096
+CORPUS_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class GroupsConfig:
     distance: float = 0.5
     smallest: int = 3
     neurons: int = 2048
-    tokens: int = TOKENS
+    tokens: int = CORPUS_TOKENS
     seed: int = 0
 
     def __post_init__(self):

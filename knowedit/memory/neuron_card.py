@@ -26,7 +26,7 @@ from ..progress import Progress, silent
 from ..prompts import Prompt, with_target_ids
 from ..statistics import Estimate, ratio_of_means
 from ..texts.corpus import Corpus
-from .corpus_scan import TOKENS, TOP, ActivationScan, scan
+from .corpus_scan import CORPUS_TOKENS, TOP, ActivationScan, scan
 
 WINDOW = 12  # tokens shown on either side
 
@@ -39,7 +39,7 @@ class CardConfig:
     texts: int = TOP
     words: int = 12
     controls: int = 10
-    tokens: int = TOKENS
+    tokens: int = CORPUS_TOKENS
     seed: int = 0
 
     def __post_init__(self):

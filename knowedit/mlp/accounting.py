@@ -32,7 +32,7 @@ from ..models.expansion import projections
 from ..models.layouts import Layout, find_layout, heads_path
 from ..models.loading import config_of
 
-TOKENS = 1024
+SEQUENCE_TOKENS = 1024
 _ENCODERS = ("bert", "roberta", "distilbert", "modernbert")  # masked, where the config does not name a head
 SHAPES = {
     "gpt3": dict(model_type="gpt2", n_embd=12_288, n_layer=96, n_head=96, n_positions=2048, vocab_size=50_257),
@@ -81,12 +81,12 @@ class Accounting:
         return asdict(self) | {"parameters": self.parameters, "flops": self.flops}
 
 
-def account(model: Model, tokens: int = TOKENS) -> Accounting:
+def account(model: Model, tokens: int = SEQUENCE_TOKENS) -> Accounting:
     """The parts of a loaded model, with its operations for a sequence of `tokens`."""
     return _account(model.hf, model.layout, model.name, tokens)
 
 
-def account_config(name: str, tokens: int = TOKENS) -> Accounting:
+def account_config(name: str, tokens: int = SEQUENCE_TOKENS) -> Accounting:
     """The same from a config alone: one of `SHAPES`, a config.json or a folder with one, or whatever `load` takes.
 
     Raises `ModelError` for a config that is none of a supported model.

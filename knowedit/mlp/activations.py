@@ -9,7 +9,7 @@ out. Prompts of about one length share a pass; padding is never among the values
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,11 +18,12 @@ from ..hooks import Enough, ending_early, hooked, on_output
 from ..models.adapter import Model
 from ..models.expansion import Expansion, watching
 from ..models.length import check_length
+from ..models.passes.batches import batches, padded
 from ..progress import Progress, silent
 from ..prompts import Prompt
 
 STAGES = ("input", "gate", "up", "neurons", "output")
-TOKENS = 1024  # of a pass, padding included
+BATCH_TOKENS = 1024
 
 Values = dict[int, dict[str, Tensor]]
 """layer → stage → (values, width), float32 or wider, on the CPU."""
@@ -65,12 +66,13 @@ def collect(
         raise Enough
 
     done = 0
-    for batch, tokens, mask in _batches(model, prompts):
-        with ending_early(), watching(model, expansions) as seen, hooked(on_output(model.blocks[last], enough)):
-            model.hf.base_model(input_ids=tokens, attention_mask=mask)
+    for batch in batches([len(prompt.ids) for prompt in prompts], tokens=BATCH_TOKENS):
+        tokens, seen = (t.to(model.device) for t in padded([prompts[i].ids for i in batch]))
+        with ending_early(), watching(model, expansions) as passed, hooked(on_output(model.blocks[last], enough)):
+            model.hf.base_model(input_ids=tokens, attention_mask=seen)
         for layer, own in wanted.items():
             for stage in own:
-                values = getattr(seen[layer], stage)
+                values = getattr(passed[layer], stage)
                 for row, index in enumerate(batch):
                     at = torch.tensor(places[index], dtype=torch.long, device=values.device) + row * tokens.shape[1]
                     parts[layer][stage][index] = _kept(values[at])
@@ -84,21 +86,3 @@ def collect(
 
 def _kept(values: Tensor) -> Tensor:
     return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).cpu()
-
-
-def _batches(model: Model, prompts: Sequence[Prompt]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Indices of prompts of about one length, their tokens padded on the right and 1 where they are none."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))
-    start = 0
-    for end in range(1, len(order) + 1):
-        if end < len(order) and (end + 1 - start) * len(prompts[order[end]].ids) <= TOKENS:
-            continue
-        batch = order[start:end]
-        tokens = torch.zeros(len(batch), len(prompts[batch[-1]].ids), dtype=torch.long)
-        mask = torch.zeros_like(tokens)
-        for row, index in enumerate(batch):
-            ids = torch.tensor(prompts[index].ids)
-            tokens[row, : len(ids)] = ids
-            mask[row, : len(ids)] = 1
-        yield batch, tokens.to(model.device), mask.to(model.device)
-        start = end

@@ -30,13 +30,13 @@ from ..hooks import on_output
 from ..models.adapter import Model
 from ..models.length import check_length
 from ..models.passes.objective import Objective, read_rows
-from ..models.passes.replay import Recording, record
+from ..models.passes.replay import Recording, recordings
 from ..models.passes.sweep import sweep
 from ..progress import Progress, counted, silent
 from ..prompts import Query
 from ..statistics import Estimate, mean
 
-ROWS = 512  # tokens of a sweep in a layer: large enough for full speed, small enough for any memory
+SWEEP_TOKENS = 512  # in a layer: large enough for full speed, small enough for any memory
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,13 @@ def impute(model: Model, query: Query, target: str = "", config: ImputationConfi
     clean, highest, moved = 0.0, np.zeros(model.n_layers), []
     random, moved_random = np.zeros((model.n_layers, config.draws)), []
     chosen = _random(model, n, config)
-    for recording, reads, targets in _recordings(model, query):
+    for recording, reads, targets in recordings(model, query):
         objectives = [Objective("log_probability", t) for t in targets]
         clean += read_rows(model, recording.output, reads, objectives).value.item()
         rows, changes = _imputed(recording, reads, objectives, lambda layer, y: y.topk(n, -1).indices, 1)
         highest += rows[:, 0]
         moved.append(changes[:, 0])
-        for start in range(0, config.draws, step := max(1, ROWS // (model.n_layers * recording.length))):
+        for start in range(0, config.draws, step := max(1, SWEEP_TOKENS // (model.n_layers * recording.length))):
             part = slice(start, min(start + step, config.draws))
             pick = lambda layer, y, part=part: chosen[layer][part, None].expand(-1, y.shape[1], -1)  # noqa: E731
             rows, changes = _imputed(recording, reads, objectives, pick, part.stop - part.start)
@@ -156,16 +156,6 @@ def impute_facts(
     random = drawn.mean(-1) - clean if drawn.shape[-1] else np.empty((0, model.n_layers))
     difference = highest - random if len(random) else random
     return Imputations(tuple(each), *(tuple(mean(layer) for layer in v.T) for v in (highest, random, difference)))
-
-
-def _recordings(model: Model, query: Query) -> list[tuple[Recording, list[int], list[int]]]:
-    """Recordings of the prompt with the suffix positions where it is altered and read, and the tokens read there."""
-    if model.masked:
-        return [
-            (record(model, step.ids), [step.read], [t]) for step, t in zip(query.steps, query.target_ids, strict=True)
-        ]
-    start = query.steps[0].read
-    return [(record(model, query.steps[-1].ids, start), [s.read - start for s in query.steps], list(query.target_ids))]
 
 
 def _random(model: Model, n: int, config: ImputationConfig) -> Tensor:

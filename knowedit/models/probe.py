@@ -11,7 +11,7 @@ from .adapter import Model
 from .layouts import REMEDY
 from .passes.replay import capture, leaves, record
 
-_TOKENS = 4
+PROBE_TOKENS = 4
 _HIDDEN = ((0,), ("hidden_states",))  # replaced in every call
 
 
@@ -22,7 +22,7 @@ def probe(model: Model) -> None:
     Raises `LayoutError` with the remedy where they disagree, `ModelError` for weights that are not finite.
     """
     _check_finite(model)
-    ids = [(7 * i + 5) % model.vocabulary for i in range(_TOKENS)]
+    ids = [(7 * i + 5) % model.vocabulary for i in range(PROBE_TOKENS)]
     tokens = torch.tensor([ids], device=model.device)
     wanted = _own_logits(model, tokens)
     if not torch.isfinite(wanted).all():

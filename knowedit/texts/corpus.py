@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
 from ..models.adapter import Model
-from .rows import PER_ROW, ROWS, check_per_row, fitting, frame, special, tokenization
+from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, frame, special, tokenization
 from .sources import BuiltinText, HubText, TextFile
 
 SOURCES = ("samples", "builtin")
@@ -78,16 +78,16 @@ class Samples:
     def identity(self, model: Model) -> dict:
         _check_samples(model)
         per_row = fitting(model, self.per_row)
-        return {"kind": "samples", "seed": self.seed, "per_row": per_row, "rows": ROWS, **tokenization(model)}
+        return {"kind": "samples", "seed": self.seed, "per_row": per_row, "rows": BATCH_ROWS, **tokenization(model)}
 
     def batches(self, model: Model, tokens: int, done: int = 0) -> Iterator[Tensor]:
         _check_samples(model)
         per_row = fitting(model, self.per_row)
         while done < tokens:
-            batch = done // (ROWS * per_row)
-            kept = min(ROWS, -(-(tokens - done) // per_row))
+            batch = done // (BATCH_ROWS * per_row)
+            kept = min(BATCH_ROWS, -(-(tokens - done) // per_row))
             yield _sampled(model, kept, per_row, f"{self.seed} {batch}")
-            done += ROWS * per_row
+            done += BATCH_ROWS * per_row
 
 
 def contexts(model: Model, n: int, lengths: Sequence[int] = (5, 10), *, seed: int = 0) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from ..errors import InputError, ModelError
 from ..models.adapter import Model
 
 PER_ROW = 64  # prompts are short, and short rows are sampled faster: attention and its cache cost less
-ROWS = 128  # in a batch: enough for a product of matrices, few enough for little memory
+BATCH_ROWS = 128  # enough for a product of matrices, few enough for little memory
 
 
 def text_of(model: Model) -> slice:

@@ -19,7 +19,7 @@ from ..models.adapter import Model
 from ..models.cache import sha256_file
 from ..models.checks import one_line
 from ..sources import builtin_facts
-from .rows import PER_ROW, ROWS, check_per_row, fitting, framed, tokenization
+from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, framed, tokenization
 
 _CHUNK = 1 << 16  # characters of a text file that are tokenized at once
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -35,7 +35,7 @@ class _Text:
         check_per_row(self.per_row)
 
     def identity(self, model: Model) -> dict:
-        return {**self.what(), "per_row": fitting(model, self.per_row), "rows": ROWS, **tokenization(model)}
+        return {**self.what(), "per_row": fitting(model, self.per_row), "rows": BATCH_ROWS, **tokenization(model)}
 
     def what(self) -> dict:
         raise NotImplementedError
@@ -46,7 +46,7 @@ class _Text:
     def batches(self, model: Model, tokens: int, done: int = 0) -> Iterator[Tensor]:
         per_row = fitting(model, self.per_row)
         stream = islice(_token_stream(model, self.texts()), done, max(done, tokens))
-        while ids := list(islice(stream, ROWS * per_row)):
+        while ids := list(islice(stream, BATCH_ROWS * per_row)):
             whole = len(ids) // per_row * per_row
             if whole:
                 yield framed(model, torch.tensor(ids[:whole]).view(-1, per_row))

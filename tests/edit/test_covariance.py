@@ -294,8 +294,8 @@ class Killed(BaseException):
 def test_a_killed_run_goes_on_to_the_same_bits(source, text, root, monkeypatch):
     source = text if source == "text" else source
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("knowedit.texts.corpus.ROWS", 8)
-    monkeypatch.setattr("knowedit.texts.sources.ROWS", 8)
+    monkeypatch.setattr("knowedit.texts.corpus.BATCH_ROWS", 8)
+    monkeypatch.setattr("knowedit.texts.sources.BATCH_ROWS", 8)
     model = tiny("llama")
     request = {"source": source, "tokens": 1700}  # 4 batches of 504 tokens, the last one broken
     whole = covariance(model, [0, 2], **request, cache="whole")
@@ -317,7 +317,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(source, text, root, monkeypatch):
 
 def test_damaged_sums_are_begun_again(text, root, monkeypatch):
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
-    monkeypatch.setattr("knowedit.texts.sources.ROWS", 8)
+    monkeypatch.setattr("knowedit.texts.sources.BATCH_ROWS", 8)
     model = tiny("llama")
 
     def kill(done: int) -> None:

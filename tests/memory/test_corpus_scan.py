@@ -90,7 +90,7 @@ def test_layers_are_those_that_are_asked_for():
 def test_running_top_does_not_depend_on_the_batches(monkeypatch):
     model = tiny("gpt2")
     whole = scan(model, tokens=500, top=7)
-    monkeypatch.setattr("knowedit.memory.corpus_scan._AT_ONCE", 70)
+    monkeypatch.setattr("knowedit.memory.corpus_scan.BATCH_TOKENS", 70)
     counted = []
     parts = scan(model, tokens=500, top=7, progress=counted.append)
     torch.testing.assert_close(whole.values, parts.values)

@@ -29,7 +29,7 @@ def test_batched_values_are_each_prompts_own(family, monkeypatch):
         for stage, values in stages.items():
             wanted = torch.cat([one[layer, stage] for one in alone])
             assert torch.allclose(values, wanted, atol=2e-4, rtol=1e-4), (layer, stage)
-    monkeypatch.setattr("knowedit.mlp.activations.TOKENS", 1)  # each prompt in a pass of its own
+    monkeypatch.setattr("knowedit.mlp.activations.BATCH_TOKENS", 1)  # each prompt in a pass of its own
     again = collect(model, prompts, lambda p: text_positions(model, p), found, ("output",))
     assert torch.allclose(again[1]["output"], together[1]["output"], atol=2e-4)
     assert list(again[1]) == ["output"]

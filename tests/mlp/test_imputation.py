@@ -76,7 +76,7 @@ def test_draws_in_several_sweeps_are_those_of_one(monkeypatch):
     model = tiny("bert")
     query = model.query(PROMPT, TARGET)
     whole = impute(model, query, TARGET, ImputationConfig(draws=5))
-    monkeypatch.setattr("knowedit.mlp.imputation.ROWS", 2 * model.n_layers * len(query.steps[0].ids))
+    monkeypatch.setattr("knowedit.mlp.imputation.SWEEP_TOKENS", 2 * model.n_layers * len(query.steps[0].ids))
     parts = impute(model, query, TARGET, ImputationConfig(draws=5))
     for layer in range(model.n_layers):
         assert parts.random[layer] == pytest.approx(whole.random[layer], abs=1e-5)

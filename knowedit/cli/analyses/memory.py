@@ -132,9 +132,9 @@ class _Analyses:
         self.scan, self.facts, self.drawn, self.grouped = None, (), {}, None
 
     def read(self, corpus: str, layers, tokens: int | None) -> None:
-        from ...memory.corpus_scan import TOKENS, scan
+        from ...memory.corpus_scan import CORPUS_TOKENS, scan
 
-        tokens = TOKENS if tokens is None else tokens
+        tokens = CORPUS_TOKENS if tokens is None else tokens
         with progress("reading", tokens, "token") as step:
             self.scan = scan(self.wrapped, corpus, layers=layers, tokens=tokens, seed=self.seed, progress=step)
 

@@ -139,14 +139,10 @@ def diff(
 
 
 def _answers(wrapped, queries: list, what: str) -> list:
-    from ...answers import answers
+    from ...answers import ask
 
-    by_index = {}
     with progress(what, len(queries), "prompt") as step:
-        for index, answer in answers(wrapped, queries):
-            by_index[index] = answer
-            step(len(by_index))
-    return [by_index[i] for i in range(len(queries))]
+        return ask(wrapped, queries, progress=step)
 
 
 def _show_diff(record: dict) -> None:

@@ -25,10 +25,11 @@ from torch import Tensor
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
+from ...models.passes.batches import batches
 from ...prompts import Query
 from ..delta import Dense
 from ..edit import Edit, check_request, make_edit
-from .search_rows import Rows, log_probabilities, rows_of
+from .search_rows import Rows, log_probabilities
 
 AT_ONCE = 2**28  # bytes of ΔW that are trained at once, beside as much for its gradient and twice as much for Adam
 
@@ -93,13 +94,10 @@ def fine_tune_many(model: Model, facts: Sequence[Fact], config: FineTuneConfig |
     layer = model.check_layer(config.layer)
     queries = [model.query(fact.prompt, check_request(fact), fact.subject) for fact in facts]
     norm = model.down_weight(layer).detach().float().norm()
-    order = sorted(range(len(facts)), key=lambda i: len(queries[i].steps[-1].ids))
-    size = at_once(model)
-    made: dict[int, Edit] = {}
-    for start in range(0, len(order), size):
-        part = order[start : start + size]
-        for i, (delta, losses, loss) in zip(part, _train(model, [queries[i] for i in part], config), strict=True):
-            made[i] = make_edit(
+    edits: dict[int, Edit] = {}
+    for batch in batches([len(query.steps[-1].ids) for query in queries], rows=at_once(model)):
+        for i, (delta, losses, loss) in zip(batch, _train(model, [queries[i] for i in batch], config), strict=True):
+            edits[i] = make_edit(
                 model,
                 {layer: Dense(delta)},
                 method="fine_tune",
@@ -112,7 +110,7 @@ def fine_tune_many(model: Model, facts: Sequence[Fact], config: FineTuneConfig |
                     "norm": (delta.norm() / norm.to(delta.device)).item(),
                 },
             )
-    return [made[i] for i in range(len(facts))]
+    return [edits[i] for i in range(len(facts))]
 
 
 def at_once(model: Model) -> int:
@@ -122,7 +120,8 @@ def at_once(model: Model) -> int:
 
 def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[tuple[Tensor, list[float], float]]:
     """Of each query ΔW (out, in), the loss before each step that was begun, and the loss at the end."""
-    rows = Rows.of(model, [(row, j) for j, query in enumerate(queries) for row in rows_of(model, query)], whole=True)
+    numbered = [(row, j) for j, query in enumerate(queries) for row in query.rows(model.masked)]
+    rows = Rows.of(model, numbered, whole=True)
     device = rows.batch.output.device
     deltas = [torch.zeros(model.down_shape(config.layer), device=device, requires_grad=True) for _ in queries]
     adams = [torch.optim.Adam([delta], lr=config.lr) for delta in deltas]

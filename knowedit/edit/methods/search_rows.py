@@ -8,7 +8,6 @@ found leave the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,24 +15,7 @@ from torch import Tensor
 from ...hooks import hooked, on_output
 from ...models.adapter import Model
 from ...models.passes.batch import Batch, record_batch
-from ...prompts import Query
-
-
-@dataclass(frozen=True)
-class Row:
-    """Token ids that are run, where the subject ends in them, and (index, token) of what they should predict."""
-
-    ids: tuple[int, ...]
-    lookup: int
-    reads: tuple[tuple[int, int], ...]
-
-
-def rows_of(model: Model, query: Query) -> list[Row]:
-    """One row in a decoder, which reads all tokens of the target in it; in a masked model one for each of them."""
-    reads = [(step.read, token) for step, token in zip(query.steps, query.target_ids, strict=True)]
-    if model.masked:  # each step has its own masks
-        return [Row(s.ids, s.lookup, (read,)) for s, read in zip(query.steps, reads, strict=True)]
-    return [Row(query.steps[-1].ids, query.prompt.lookup, tuple(reads))]
+from ...prompts import Row
 
 
 class Rows:

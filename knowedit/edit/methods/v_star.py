@@ -27,10 +27,11 @@ from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
 from ...progress import Progress, silent
-from .search_rows import Row, Rows, log_probabilities, rows_of
+from ...prompts import Row
+from .search_rows import Rows, log_probabilities
 
-TOKENS = 384  # suffix tokens in a batch: more neither fills the processor better nor fits its cache
-ONCE = 48  # what a batch costs by itself, in tokens: reading the weights
+BATCH_TOKENS = 384  # of suffixes: more neither fills the processor better nor fits its cache
+BATCH_COST = 48  # what a batch costs by itself, in tokens: reading the weights
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ class Value:
 def request(model: Model, fact: Fact, target: str, contexts: Sequence[str]) -> Request:
     """The rows for teaching `model` that `fact`'s prompt goes on with `target`, plain and behind each context."""
     texts = [fact.prompt, *(f"{context.rstrip()}. {fact.prompt}" for context in contexts)]
-    prompts = [rows_of(model, model.query(text, target, fact.subject)) for text in texts]
+    prompts = [model.query(text, target, fact.subject).rows(model.masked) for text in texts]
     essence = model.encode(f"{fact.subject} is a", fact.subject)
-    last = Row(essence.ids[: None if model.masked else essence.lookup + 1], essence.lookup, ())
+    last = Row(essence.ids[: None if model.masked else essence.lookup + 1], (), essence.lookup)
     return Request((*(row for rows in prompts for row in rows), last), len(prompts[0]))
 
 
@@ -144,14 +145,14 @@ def find_v_star(
 
 
 def _chunks(requests: list[Request]) -> list[slice]:
-    """Cut requests, sorted by suffix, into the batches that are cheapest in all: `ONCE` and padded tokens each."""
+    """Cut requests, sorted by suffix, into the batches that are cheapest in all: `BATCH_COST` and padded tokens."""
     rows = [0, *accumulate(len(request.rows) - 1 for request in requests)]  # essences are short, or have no row at all
     best: list[tuple[int, int]] = [(0, 0)]  # of the first requests: what they cost, and where their last batch starts
     for end in range(1, len(requests) + 1):
         longest = requests[end - 1].suffix
         sizes = {start: (rows[end] - rows[start]) * longest for start in range(end)}
-        fitting = [start for start, size in sizes.items() if size <= TOKENS] or [end - 1]
-        best.append(min((best[start][0] + ONCE + sizes[start], start) for start in fitting))
+        fitting = [start for start, size in sizes.items() if size <= BATCH_TOKENS] or [end - 1]
+        best.append(min((best[start][0] + BATCH_COST + sizes[start], start) for start in fitting))
     cuts = [len(requests)]
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])

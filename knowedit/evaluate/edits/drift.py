@@ -27,7 +27,7 @@ from .row_edits import row_edits
 from .scoring import score_edits
 
 TEXT = 128  # tokens of plain text
-ROWS = 32  # essences at once
+BATCH_ROWS = 32  # essences at once
 _ESSENCE = "{} is a"
 
 
@@ -59,13 +59,13 @@ class Drift:
     def _next(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Tensor:
         """Log-probabilities of what follows each subject, (facts, vocabulary)."""
         found = []
-        for start in range(0, len(facts), ROWS):
-            some = facts[start : start + ROWS]
+        for start in range(0, len(facts), BATCH_ROWS):
+            some = facts[start : start + BATCH_ROWS]
             prompts = [self.model.encode(_ESSENCE.replace("{}", fact.subject), fact.subject) for fact in some]
             tokens = torch.zeros(len(some), max(prompt.lookup for prompt in prompts) + 1, dtype=torch.long)
             for row, prompt in zip(tokens, prompts, strict=True):
                 row[: prompt.lookup + 1] = torch.tensor(prompt.ids[: prompt.lookup + 1])
-            with row_edits(self.model, edits[start : start + ROWS]):
+            with row_edits(self.model, edits[start : start + BATCH_ROWS]):
                 logits = self.model.hf(input_ids=tokens.to(self.model.device), use_cache=False).logits
             at = torch.tensor([prompt.lookup for prompt in prompts], device=logits.device)
             found.append(logits[torch.arange(len(some), device=logits.device), at].float().log_softmax(-1).cpu())

@@ -20,11 +20,12 @@ from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model
 from ...models.checks import quiet
+from ...models.passes.batches import batches, padded
 from .references import References
 from .row_edits import row_edits
 from .text_metrics import begins_with, generation_entropy, holds
 
-ROWS = 32  # of a batch
+BATCH_ROWS = 32
 ANSWER, QUESTION, CHAT, TEXT = 10, 16, 24, 100  # new tokens; TEXT counts the prompt, as ROME does
 TOP_K = 5  # of the longer text, as in ROME
 LOCALITY = "locality"  # kind of probes that ask for what should not have changed
@@ -61,7 +62,7 @@ def generate(
     edits = [None] * len(prompts) if edits is None else list(edits)
     ids = [model.encode(prompt, chat=chat).ids for prompt in prompts]
     found = [""] * len(prompts)
-    for batch in _batches(ids):
+    for batch in batches([len(row) for row in ids], rows=BATCH_ROWS):
         new = [max(1, tokens - len(ids[i])) if total else tokens for i in batch]
         draws = None if top_k is None else [_generator(seed, prompts[i]) for i in batch]
         rows = _written(model, [ids[i] for i in batch], [edits[i] for i in batch], max(new), top_k, draws)
@@ -132,27 +133,21 @@ def _mean(values: Sequence[bool]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _batches(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Indices, those of about one length together."""
-    order = sorted(range(len(ids)), key=lambda i: (len(ids[i]), i))
-    for start in range(0, len(order), ROWS):
-        yield order[start : start + ROWS]
-
-
 def _written(model: Model, rows: Sequence, edits: Sequence[Edit | None], new: int, top_k, draws) -> list[list[int]]:
     """New token ids of each row, up to its end; prompts are padded on the left."""
     tokenizer = model.tokenizer
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    width = max(map(len, rows))
-    tokens = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    tokens, seen = padded(rows, left=True)
     config = GenerationConfig(do_sample=False, max_new_tokens=new, num_beams=1, pad_token_id=pad)
     processors = LogitsProcessorList([] if draws is None else [_Drawn(top_k, draws)])
     with row_edits(model, edits), torch.no_grad(), quiet():
         out = model.hf.generate(
-            tokens, attention_mask=mask, generation_config=config, logits_processor=processors
-        )  # fmt: skip
-    return out[:, width:].tolist()
+            tokens.to(model.device),
+            attention_mask=seen.to(model.device),
+            generation_config=config,
+            logits_processor=processors,
+        )
+    return out[:, tokens.shape[1] :].tolist()
 
 
 class _Drawn(LogitsProcessor):

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -31,13 +32,14 @@ from ...edit.edit import Edit
 from ...errors import InputError
 from ...hooks import Enough, ending_early, hooked, on_output
 from ...models.adapter import Model
+from ...models.passes.batches import batches
 from ...prompts import Query
 from .row_edits import check_edits, row_edits
 
-TOKENS = 512  # of a batch, about: fills the processor, more is not faster
+BATCH_TOKENS = 512  # about: fills the processor, more is not faster
 TREE = 64  # tokens of a tree at most, if it has several sequences: attention is paid for the whole row
 WINDOW, SLACK = 8, 1.1  # trees are packed so many batches at a time; a batch may be so much larger than its share
-PLACES = 64  # rows of logits at once
+LOGIT_ROWS = 64  # rows of logits at once
 
 # decoders that take each token's position and a mask of who sees whom; others are run on plain rows
 TREES = frozenset(
@@ -92,7 +94,11 @@ class _Sequence:
 
 
 def score_edits(
-    model: Model, edits: Sequence[Edit | None], asked: Sequence[Sequence[tuple[str, str]]], *, tokens: int = TOKENS
+    model: Model,
+    edits: Sequence[Edit | None],
+    asked: Sequence[Sequence[tuple[str, str]]],
+    *,
+    tokens: int = BATCH_TOKENS,
 ) -> list[list[Score]]:
     """Ask each edit its (prompt, target) pairs; None asks the model as it is. Scores come in the order of the pairs.
 
@@ -122,9 +128,9 @@ def _sequences(model: Model, queries: list[list[Query]], owners: list[int]) -> l
     found: dict[tuple[int, ...], list] = {}
     for i in owners:
         for j, query in enumerate(queries[i]):
-            for s, (step, token) in enumerate(zip(query.steps, query.target_ids, strict=True)):
-                ids = step.ids if model.masked else query.steps[-1].ids  # a decoder reads all of a target in one row
-                found.setdefault(ids, []).append((step.read, token, (i, j, s)))
+            steps = count()
+            for row in query.rows(model.masked):
+                found.setdefault(row.ids, []).extend((*read, (i, j, next(steps))) for read in row.reads)
     return [_Sequence(ids, found[ids]) for ids in sorted(found)]
 
 
@@ -179,19 +185,13 @@ def _trees(model: Model, edit: int, sequences: list[_Sequence], limit: int) -> l
 
 def _plain(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
     """Batches of rows with one tree each, those of about one length together."""
-    trees = sorted(trees, key=len)
-    batches, start = [], 0
-    for end in range(1, len(trees) + 1):
-        if end == len(trees) or (end + 1 - start) * len(trees[end]) > tokens:
-            batches.append([[tree] for tree in trees[start:end]])
-            start = end
-    return batches
+    return [[[trees[i]] for i in batch] for batch in batches([len(tree) for tree in trees], tokens=tokens)]
 
 
 def _packed(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
     """Batches of about `tokens` tokens, and of about one size; their rows are filled with trees, and as wide as leaves
     the least padding."""
-    batches = []
+    packed = []
     for some in _windows(sorted(trees, key=len, reverse=True), WINDOW * tokens):
         while some:
             left = sum(map(len, some))
@@ -199,10 +199,10 @@ def _packed(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
             limit = SLACK * left / share if share > 1 else math.inf
             largest = len(some[0])
             tries = [_fill(some, width, limit) for width in range(largest, max(largest, TREE) + 1, 4)]
-            batches.append(max(tries, key=_fullness))
-            taken = {id(tree) for row in batches[-1] for tree in row}
+            packed.append(max(tries, key=_fullness))
+            taken = {id(tree) for row in packed[-1] for tree in row}
             some = [tree for tree in some if id(tree) not in taken]
-    return batches
+    return packed
 
 
 def _windows(trees: list[_Tree], tokens: int) -> list[list[_Tree]]:
@@ -268,8 +268,8 @@ def _run(model: Model, edits: list, rows: list[list[_Tree]], as_trees: bool, fou
         hidden = _last_hidden(model, ids.to(model.device), **arguments)
     at, columns = torch.tensor(places, device=hidden.device).T
     hidden = hidden[at, columns]
-    for start in range(0, len(reads), PLACES):
-        _read(model, hidden[start : start + PLACES], reads[start : start + PLACES], found)
+    for start in range(0, len(reads), LOGIT_ROWS):
+        _read(model, hidden[start : start + LOGIT_ROWS], reads[start : start + LOGIT_ROWS], found)
 
 
 def _ancestry(rows: list[list[_Tree]], width: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from ...files import write_text
 
 SCHEMA = "knowedit.run/1"
 PINNED = ("study", "config", "identity", "threads", "shard")  # must be as they were for a run to go on
-_ROWS = 1000  # of a chunk of the table
+_CHUNK_ROWS = 1000  # of the table
 
 
 class RunFolder:
@@ -184,7 +184,7 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path, summarise) -> Run
                 if row["id"] in writer.done:
                     raise InputError(f"the record {row['id']!r} is in two of the runs; give each shard once")
                 chunk.append(row)
-                if len(chunk) == _ROWS:
+                if len(chunk) == _CHUNK_ROWS:
                     writer.append(chunk)
                     chunk = []
             writer.append(chunk)
@@ -314,7 +314,7 @@ def _chunks(rows: Iterable[dict]) -> Iterator[list[dict]]:
     chunk: list[dict] = []
     for row in rows:
         chunk.append(row)
-        if len(chunk) == _ROWS:
+        if len(chunk) == _CHUNK_ROWS:
             yield chunk
             chunk = []
     if chunk:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Model
+from .batches import padded
 from .replay import PrefixCache, call_block, capture, is_cache, keys_values, map_leaves
 
 
@@ -100,15 +101,15 @@ def _copied(cache):
 def record_batch(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
     """Run `rows` of token ids once and keep what is needed to run each again from its token `starts[r]` on."""
     if model.masked:
-        tokens, seen = _padded(rows, left=False)
+        tokens, seen = padded(rows)
         whole = _Suffix(tokens, seen, torch.arange(tokens.shape[1]).expand_as(tokens), 0, None)
         return _run(model, whole, torch.tensor(starts), torch.zeros(len(rows), dtype=torch.long))
     lengths = torch.tensor(starts)
     width = int(lengths.max())
-    tokens, seen = _padded([row[start:] for row, start in zip(rows, starts, strict=True)], left=False)
+    tokens, seen = padded([row[start:] for row, start in zip(rows, starts, strict=True)])
     cache = None
     if width:
-        prefix, before = _padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
+        prefix, before = padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
         arguments = _arguments(model, before, before.cumsum(1) - 1)
         cache = model.hf.base_model(input_ids=prefix.to(model.device), use_cache=True, **arguments).past_key_values
         seen = torch.cat([before, seen], 1)
@@ -136,18 +137,6 @@ def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Bat
         prefix=[keys_values(suffix.cache, layer) for layer in range(model.n_layers)],
         suffix=suffix,
     )
-
-
-def _padded(rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
-    """Token ids (rows, longest) and 1 where they are no padding."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-    seen = torch.zeros_like(tokens)
-    for r, row in enumerate(rows):
-        part = slice(longest - len(row), longest) if left else slice(0, len(row))
-        tokens[r, part] = torch.tensor(row, dtype=torch.long)
-        seen[r, part] = 1
-    return tokens, seen
 
 
 def _arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...hooks import first, hooked, on_call, on_input, on_output
+from ...prompts import Query
 from ..adapter import Model
 
 
@@ -84,6 +85,19 @@ def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     calls, inputs, neurons, output = capture(model, tokens[:, start:], cache)
     neurons = [n.reshape(len(ids) - start, -1) for n in neurons]
     return Recording(model, ids, start, inputs, neurons, output, calls, prefix)
+
+
+def recordings(model: Model, query: Query) -> list[tuple[Recording, list[int], list[int]]]:
+    """What reads a query's whole target, recorded from where it is first read on, for `query.rows`.
+
+    Each with the suffix positions of its reads and the tokens that are read there.
+    """
+    parts = []
+    for row in query.rows(model.masked):
+        indices, tokens = (list(column) for column in zip(*row.reads, strict=True))
+        recording = record(model, row.ids, indices[0])
+        parts.append((recording, [index - recording.start for index in indices], tokens))
+    return parts
 
 
 def capture(

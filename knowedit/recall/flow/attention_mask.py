@@ -20,7 +20,7 @@ from ...models.adapter import Model
 from ...models.passes.replay import is_cache, leaves, record
 
 _MASK = "attention_mask"
-_TOKENS = 4
+PROBE_TOKENS = 4
 _KERNELS = ("sdpa", "eager")
 
 
@@ -97,7 +97,7 @@ def check_blocking(model: Model, ids: tuple[int, ...]) -> None:
 
     Tried on the first of `ids`, in one layer of every kind.
     """
-    recording = record(model, ids[:_TOKENS])
+    recording = record(model, ids[:PROBE_TOKENS])
     length = recording.length
     if length < 2:
         return

@@ -26,7 +26,7 @@ from ...models.length import check_length
 from ...models.passes.replay import Recording, record
 from ...prompts import Query
 
-_ROWS = 256  # updates whose logits are held at once
+LOGIT_ROWS = 256  # updates whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def extraction(model: Model, query: Query, *, normed: bool = False) -> Extractio
     check_length(model, query.prompt.ids)
     answer = query.target_ids[0]
     added = updates(model, query)  # (layers, 2 + heads, d_model)
-    events = torch.cat([_argmax(model, rows, normed) for rows in added.flatten(0, 1).split(_ROWS)]) == answer
+    events = torch.cat([_argmax(model, rows, normed) for rows in added.flatten(0, 1).split(LOGIT_ROWS)]) == answer
     attention, mlp, heads = events.reshape(added.shape[:2]).cpu().split([1, 1, model.n_heads], 1)
     return Extraction(
         answer=model.tokenizer.decode([answer]),

@@ -28,11 +28,11 @@ from ...models.length import check_length
 from ...models.passes.objective import Objective, read_rows
 from ...models.passes.replay import Recording, record
 from ...models.passes.sweep import counts, sweep
-from ...prompts import Query
+from ...prompts import Query, Row
 from .attention_mask import check_blocking, on_blocked
 
 SHARE = 0.18  # of the layers in a window: the paper's 9 of 48 (GPT-2 XL) and 5 of 28 (GPT-J)
-TOKENS = 2048  # that go through a layer at once
+SWEEP_TOKENS = 2048  # that go through a layer at once
 SUBLAYERS = ("mlp", "attention")
 
 
@@ -194,28 +194,25 @@ def _knockout(model: Model, query: Query, width: int, sets: dict, cuts: list[Cut
 
 def knocked_out(model: Model, query: Query, cuts: Sequence[Cut]) -> tuple[float, np.ndarray]:
     """The target's probability, and with each of any `cuts`, (cuts,). One that cuts nothing changes nothing."""
-    steps, targets = query.steps, query.target_ids
-    check_length(model, steps[-1].ids)
+    check_length(model, query.steps[-1].ids)
     if any(isinstance(cut, AttentionKnockout) for cut in cuts):
-        check_blocking(model, steps[0].ids)
-    if model.masked:
-        parts = [_run(model, s.ids, [s.read], [t], cuts) for s, t in zip(steps, targets, strict=True)]
-    else:
-        parts = [_run(model, steps[-1].ids, [s.read for s in steps], list(targets), cuts)]
+        check_blocking(model, query.prompt.ids)
+    parts = [_run(model, row, cuts) for row in query.rows(model.masked)]
     clean, after = (np.prod(values, axis=0) for values in zip(*parts, strict=True))
     return float(clean), after
 
 
 @torch.no_grad()
-def _run(model: Model, ids, reads: list[int], targets: list[int], cuts: Sequence[Cut]) -> tuple[float, np.ndarray]:
-    objectives = [Objective("probability", target) for target in targets]
+def _run(model: Model, row: Row, cuts: Sequence[Cut]) -> tuple[float, np.ndarray]:
+    reads = [index for index, _ in row.reads]
+    objectives = [Objective("probability", token) for _, token in row.reads]
     by_start: dict[int, list[int]] = {reads[0]: []}
     for i, cut in enumerate(cuts):
         if cut.layers:
             by_start.setdefault(0 if model.masked else min(cut.start, reads[0]), []).append(i)
     clean, after = None, np.zeros(len(cuts))
     for start, chosen in by_start.items():
-        recording = record(model, ids, start)
+        recording = record(model, row.ids, start)
         at = [read - recording.start for read in reads]
         if clean is None:
             clean = read_rows(model, recording.output, at, objectives).value.item()
@@ -231,7 +228,7 @@ def swept(recording: Recording, cuts: Sequence[Cut], chosen: Sequence[int], extr
     `extra` hooks are there during each sweep. Rows of a part stand in the order in which they join.
     """
     order = sorted(chosen, key=lambda i: min(cuts[i].layers))
-    size = max(1, TOKENS // recording.length)
+    size = max(1, SWEEP_TOKENS // recording.length)
     for first in range(0, len(order), size):
         part = order[first : first + size]
         some = [cuts[i] for i in part]

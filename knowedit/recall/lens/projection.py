@@ -27,7 +27,7 @@ from ...models.passes.objective import at_least_float
 from ...models.passes.replay import capture
 from ...prompts import Prompt, with_target_ids
 
-ROWS = 64  # states whose logits are held at once
+LOGIT_ROWS = 64  # states whose logits are held at once
 
 Choices = tuple[tuple[str, float], ...]
 """The first choices for one state: tokens with their probabilities."""
@@ -212,7 +212,7 @@ def read_states(
     """Probabilities and ranks of `tokens` in states (rows, d_model), (rows, tokens), and each state's first choices."""
     wanted = torch.tensor(list(tokens), device=hidden.device)
     probabilities, ranks, choices = [], [], []
-    for rows in hidden.split(ROWS):
+    for rows in hidden.split(LOGIT_ROWS):
         logits = at_least_float(model.logits(model.normed(rows)))
         p = logits.softmax(-1)
         own = logits[:, wanted]

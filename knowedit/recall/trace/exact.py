@@ -39,7 +39,7 @@ from .restore import Restoring, Window
 
 KINDS = ("state", *SUBLAYERS)
 PART = 10 / 48  # of all layers in the paper's window
-_AT_ONCE = 16  # draws of noise in memory
+DRAWS = 16  # of noise, in memory at once
 
 
 @dataclass(frozen=True)
@@ -239,11 +239,11 @@ def _query(model: Model, prompt: str, target: str, subject: str | None, config: 
 
 
 def _parts(model: Model, query: Query) -> list[tuple[tuple[int, ...], list[int], list[Objective]]]:
-    """Token ids, read positions and what is read there: one run for a decoder, one a step for a masked model."""
-    objectives = [Objective("probability", token) for token in query.target_ids]
-    if not model.masked:
-        return [(query.steps[-1].ids, [step.read for step in query.steps], objectives)]
-    return [(step.ids, [step.read], [objective]) for step, objective in zip(query.steps, objectives, strict=True)]
+    """Token ids, read positions and what is read there, of each of the query's rows."""
+    return [
+        (row.ids, [index for index, _ in row.reads], [Objective("probability", token) for _, token in row.reads])
+        for row in query.rows(model.masked)
+    ]
 
 
 def _exact(
@@ -254,7 +254,7 @@ def _exact(
     for ids, reads, objectives in _parts(model, query):
         found = [
             _restored(Restoring(Corruption(model, ids, start, some), reads, objectives), tokens, window, config)
-            for some in noise.split(_AT_ONCE)
+            for some in noise.split(DRAWS)
         ]
         clean *= found[0][0]
         corrupted = corrupted * np.concatenate([low for _, low, _ in found])
@@ -296,7 +296,7 @@ def _fast(
     kinds = {kind: None if kind == "state" else around for kind in config.kinds}
     found = [
         approximate(Corruption(model, ids, query.prompt.subject[0], some), reads, objectives, kinds)
-        for some in noise.split(_AT_ONCE)
+        for some in noise.split(DRAWS)
     ]
     effects = {kind: np.concatenate([part[kind] for *_, part in found])[:, :tokens] for kind in kinds}
     return found[0][0], np.concatenate([low for _, low, _ in found]), effects

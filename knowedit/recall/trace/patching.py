@@ -24,10 +24,10 @@ from ...models.passes.objective import KINDS as METRICS, Objective, at_least_flo
 from ...models.passes.replay import record
 from ...prompts import Prompt
 from .corruption import Run, run, sublayer
-from .restore import TOKENS
+from .restore import SWEEP_TOKENS
 
 SITES = {"residual": None, "mlp": "mlp", "attention": "attention", "head": "attention", "neuron": "mlp"}
-_LOGITS = 64  # rows of logits that a metric of the user's is given at once
+LOGIT_ROWS = 64  # rows of logits that a metric of the user's is given at once
 
 Metric = str | Callable[[Tensor], Tensor]
 
@@ -151,7 +151,7 @@ def _measure(model: Model, prompt: Prompt, metric: Metric, target: str | None, f
     """The metric as a function of the last block's output at the read position, (rows, d_model) → (rows,)."""
     if callable(metric):
         return lambda hidden: torch.cat(
-            [metric(at_least_float(model.logits(model.normed(part)))) for part in hidden.split(_LOGITS)]
+            [metric(at_least_float(model.logits(model.normed(part)))) for part in hidden.split(LOGIT_ROWS)]
         )
     if metric not in METRICS:
         raise InputError(
@@ -195,7 +195,7 @@ class _Patching:
                 continue  # nothing reads what stands behind the read position
             recording = record(self.model, self.ids, start)
             chosen.sort(key=lambda i: min(site.layer for site in groups[i]))
-            most = max(1, TOKENS // recording.length)
+            most = max(1, SWEEP_TOKENS // recording.length)
             for part in (chosen[j : j + most] for j in range(0, len(chosen), most)):
                 hidden = self._sweep(recording, [groups[i] for i in part])
                 found = self.measure(hidden[:, self.read - recording.start])

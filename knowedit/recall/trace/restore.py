@@ -26,8 +26,8 @@ from ...hooks import hooked
 from ...models.passes.objective import Objective, read_rows
 from .corruption import Corruption, set_output
 
-TOKENS = 512  # of a sweep: enough for full speed, few enough for the processor's cache
-ROWS = 512  # read at once
+SWEEP_TOKENS = 512  # enough for full speed, few enough for the processor's cache
+READ_ROWS = 512  # read at once
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +74,7 @@ class Restoring:
         """F of rows of states (rows, reads, d_model)."""
         places = range(len(self.reads))
         with torch.no_grad():
-            parts = [read_rows(self.model, part, places, self.objectives).value for part in hidden.split(ROWS)]
+            parts = [read_rows(self.model, part, places, self.objectives).value for part in hidden.split(READ_ROWS)]
         return torch.cat(parts).double().cpu()
 
 
@@ -107,7 +107,7 @@ class _Token:
 
     def _parts(self, windows: list[Window]) -> Iterator[list[Window]]:
         """Windows with one beginning stay together."""
-        most = max(1, TOKENS // (self.draws * self.recording.length))
+        most = max(1, SWEEP_TOKENS // (self.draws * self.recording.length))
         part: list[Window] = []
         for window in windows:
             if len(part) >= most and window.first != part[-1].first:

@@ -7,7 +7,7 @@ from support.commands import HOSTILE, fails
 from support.tiny import hf, tokenizer
 from support.trained import facts, trained
 
-from knowedit.answers import answers
+from knowedit.answers import ask
 from knowedit.recall.flow.pipeline import RecallConfig, recall_fact
 
 ZARN = ("recall", "Zarn lives in", "--subject", "Zarn", "--target", "Aldor")
@@ -71,7 +71,7 @@ def test_many_facts(run, file, tmp_path):
 def test_a_fact_in_which_nothing_follows_the_subject_is_left_out(run, tmp_path):
     path = tmp_path / "facts.jsonl"
     model = trained()
-    ((_, found),) = answers(model, [model.query("Zarn", "Aldor", "Zarn")])  # what it says, so that the fact is known
+    (found,) = ask(model, [model.query("Zarn", "Aldor", "Zarn")])  # what it says, so that the fact is known
     rows = [
         {"template": "{} lives in", "subject": "Zarn", "target": "Aldor"},
         {"template": "{}", "subject": "Zarn", "target": found.top[0][0]},

@@ -5,7 +5,7 @@ import torch
 from support.edits import random_edit, same, weights
 from support.tiny import DECODERS, FAMILIES, tiny
 
-from knowedit.answers import answers
+from knowedit.answers import ask
 from knowedit.edit.apply import applied
 from knowedit.errors import InputError, ModelError
 from knowedit.evaluate.edits import scoring
@@ -54,7 +54,7 @@ def gap(found, wanted):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("tokens", [scoring.TOKENS, 30])
+@pytest.mark.parametrize("tokens", [scoring.BATCH_TOKENS, 30])
 def test_scores_are_those_of_each_sequence_by_itself(family, tokens):
     model = tiny(family)
     before, edits = weights(model), edits_of(model)
@@ -138,7 +138,7 @@ def test_applied_edits_stay_below():
 
 def test_they_agree_with_answers():
     model = tiny("bert")
-    found = dict(answers(model, [model.query(*pair) for pair in PAIRS]))
+    found = ask(model, [model.query(*pair) for pair in PAIRS])
     for i, score in enumerate(score_edits(model, [None], [PAIRS])[0]):
         assert score.per_token == pytest.approx(found[i].per_token, rel=1e-4)
         assert score.ranks[0] == found[i].rank and score.greedy == found[i].greedy

@@ -103,9 +103,9 @@ def test_a_model_of_one_layer_is_traced_too(family):
 def test_how_rows_are_cut_into_sweeps_does_not_matter(monkeypatch):
     model, config = tiny("llama"), TraceConfig(draws=5, window=2)
     wanted = trace(model, PROMPT, TARGET, SUBJECT, config)
-    monkeypatch.setattr(restoring, "TOKENS", 1)
-    monkeypatch.setattr(restoring, "ROWS", 3)
-    monkeypatch.setattr(tracing, "_AT_ONCE", 2)
+    monkeypatch.setattr(restoring, "SWEEP_TOKENS", 1)
+    monkeypatch.setattr(restoring, "READ_ROWS", 3)
+    monkeypatch.setattr(tracing, "DRAWS", 2)
     found = trace(model, PROMPT, TARGET, SUBJECT, config)
     np.testing.assert_allclose(found.corrupted, wanted.corrupted, rtol=1e-5)
     for kind in KINDS:

@@ -9,7 +9,7 @@ from support.edits import random_edit, strong, weights
 from support.tiny import DECODERS, FAMILIES, PROMPT, SUBJECT, TARGET, tiny
 from support.trained import facts, trained
 
-from knowedit.answers import answers
+from knowedit.answers import ask
 from knowedit.errors import InputError, ModelError
 from knowedit.facts import Fact, Neighbour, templated
 from knowedit.report.page.explain import CHAPTERS, ExplainConfig, edited_fact, explain, plain
@@ -41,7 +41,7 @@ def test_the_record_is_plain_json_with_every_chapter(told):
 
 def test_chapters_agree_with_each_other_and_with_the_model(told):
     model = trained()
-    ((_, answer),) = answers(model, [model.query(FACT.prompt, FACT.target, FACT.subject)])
+    (answer,) = ask(model, [model.query(FACT.prompt, FACT.target, FACT.subject)])
     said = told["prediction"]
     assert said["probability"] == pytest.approx(answer.probability) and said["rank"] == answer.rank == 1
     assert [p["role"] for p in said["prompts"]] == ["prompt", *["paraphrase"] * 2, *["held out"] * 2]

@@ -1,0 +1,40 @@
+"""Batches hold rows of about one length within a budget, every row once."""
+
+import random
+
+import pytest
+import torch
+
+from knowedit.models.passes.batches import batches, padded
+
+LENGTHS = [random.Random(0).randrange(1, 30) for _ in range(200)]
+
+
+@pytest.mark.parametrize(
+    "budget", [{"tokens": 64}, {"rows": 7}, {"tokens": 100, "rows": 5}, {"rows": 7, "equal": True}]
+)
+def test_every_row_is_in_one_batch_within_the_budget(budget):
+    found = list(batches(LENGTHS, **budget))
+    assert sorted(i for batch in found for i in batch) == list(range(len(LENGTHS)))
+    for batch in found:
+        longest = max(LENGTHS[i] for i in batch)
+        assert len(batch) <= budget.get("rows", len(LENGTHS))
+        assert len(batch) * longest <= budget.get("tokens", len(LENGTHS) * longest)
+        assert not budget.get("equal") or {LENGTHS[i] for i in batch} == {longest}
+
+
+def test_a_batch_is_filled_before_the_next_one_is_begun():
+    assert list(batches([3, 1, 2, 2, 9], tokens=6)) == [[1, 2, 3], [0], [4]]
+    assert list(batches([3, 1, 2, 2, 9], rows=2)) == [[1, 2], [3, 0], [4]]
+    assert list(batches([3, 1, 2, 2, 9], equal=True)) == [[1], [2, 3], [0], [4]]
+    assert list(batches([5, 1], tokens=4)) == [[1], [0]], "a row that alone is over the budget is a batch"
+    assert list(batches([], tokens=4)) == []
+
+
+def test_rows_are_padded_on_the_side_that_is_asked_for():
+    tokens, seen = padded([(5, 6, 7), [8]])
+    assert torch.equal(tokens, torch.tensor([[5, 6, 7], [8, 0, 0]]))
+    assert torch.equal(seen, torch.tensor([[1, 1, 1], [1, 0, 0]]))
+    tokens, seen = padded([(5, 6, 7), [8]], left=True)
+    assert torch.equal(tokens, torch.tensor([[5, 6, 7], [0, 0, 8]]))
+    assert torch.equal(seen, torch.tensor([[1, 1, 1], [0, 0, 1]]))
