@@ -1,4 +1,4 @@
-"""Tests run offline, from the checkout, and share the builders in tiny.py."""
+"""Tests run offline, from the checkout, and share the builders in support/."""
 
 import os
 import sys
@@ -18,6 +18,32 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 THREADS = torch.get_num_threads()
+COVERED = ("gpt2", "llama", "gemma2", "gptj", "bloom", "mistral", "bert")
+"""One family for each thing that families do differently: Conv1D and tied weights; gates and grouped heads; norms after
+a part and capped logits; attention beside the MLP; ALiBi; a window; a mask to fill in."""
+
+
+def pytest_addoption(parser):
+    help = "also run the analyses without code of their own for a family on every family; before a release"
+    parser.addoption("--all-families", action="store_true", help=help)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "covered: of the families only those that differ run, unless --all-families")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all-families"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("covered") and _family(item) not in COVERED]
+    config.hook.pytest_deselected(items=left_out)
+    left_out = set(left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _family(item) -> str:
+    """The family that a covered test runs on; it has to have one."""
+    return item.callspec.params["family"]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ def asked(model):
     return [model.query(prompt, target) for prompt in PROMPTS for target in TARGETS]
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_answers_are_the_models_own(family):
     model = tiny(family)

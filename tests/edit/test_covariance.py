@@ -68,6 +68,7 @@ def close(found: Covariance, wanted: torch.Tensor, tolerance: float = 1e-5) -> b
 # ---------------------------------------------------------------- the numbers
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_pass_gives_what_a_loop_over_layers_gives(family, text):
     model = tiny(family)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from support.rounding import assert_near, pass_operations
+from support.tiny import double
 
 import knowedit
 from benchmarks.reference.attribution import integrated_gradients
@@ -15,56 +17,56 @@ PROMPT, TARGET = "The Eiffel Tower is located in the city of", "Paris"
 pytestmark = pytest.mark.usefixtures("all_threads")
 
 
+STEEP = 155
+"""w·α·F″(α) of layer 0 at 4 nodes, at most: its steepest flank (F″ = 2,200 at α = 0.35) multiplies a relative error of α
+by it. So layer 0 is compared in float64, the others in float32 too."""
+
+
 @pytest.fixture(scope="module")
-def query(default_model):
-    return default_model.query(PROMPT, TARGET)
+def exact_model():
+    with double():
+        return knowedit.load(dtype="float64")
 
 
-def worst(found, wanted):
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
-
-
-@pytest.mark.parametrize("rule", [("gauss-legendre", 8), ("eleuther", 20)])
-def test_the_sweep_equals_the_plain_loop(default_model, query, rule):
-    layers = [0, 1, 14, 29]  # layer 0 oscillates and is the hardest
-    found = attribute(default_model, query, config=AttributionConfig(quadrature=rule[0], nodes=rule[1]))
-    with frozen(default_model):
-        wanted = integrated_gradients(
-            default_model, query.prompt.ids, query.prompt.read, query.target_ids[0],
-            quadrature=rule[0], nodes=rule[1], layers=layers,
-        )  # fmt: skip
-    assert worst(found.scores[layers], wanted) < 1e-4
-
-
-def test_the_sweep_equals_captum(default_model, query):
-    """At 8 nodes. Where a node falls on a steep flank of layer 0, the references themselves only repeat to 2e-4."""
-    wanted = attribute(default_model, query, config=AttributionConfig(nodes=8, engine="captum")).scores
-    assert worst(attribute(default_model, query, config=AttributionConfig(nodes=8)).scores, wanted) < 1e-4
+def scores(model, **options):
+    return attribute(model, model.query(PROMPT, TARGET), config=AttributionConfig(**options)).scores
 
 
 @pytest.mark.usefixtures("doubled")
-def test_what_differs_in_float32_is_rounding():
-    """The same comparison in float64, at the nodes that repeat worst in float32."""
-    model = knowedit.load(dtype="float64")
-    query = model.query(PROMPT, TARGET)
-    found = attribute(model, query, config=AttributionConfig(nodes=4)).scores
-    with frozen(model):
+@pytest.mark.parametrize("quadrature", ["gauss-legendre", "eleuther"])
+def test_the_sweep_equals_the_plain_loop(exact_model, quadrature):
+    layers = [0, 14, 29]
+    query = exact_model.query(PROMPT, TARGET)
+    with frozen(exact_model):
         wanted = integrated_gradients(
-            model, query.prompt.ids, query.prompt.read, query.target_ids[0],
-            quadrature="gauss-legendre", nodes=4, layers=[0, 29],
-        )  # fmt: skip
-    assert worst(found[[0, 29]], wanted) < 1e-9
+            exact_model,
+            query.prompt.ids,
+            query.prompt.read,
+            query.target_ids[0],
+            quadrature=quadrature,
+            nodes=4,
+            layers=layers,
+        )
+    found = scores(exact_model, quadrature=quadrature, nodes=4)
+    assert_near(found[layers], wanted, size=STEEP, operations=pass_operations(exact_model))
 
 
-def test_the_row_limit_changes_nothing_but_memory(default_model, query):
-    config = AttributionConfig(nodes=4)
-    few = AttributionConfig(nodes=4, row_limit=300)
-    wanted = attribute(default_model, query, config=config).scores
-    assert worst(attribute(default_model, query, config=few).scores, wanted) < 1e-4
+def test_the_sweep_in_float32_differs_from_captum_and_from_float64_by_rounding(default_model, exact_model):
+    found = scores(default_model, nodes=2)
+    operations = pass_operations(default_model)
+    assert_near(found[1:], scores(default_model, nodes=2, engine="captum")[1:], operations=operations)
+    with double():
+        exact = scores(exact_model, nodes=2)
+    assert_near(found[1:], exact[1:], operations=operations)
 
 
-def test_auto_keeps_every_gap_small(default_model, query):
-    found = attribute(default_model, query)
+def test_the_row_limit_changes_nothing_but_memory(default_model):
+    few, as_many_as_fit = (scores(default_model, nodes=4, row_limit=limit) for limit in (300, None))
+    assert_near(few[1:], as_many_as_fit[1:], operations=pass_operations(default_model))
+
+
+def test_auto_keeps_every_gap_small(default_model):
+    found = attribute(default_model, PROMPT, TARGET)
     assert found.gap.max() <= 1e-3
     assert found.nodes[0] > max(found.nodes[2:])  # only the oscillating layers were refined
 

@@ -21,7 +21,9 @@ FINE = TOLERANCE[torch.float64]
 NARROW = ("mistral", "qwen2", "gemma3_text")  # in their upper layers no token sees further back than four
 
 
-@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.fixture(
+    params=[pytest.param(torch.float32, marks=pytest.mark.covered), torch.float64], ids=["float32", "float64"]
+)
 def dtype(request):
     if request.param is torch.float32:
         yield request.param

@@ -21,6 +21,7 @@ def looked_at(model, ids):
     return torch.stack([neurons.reshape(len(ids), -1)[text_of(model)] for neurons in kept])
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_scan_is_what_every_token_shows(family):
     model = tiny(family)

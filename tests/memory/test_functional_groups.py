@@ -37,6 +37,7 @@ def test_copies_are_a_group(family):
     assert found == groups(model, seen, 1)
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_its_tree(family):
     model = tiny(family)

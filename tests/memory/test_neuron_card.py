@@ -16,6 +16,7 @@ from knowedit.memory.corpus_scan import scan
 from knowedit.memory.neuron_card import CardConfig, Trigger, card, cards, read_located
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_card_says_what_the_scan_saw(family):
     model = tiny(family)

@@ -12,6 +12,7 @@ from knowedit.memory.shared_neurons import PolysemanticityConfig, _independent, 
 from knowedit.sources import builtin_facts
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family):
     model = tiny(family)

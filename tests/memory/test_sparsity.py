@@ -17,6 +17,7 @@ def prompt_of(model, family):
 
 
 @pytest.mark.parametrize("at", ["read", "all"])
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_keeping_all_changes_nothing(family, at):
     model = tiny(family)
@@ -27,6 +28,7 @@ def test_keeping_all_changes_nothing(family, at):
 
 
 @pytest.mark.parametrize("at", ["read", "all"])
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_keeping_some_is_what_a_hook_does(family, at):
     model = tiny(family)
@@ -72,6 +74,7 @@ def test_strong_neurons_remain_longer_than_random_ones():
     assert one.ratio.value > found[0].ratio.value  # one thinned layer of three does less
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", [*DECODERS, *MASKED])
 def test_active_shares_are_means_over_texts(family):
     found = scan(tiny(family), tokens=260)

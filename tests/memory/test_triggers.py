@@ -19,6 +19,7 @@ def alone(model, ids, layer, index):
     return neurons[0, layer, index].item()
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_changes_are_those_of_each_trigger_by_itself(family):
     model = tiny(family)

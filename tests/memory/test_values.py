@@ -13,6 +13,7 @@ from knowedit.memory.values import Compositional, agreement, compositional, mean
 from knowedit.statistics import proportion
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_first_tokens_and_ranks_are_those_of_the_whole_vocabulary(family, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 50)  # several blocks, the last one shorter
@@ -30,6 +31,7 @@ def test_first_tokens_and_ranks_are_those_of_the_whole_vocabulary(family, monkey
     assert vocabulary(model, 1, 4, sign[4].item(), 1)[0][0] == model.tokenizer.decode([tokens[4].item()])
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_agreement_counts_the_token_after_the_strongest_trigger(family):
     model = tiny(family)
@@ -64,6 +66,7 @@ def test_values_that_say_what_follows_agree():
     assert after[0] == before[0]
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_composition_is_what_no_active_neuron_says(family):
     model = tiny(family)

@@ -15,6 +15,7 @@ from knowedit.mlp.accounting import SHAPES, account, account_config
 HEADS = re.compile(r"predictions\.transform\.dense|lm_head\.dense|vocab_transform|project_(in|out)|^head\.dense")
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_once_and_operations_as_torch_counts_them(family):
     model = tiny(family, attn_implementation="eager")
@@ -51,6 +52,7 @@ def test_gpt3s_shapes_have_116_billion_in_their_mlps():
     assert found.parts["mlp"].parameters / found.parameters == pytest.approx(0.664, abs=1e-3)
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_alone_gives_what_the_model_gives(family, tmp_path):
     model = hf(family)

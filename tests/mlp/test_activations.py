@@ -11,6 +11,7 @@ from knowedit.models.expansion import expansions, watching
 TEXTS = (PROMPT, "Paris is", "The capital of France is")
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_batched_values_are_each_prompts_own(family, monkeypatch):
     model = tiny(family)

@@ -38,6 +38,7 @@ def test_kinds_of_made_up_neurons():
         assert found[i] == (name.split(",")[0], both)
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_from_its_own_passes(family):
     model = tiny(family)

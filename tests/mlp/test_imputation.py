@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.rounding import near
 from support.tiny import FAMILIES, PROMPT, SUBJECT, TARGET, tiny
 from support.trained import facts, trained
 
@@ -12,6 +13,7 @@ from knowedit.prompts import Query
 
 
 @pytest.mark.usefixtures("doubled")
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_equals_the_plain_loop(family):
     model = tiny(family, torch.float64)
@@ -25,8 +27,8 @@ def test_every_family_equals_the_plain_loop(family):
     )
     assert found.dimensions == 3  # 8 % of 32, rounded
     for layer, (top, *random) in enumerate(wanted):
-        assert found.highest[layer] == pytest.approx(top, abs=1e-9)
-        assert found.random[layer] == pytest.approx(random, abs=1e-9)
+        assert found.highest[layer] == near(top)
+        assert found.random[layer] == near(random)
     assert len({round(x, 9) for x in (found.log_probability, *found.highest)}) == 1 + model.n_layers  # each matters
 
 
@@ -34,8 +36,8 @@ def test_all_dimensions_imputed_is_the_same_whichever_were_chosen():
     model = tiny("gpt2")
     found = impute(model, model.query(PROMPT, TARGET), TARGET, ImputationConfig(share=1.0, draws=2))
     for layer in range(model.n_layers):
-        assert found.random[layer] == pytest.approx([found.highest[layer]] * 2, abs=1e-6)
-        assert found.moved[layer] == pytest.approx(found.moved_random[layer], abs=1e-6)
+        assert found.random[layer] == near([found.highest[layer]] * 2)
+        assert found.moved[layer] == near(found.moved_random[layer])
         assert 0 < found.moved[layer] <= 1  # a vector less its mean is no longer than the vector
 
 
@@ -49,7 +51,7 @@ def test_the_highest_are_signed_not_by_magnitude():
         model.down(0).bias[3] = -9.0
     found = impute(model, model.query(PROMPT, TARGET), TARGET, ImputationConfig(draws=0))
     mean = (3 - 9) / 32
-    assert found.moved[0] == pytest.approx((3 * (1 - mean) ** 2) ** 0.5 / (3 + 81) ** 0.5, abs=1e-6)
+    assert found.moved[0] == near((3 * (1 - mean) ** 2) ** 0.5 / (3 + 81) ** 0.5)
 
 
 def test_a_target_of_several_tokens_counts_as_a_whole():
@@ -60,7 +62,7 @@ def test_a_target_of_several_tokens_counts_as_a_whole():
     with torch.no_grad():
         logits = model.hf(input_ids=torch.tensor([query.steps[-1].ids])).logits[0].log_softmax(-1)
     whole = sum(logits[s.read, t].item() for s, t in zip(query.steps, query.target_ids, strict=True))
-    assert found.log_probability == pytest.approx(whole, abs=1e-4)
+    assert found.log_probability == near(whole)
     assert found.random == ((),) * model.n_layers and found.control()[0].value is None
 
 
@@ -79,7 +81,7 @@ def test_draws_in_several_sweeps_are_those_of_one(monkeypatch):
     monkeypatch.setattr("knowedit.mlp.imputation.SWEEP_TOKENS", 2 * model.n_layers * len(query.steps[0].ids))
     parts = impute(model, query, TARGET, ImputationConfig(draws=5))
     for layer in range(model.n_layers):
-        assert parts.random[layer] == pytest.approx(whole.random[layer], abs=1e-5)
+        assert parts.random[layer] == near(whole.random[layer])
 
 
 def test_many_facts_have_intervals_over_facts():

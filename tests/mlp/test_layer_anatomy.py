@@ -19,6 +19,7 @@ def own_values(model, prompts):
     return collect(model, prompts, lambda p: text_positions(model, p), expansions(model))
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_described_as_it_is(family):
     model = tiny(family)

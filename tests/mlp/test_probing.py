@@ -96,6 +96,7 @@ def test_the_random_expansion_has_the_layers_own_row_norms():
         assert not torch.equal(found, random_neurons(model, 0, one, inputs, seed=4))
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", sorted(MASKED))
 def test_masked_models_are_probed_at_their_mask(family):
     some = [

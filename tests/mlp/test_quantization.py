@@ -46,6 +46,7 @@ def test_one_bit_is_the_best_scaled_sign():
 
 
 @pytest.mark.parametrize("part", ["mlp", "attention"])
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_part_is_rounded_by_output_channel_and_restored_to_the_bit(family, part):
     model = tiny(family)

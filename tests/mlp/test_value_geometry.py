@@ -62,6 +62,7 @@ def test_random_angles_are_a_distribution_and_uniform_in_the_plane():
     assert random_angles(3)[BINS // 2] == pytest.approx(0.5 * math.sin(math.pi / BINS), rel=1e-2)
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_against_a_plain_loop(family):
     model = tiny(family)

@@ -23,6 +23,7 @@ def text_ids(model, rows) -> list[int]:
 # ---------------------------------------------------------------- samples
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_samples_are_drawn_from_the_models_own_distribution(doubled, family):
     """Step by step on a cache is the same as whole passes, with the same numbers drawn."""

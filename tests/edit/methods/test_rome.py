@@ -48,6 +48,7 @@ def key_and_output(model, fact, layer=1):
     return seen["k"], seen["v"]
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_algebra(family):
     model = tiny(family)

@@ -38,6 +38,7 @@ def test_equals_the_plain_loop(family):
     assert (value.delta - wanted).norm() <= 1e-4 * wanted.norm()
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_many_facts_at_once_are_as_each_alone(family):
     with double():  # in float32 Adam's first steps turn rounding into other signs

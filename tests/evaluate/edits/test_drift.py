@@ -27,6 +27,7 @@ def plain(model, edit, subject):
     return (after.exp() * (after - before)).sum().item()
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_essence_is_that_of_each_edit_applied(family):
     model = tiny(family)

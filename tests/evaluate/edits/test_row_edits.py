@@ -22,6 +22,7 @@ def logits(model, tokens):
     return model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_row_is_as_with_its_edit_in_the_weights(family):
     model = tiny(family)

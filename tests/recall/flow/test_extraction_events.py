@@ -12,6 +12,7 @@ POST_NORMS = ("gemma2", "gemma3_text", "olmo2")
 
 
 @pytest.mark.usefixtures("doubled")
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_updates_add_up_to_what_the_stream_gains(family):
     model = tiny(family, torch.float64)
@@ -30,6 +31,7 @@ def test_updates_add_up_to_what_the_stream_gains(family):
             torch.testing.assert_close(attention, added[layer, 0], rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_events_are_those_of_the_token_that_is_promoted_most(family):
     """Ask for the very token that one head promotes most: the head is an event, and asking for another it is not."""
@@ -68,6 +70,7 @@ def test_the_final_norm_in_between():
     assert (record["n_layers"], record["n_heads"]) == (3, 4)
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", MASKED)
 def test_masked_models_are_refused(family):
     model = tiny(family)

@@ -49,6 +49,7 @@ def test_the_trained_model_needs_the_subject_to_reach_the_last_token(some):
     assert "the subject costs most" in told and "%" in told
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
 def test_every_decoder_has_the_three_stages(family):
     found = recall_fact(tiny(family), ASKED)
@@ -59,6 +60,7 @@ def test_every_decoder_has_the_three_stages(family):
     assert record["stages"][2]["text"]
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", MASKED)
 def test_masked_models_are_refused(family):
     with pytest.raises(ModelError, match="masked"):

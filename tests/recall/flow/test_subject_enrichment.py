@@ -63,6 +63,7 @@ def vocabulary_words(model):
     return [word if content_words(word) == {word} else None for word in decoded]
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rates_are_those_of_a_plain_lens(family):
     model = tiny(family)

@@ -52,6 +52,7 @@ def plainly(model, clean, corrupt, sites):
     return logits(model, corrupt.ids, *hooks)[:, corrupt.read]
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_and_site_equals_hooks_on_the_whole_model(family):
     model = tiny(family)
@@ -80,6 +81,7 @@ def test_every_family_and_site_equals_hooks_on_the_whole_model(family):
     assert len({round(value, 4) for value in found.values}) > 2
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_everything_gives_the_clean_run_and_nothing_the_corrupt_one(family):
     model = tiny(family)

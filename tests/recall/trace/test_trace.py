@@ -49,6 +49,7 @@ def plainly(model, found: Trace):
     return clean, low, wanted
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_gives_the_tables_of_the_plain_loop(family):
     model = tiny(family)
@@ -81,6 +82,7 @@ def test_the_last_state_at_the_read_position_brings_all_back(family):
 
 
 @pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_noise_nothing_changes(family, fast):
     model = tiny(family)
@@ -166,6 +168,7 @@ def test_tokens_are_put_into_one_class_each():
     assert "before subject" in average_traces([found]).effects["state"]  # a masked model looks both ways
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_fast_mode_is_exact_for_little_noise(family):
     model = tiny(family)

@@ -88,6 +88,7 @@ def test_an_edit_lends_its_prompts_only_to_the_same_fact(edit):
     assert explain(trained(), other, edit, QUICK)["edit"]["own_prompt"] == FACT.prompt
 
 
+@pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_told_or_says_why_not(family):
     model = tiny(family)
