@@ -18,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("all_threads")
 
 
 STEEP = 155
-"""w·α·F″(α) of layer 0 at 4 nodes, at most: its steepest flank (F″ = 2,200 at α = 0.35) multiplies a relative error of α
-by it. So layer 0 is compared in float64, the others in float32 too."""
+"""w·α·F″(α) of layer 0 at 4 nodes, at most: its steepest flank (F″ = 2,200 at α = 0.35) multiplies a relative error of
+α by it. So layer 0 is compared in float64, the others in float32 too."""
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import torch
 
 LAMBDA = 8
 PASS = 600
-"""Roundings in a row in one pass through a tiny model: 3 layers of 4 products of width 32 and one of 48, and a readout."""
+"""Roundings in a row in one pass of a tiny model: 3 layers of 4 products of width 32 and one of 48, and a readout."""
 
 
 def pass_operations(model) -> int:
