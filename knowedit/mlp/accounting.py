@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, ModelError, did_you_mean
@@ -30,10 +30,9 @@ from ..models.checks import check_config, one_line, quiet
 from ..models.conversion import ALIASES
 from ..models.expansion import projections
 from ..models.layouts import Layout, find_layout, heads_path
-from ..models.loading import config_of
+from ..models.loading import auto_class, config_of
 
 SEQUENCE_TOKENS = 1024
-_ENCODERS = ("bert", "roberta", "distilbert", "modernbert")  # masked, where the config does not name a head
 SHAPES = {
     "gpt3": dict(model_type="gpt2", n_embd=12_288, n_layer=96, n_head=96, n_positions=2048, vocab_size=50_257),
     "gpt2": dict(model_type="gpt2"),
@@ -94,11 +93,10 @@ def account_config(name: str, tokens: int = SEQUENCE_TOKENS) -> Accounting:
     _check_tokens(tokens)
     config = _config(name)
     check_config(config, name)
-    saved = tuple(getattr(config, "architectures", None) or ())
-    masked = saved[0].endswith("ForMaskedLM") if saved else config.model_type in _ENCODERS
+    auto = auto_class(config, name)
     try:
         with quiet(), torch.device("meta"):
-            hf = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config(config)
+            hf = auto.from_config(config)
     except Exception as error:  # a config from outside may ask for anything
         raise ModelError(f"no model can be built from the config {name!r}: {one_line(error)}") from error
     return _account(hf, find_layout(hf), name, tokens)
@@ -135,7 +133,7 @@ def _account(hf: nn.Module, layout: Layout, name: str, tokens: int) -> Accountin
             weights[part] += sum(p.numel() for module in modules.values() for p in module.parameters())
             flops[part] += sum(2 * module.weight.numel() for module in modules.values())
         attention = block.get_submodule(layout.attention)
-        joined = attention.get_submodule(layout.heads or heads_path(attention))
+        joined = attention.get_submodule(heads_path(layout, attention))
         scores += 4 * tokens * (joined.nx if isinstance(joined, Conv1D) else joined.in_features)
     unembedding = hf.get_output_embeddings()
     embeddings = {id(p): p.numel() for p in _embeddings(hf)}

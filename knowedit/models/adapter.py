@@ -84,7 +84,7 @@ class Model:
     def heads(self, layer: int) -> nn.Module:
         """The projection whose input are the outputs of a layer's attention heads, joined in their order."""
         attention = self.attention(layer)
-        return _submodule(attention, self.layout.heads or heads_path(attention), "heads")
+        return _submodule(attention, heads_path(self.layout, attention), "heads")
 
     @property
     def n_heads(self) -> int:

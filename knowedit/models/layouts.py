@@ -7,7 +7,7 @@ the down-projection is found by name and shape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -16,15 +16,21 @@ from ..errors import LayoutError, ModelError
 
 @dataclass(frozen=True)
 class Layout:
-    """Module paths of one architecture.
+    """What knowedit must know of one architecture. Module paths:
 
     - `blocks`: the `ModuleList` of transformer blocks.
     - `attention`, `down`: inside a block; `down` is the projection from the neurons back to the residual stream.
+    - `final`: what stands between the last block and the unembedding, in order. A step is a module path, an
+      activation function's name, or a path with a `?` that some models of the family leave out.
     - `heads`: inside the attention module, the projection from the joined heads to the residual stream; empty where its
       name tells.
     - `up`, `gate`: inside a block, the projections that the neurons are made of; empty where structure tells.
-    - `final`: what stands between the last block and the unembedding, in order. A step is a module path, an
-      activation function's name, or a path with a `?` that some models of the family leave out.
+
+    And two facts:
+
+    - `trees`: a decoder that takes each token's position and a mask of who sees whom, so that one row can hold a tree
+      of tokens. Others are run on plain rows.
+    - `encoder`: a masked language model, where the config does not name its head.
 
     The unembedding itself is what transformers calls the model's output embeddings.
     """
@@ -36,14 +42,23 @@ class Layout:
     heads: str = ""
     up: str = ""
     gate: str = ""
+    trees: bool = False
+    encoder: bool = False
 
 
-_LLAMA = Layout("model.layers", "self_attn", "mlp.down_proj", ("model.norm",))
-_GPT2 = Layout("transformer.h", "attn", "mlp.c_proj", ("transformer.ln_f",))
-_BLOOM = Layout("transformer.h", "self_attention", "mlp.dense_4h_to_h", ("transformer.ln_f",))
+_LLAMA = Layout("model.layers", "self_attn", "mlp.down_proj", ("model.norm",), heads="o_proj", trees=True)
+_GPT2 = Layout("transformer.h", "attn", "mlp.c_proj", ("transformer.ln_f",), heads="c_proj", trees=True)
+_BLOOM = Layout("transformer.h", "self_attention", "mlp.dense_4h_to_h", ("transformer.ln_f",), heads="dense")
 
-LAYOUTS: dict[str, Layout] = {
-    "bert": Layout("bert.encoder.layer", "attention", "output.dense", ("cls.predictions.transform",)),
+LAYOUTS: dict[str, Layout] = {  # by the config's model_type
+    "bert": Layout(
+        "bert.encoder.layer",
+        "attention",
+        "output.dense",
+        ("cls.predictions.transform",),
+        heads="output.dense",
+        encoder=True,
+    ),
     "bloom": _BLOOM,
     "cohere": _LLAMA,
     "distilbert": Layout(
@@ -51,28 +66,45 @@ LAYOUTS: dict[str, Layout] = {
         "attention",
         "ffn.lin2",
         ("vocab_transform", "activation", "vocab_layer_norm"),
+        heads="out_lin",
+        encoder=True,
     ),
     "falcon": _BLOOM,
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
     "gpt2": _GPT2,
-    "gpt_neo": _GPT2,
-    "gpt_neox": Layout("gpt_neox.layers", "attention", "mlp.dense_4h_to_h", ("gpt_neox.final_layer_norm",)),
-    "gptj": Layout("transformer.h", "attn", "mlp.fc_out", ("transformer.ln_f",)),
+    "gpt_neo": replace(_GPT2, heads="attention.out_proj", trees=False),
+    "gpt_neox": Layout(
+        "gpt_neox.layers",
+        "attention",
+        "mlp.dense_4h_to_h",
+        ("gpt_neox.final_layer_norm",),
+        heads="dense",
+        trees=True,
+    ),
+    "gptj": Layout("transformer.h", "attn", "mlp.fc_out", ("transformer.ln_f",), heads="out_proj", trees=True),
     "granite": _LLAMA,
     "llama": _LLAMA,
     "mistral": _LLAMA,
-    "modernbert": Layout("model.layers", "attn", "mlp.Wo", ("model.final_norm", "head")),
-    "mpt": Layout("transformer.blocks", "attn", "ffn.down_proj", ("transformer.norm_f",)),
+    "modernbert": Layout(
+        "model.layers",
+        "attn",
+        "mlp.Wo",
+        ("model.final_norm", "head"),
+        heads="Wo",
+        encoder=True,
+    ),
+    "mpt": Layout("transformer.blocks", "attn", "ffn.down_proj", ("transformer.norm_f",), heads="out_proj"),
     "olmo2": _LLAMA,
     "opt": Layout(
         "model.decoder.layers",
         "self_attn",
         "fc2",
         ("model.decoder.final_layer_norm?", "model.decoder.project_out?"),
+        heads="out_proj",
     ),
-    "phi": Layout("model.layers", "self_attn", "mlp.fc2", ("model.final_layernorm",)),
+    "phi": Layout("model.layers", "self_attn", "mlp.fc2", ("model.final_layernorm",), heads="dense", trees=True),
     "phi3": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
@@ -81,16 +113,23 @@ LAYOUTS: dict[str, Layout] = {
         "attention",
         "output.dense",
         ("lm_head.dense", "gelu", "lm_head.layer_norm"),
+        heads="output.dense",
+        encoder=True,
     ),
     "smollm3": _LLAMA,
     "stablelm": _LLAMA,
-    "starcoder2": Layout("model.layers", "self_attn", "mlp.c_proj", ("model.norm",)),
+    "starcoder2": Layout("model.layers", "self_attn", "mlp.c_proj", ("model.norm",), heads="o_proj", trees=True),
 }
 
 REMEDY = "pass layout=knowedit.Layout(blocks=…, attention=…, down=…, final=(…,)) with this model's module paths"
 
-_HEADS_NAMES = ("o_proj", "c_proj", "out_proj", "dense", "Wo", "out_lin")
-_DOWN_NAMES = ("down_proj", "c_proj", "fc2", "fc_out", "dense_4h_to_h", "w2", "wo", "lin2", "output.dense", "proj_out")
+# what projections are called in families that the table does not know: as in those that it knows, and some more
+_HEADS_NAMES = {layout.heads.rpartition(".")[2] for layout in LAYOUTS.values()}
+_DOWN_NAMES = (
+    *{layout.down.removeprefix("mlp.").removeprefix("ffn.").lower() for layout in LAYOUTS.values()},
+    "w2",
+    "proj_out",
+)
 
 
 def find_layout(hf: nn.Module) -> Layout:
@@ -139,8 +178,10 @@ def by_structure(hf: nn.Module) -> Layout:
     return Layout(blocks_path, attention, down[0], tuple(norms))
 
 
-def heads_path(attention: nn.Module) -> str:
-    """The projection from an attention module's joined heads to the residual stream, by its name."""
+def heads_path(layout: Layout, attention: nn.Module) -> str:
+    """The path in an attention module of the projection from its joined heads: the layout's, else by its name."""
+    if layout.heads:
+        return layout.heads
     found = [name for name, _ in attention.named_modules() if name.rsplit(".", 1)[-1] in _HEADS_NAMES]
     if len(found) != 1:
         raise LayoutError(

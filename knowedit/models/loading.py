@@ -42,13 +42,12 @@ from ..errors import DataError, InputError, KnoweditError, ModelError, did_you_m
 from .adapter import Model
 from .checks import check_complete, check_config, one_line, quiet
 from .conversion import ALIASES, alias_dir, gguf_dir
-from .layouts import Layout, find_layout
+from .layouts import LAYOUTS, Layout, find_layout
 from .probe import probe
 
 DEFAULT = "smollm2-135m"
 
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
-_ENCODERS = ("bert", "roberta", "distilbert", "modernbert")  # masked, where the config does not name a head
 _HUB_TIMEOUT = 5  # seconds to find out whether the Hub answers; transformers alone would retry for 23
 _VOCABULARIES = (".model", ".tiktoken", "tokenizer.json", "vocab.json", "vocab.txt", "tekken.json")
 
@@ -106,7 +105,7 @@ def load(
         with _reading(source, "configuration"):
             config = AutoConfig.from_pretrained(source.place, **options)
         check_config(config, source.name)
-        auto = _auto_class(config, source)
+        auto = auto_class(config, source.name)
         with _reading(source, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(source.place, **options)
         with _reading(source, "weights"):
@@ -243,20 +242,23 @@ def _check_files(source: _Source, remote_code: bool) -> None:
         )
 
 
-def _auto_class(config, source: _Source):
-    """The head a model was saved with decides; where the config does not say, its family does."""
+def auto_class(config, name: str):
+    """The Auto class that makes a config's model: by the head that it was saved with, else by its family.
+
+    Raises `ModelError` where that is no language model.
+    """
     saved = tuple(config.architectures or ())
     if any(name.endswith("ForMaskedLM") for name in saved):
         return AutoModelForMaskedLM
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in saved):
         return AutoModelForCausalLM
-    if config.model_type in _ENCODERS:
+    if config.model_type in LAYOUTS and LAYOUTS[config.model_type].encoder:
         return AutoModelForMaskedLM
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "auto_map", None):
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
         return AutoModelForMaskedLM
-    raise ModelError(f"{source.name!r} is a {config.model_type} model, which is no language model; choose another")
+    raise ModelError(f"{name!r} is a {config.model_type} model, which is no language model; choose another")
 
 
 @contextmanager

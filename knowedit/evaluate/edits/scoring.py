@@ -41,12 +41,6 @@ TREE = 64  # tokens of a tree at most, if it has several sequences: attention is
 WINDOW, SLACK = 8, 1.1  # trees are packed so many batches at a time; a batch may be so much larger than its share
 LOGIT_ROWS = 64  # rows of logits at once
 
-# decoders that take each token's position and a mask of who sees whom; others are run on plain rows
-TREES = frozenset(
-    "cohere gemma2 gemma3_text gpt2 gpt_neox gptj granite llama mistral olmo2 phi phi3 qwen2 qwen3 smollm3 stablelm "
-    "starcoder2".split()
-)
-
 
 @dataclass(frozen=True)
 class Score:
@@ -152,7 +146,7 @@ def _takes_trees(model: Model, longest: int) -> bool:
     window = getattr(config, "sliding_window", None)
     return (
         not model.masked
-        and config.model_type in TREES
+        and model.layout.trees
         and config._attn_implementation in ("eager", "sdpa")
         and (not window or longest <= window)
     )

@@ -9,7 +9,8 @@ from knowedit.answers import ask
 from knowedit.edit.apply import applied
 from knowedit.errors import InputError, ModelError
 from knowedit.evaluate.edits import scoring
-from knowedit.evaluate.edits.scoring import TREES, Score, score_edits
+from knowedit.evaluate.edits.scoring import Score, score_edits
+from knowedit.models.layouts import LAYOUTS
 
 PROMPTS = (
     "The Eiffel Tower is located in the city of",
@@ -71,8 +72,9 @@ def test_scores_are_those_of_each_sequence_by_itself(family, tokens):
 
 
 def test_trees_are_for_decoders_that_were_tried_here():
-    assert TREES <= DECODERS.keys()
-    assert {family for family in FAMILIES if scoring._takes_trees(tiny(family), 4)} == TREES
+    trees = {family for family in FAMILIES if LAYOUTS[family].trees}
+    assert trees <= DECODERS.keys()
+    assert {family for family in FAMILIES if scoring._takes_trees(tiny(family), 4)} == trees
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "gemma2", "gemma3_text"])
