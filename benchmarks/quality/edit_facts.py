@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 import knowedit
-from knowedit.cli.locate_many import evenly
 from knowedit.facts import Fact
+from knowedit.selection import evenly
 
 REPORTED = 200
 PLACES = ("P36", "P37", "P30", "P131", "P17")  # relations about places, which the settings were chosen on

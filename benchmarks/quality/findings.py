@@ -26,7 +26,7 @@ from knowedit.edit.methods.best_layer import LayerScore, best_layer, layer_score
 from knowedit.edit.methods.rome import SMOLLM2
 from knowedit.edit.rewrite_quality import PARTS
 from knowedit.locate.attribution import AttributionConfig, attribute
-from knowedit.locate.neurons import coarse
+from knowedit.locate.refinement import coarse
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.sparsity import SparsityConfig, active_by_layer, keep_strongest
 from knowedit.memory.values import compositional, mean_compositional

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from knowedit.cli.locate_many import evenly
 from knowedit.cli.shared.facts import known_facts
 from knowedit.facts import Fact
 from knowedit.models.adapter import Model
 from knowedit.models.cache import cache_root, locked
 from knowedit.prompts import Query
+from knowedit.selection import evenly
 
 from ..results import FOLDER, save
 

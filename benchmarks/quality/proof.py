@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.answers import ask_facts
-from knowedit.cli.locate_many import evenly
 from knowedit.facts import fill
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 from knowedit.locate.proof import measure, summarise
+from knowedit.selection import evenly
 
 from ..results import save
 

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.answers import ask_facts
-from knowedit.cli.locate_many import evenly
 from knowedit.locate.rankings import RANKINGS, rank
+from knowedit.selection import evenly
 from knowedit.statistics import mean
 
 from ..results import save

@@ -53,7 +53,7 @@ def matched_sets(model, runs: int) -> dict:
         for layer in rng.choice(model.n_layers, int(rng.integers(1, 6)), replace=False):
             strongest = activations[layer].argsort(descending=True)
             strong.append((int(layer), int(strongest[int(rng.integers(64))])))
-        (candidate,) = draw(strong, activations, 1, rng, strata=True)
+        (candidate,) = draw(strong, activations, 1, rng, by_activation=True)
         proof = prove(model, candidate, queries, seed=run + 1)
         p["suppress"].append(proof.p_suppress)
         p["amplify"].append(proof.p_amplify)

@@ -128,8 +128,10 @@ def numbers(what: str, text: str) -> list[int]:
         raise InputError(f"the {what} are {text!r}, expected numbers such as 1,10,100") from None
 
 
-def execute(study: str, config, build, out: Path | None, run: dict, tracker: str | None, dry: bool, as_json: bool):
-    """Run a study into `out`, or say what that would take, and print its summary."""
+def execute(
+    study: str, config, build, out: Path | None, run: dict, tracker: str | None, dry: bool, as_json: bool, show=None
+) -> None:
+    """Run a study into `out`, or say what that would take, and print its summary by `show` (`show_run`)."""
     from ...errors import InputError
     from ...evaluate.dry_run import dry_run
     from ...evaluate.runs.engine import parse_shard, run_study
@@ -158,7 +160,7 @@ def execute(study: str, config, build, out: Path | None, run: dict, tracker: str
     finally:
         if follower is not None:
             follower.finish()
-    show_run(done, as_json)
+    (show or show_run)(done, as_json)
 
 
 def pin_threads(manifest: dict) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from ...edit.rewrite_quality import PARTS
 from ...errors import DataError, InputError
 from ...evaluate.edits.metrics import MAGNITUDES, PROBE, RATES, Columns
+from ...evaluate.neurons.records import effect_of, mean_probabilities
 from ...evaluate.neurons.summary import WHATS
 from ...evaluate.runs.folder import RunFolder
 from ...statistics import Estimate, bounded_interval, estimate, false_discovery, harmonic_mean, mcnemar, mean, wilcoxon
@@ -149,15 +150,19 @@ def edit_values(row: dict) -> Iterator[tuple[str, float]]:
 
 
 def neuron_values(row: dict) -> Iterator[tuple[str, float]]:
-    """Of one record of `bench neurons`: neurons, probability, and the probabilities that suppressing and amplifying
-    leave. Neurons located by the run's own method are called `located`, so that runs by different methods compare."""
-    before = float(np.mean(row["before"]))
-    yield "neurons", float(row["neurons"])
+    """The number of neurons of one record of `bench neurons`, and the probabilities before and with neurons changed.
+
+    Neurons located by the run's own method are called `located`, so that runs by different methods compare.
+    """
+    yield "neurons", float(len(row["located"]["neurons"]))
+    effect = effect_of(row)
+    if effect is None:
+        return
+    before = float(effect.before.mean())
     yield "probability", before
-    for i, (name, found) in enumerate(row["methods"].items()):
-        kind = name if i else "located"
+    for kind, probabilities in mean_probabilities(effect).items():
         for what, key in WHATS:
-            yield f"{what}:{kind}", float(np.mean(found[key]))
+            yield f"{what}:{kind}", probabilities[key]
         yield f"{_BEFORE}{kind}", before
 
 

@@ -201,9 +201,10 @@ def _counts(runs: Sequence[ReportedRun]) -> Table:
         metrics = run.summary["metrics"]
         found = [value(name, metrics.get(name)) for name in ("neurons", "probability")]
         if any(found):
-            yield (*found, metrics.get("neurons", {}).get("n"), run.summary.get("empty"))
+            summary = run.summary
+            yield (*found, metrics.get("neurons", {}).get("n"), summary.get("empty"), summary.get("unproved"))
 
-    columns = ("neurons a fact", "probability before", "facts", "facts without neurons")
+    columns = ("neurons a fact", "probability before", "facts", "facts without neurons", "without a prompt to prove")
     return _named_rows(runs, "counts", "Located neurons", columns, rows)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import DataError, InputError
 from ...evaluate.runs.folder import RunFolder
 
-COUNTS = ("records", "failed", "skipped", "empty", "seconds", "records_per_second")
+COUNTS = ("records", "failed", "skipped", "empty", "unproved", "seconds", "records_per_second")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ReportedRun:
 
     @property
     def method(self) -> str:
-        return str(self.config.get("method", ""))
+        config = self.config.get("locate", self.config)  # a study of neurons embeds how they are located
+        return str(config.get("method", "")) if isinstance(config, dict) else ""
 
     def as_dict(self) -> dict:
         return {

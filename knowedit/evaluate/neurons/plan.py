@@ -1,0 +1,41 @@
+"""What the study of neurons would take: forward passes by purpose, counted without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...facts import Fact
+from ...locate.fact_prompts import FactPrompts
+from ...locate.neuron_kinds import CONTROLS
+from ...locate.proof import LAYER_DRAWS
+from ...locate.rankings import scoring_passes
+from ...models.adapter import Model
+from ...sources import Source
+from .study import ASKED_FACTS, NODES_EVERY, NODES_GRID, NeuronStudyConfig
+
+
+def plan(config: NeuronStudyConfig, source: Source, facts: Sequence[Fact], model: Model | None) -> dict:
+    """{"passes": {purpose: sequences}, "memory": {}} of a study of `facts`; without `model` one layer counts.
+
+    Each node of the integral is a row for each layer, forward and backward. `controls` are the facts that kinds and
+    specificity need, at most. How many neurons each control is tried with is not known before they are located, so
+    these rows are not counted.
+    """
+    prompts = [FactPrompts.of_fact(fact, config.prompts) for fact in facts]
+    locating = sum(len(fact.locating) for fact in prompts)
+    heldout = sum(len(fact.heldout) for fact in prompts)
+    sets = 1 + config.activation + config.draws + min(config.draws, LAYER_DRAWS)
+    locate, nodes = config.locate, config.locate.attribution.nodes
+    layers = None if model is None else locate.layers or range(model.n_layers)
+    passes = {
+        "locate": (locating + len(config.negatives)) * scoring_passes(locate.method, nodes, layers),
+        "controls": 3 * CONTROLS * len(facts),
+        "effect": heldout * (1 + 2 * sets),
+        "specificity": 2 * CONTROLS * 2 * len(facts),
+    }
+    if config.stability and locate.method == "ig":
+        varied = sum(scoring_passes("ig", nodes, layers) for nodes in NODES_GRID)
+        passes["stability"] = -(-len(facts) // NODES_EVERY) * varied
+    if config.erase:
+        passes["erase"] = 2 * 2 * ASKED_FACTS * len({fact.relation_name or fact.relation for fact in facts})
+    return {"passes": passes, "memory": {}}
