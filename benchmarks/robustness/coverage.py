@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from knowedit.evaluate.edits.metrics import summarise
+from knowedit.evaluate.edits.summary import summarise
 
 from ..results import save
 
@@ -78,9 +78,9 @@ def coverage(truth: Truth, n: int, sets: int, seed: int = 0, plain: bool = True)
     held = {way: dict.fromkeys(NAMES, 0) for way in ("summarise", "percentile")}
     for s in tqdm(range(sets), desc=f"{n} records", disable=not plain):
         records = truth.draw(n, rng)
-        found = summarise(records, seed=s)
+        means = summarise(records, seed=s)
         for name in NAMES:
-            held["summarise"][name] += found[name]["low"] <= wanted[name] <= found[name]["high"]
+            held["summarise"][name] += means[name].low <= wanted[name] <= means[name].high
         if plain:
             values = np.array([[record[name] for name in NAMES[:-1]] for record in records])
             draws = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) @ values / n

@@ -19,13 +19,15 @@ import torch
 from tqdm.auto import tqdm
 
 import knowedit
+from knowedit.answers import Answer
 from knowedit.edit.apply import applied
 from knowedit.edit.methods.rome import SMOLLM2, RomeConfig, edit_of, rome_many
 from knowedit.edit.methods.v_star import Value, request
 from knowedit.edit.preserved_keys import preserved_keys
-from knowedit.evaluate.edits.metrics import asked_of, record_metrics, summarise
+from knowedit.evaluate.edits.metrics import Observation, both_targets, measure, metrics_of
 from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.evaluate.edits.study import EditStudyConfig
+from knowedit.evaluate.edits.summary import summarise
 from knowedit.sources import load_source
 from knowedit.texts.corpus import contexts
 
@@ -75,12 +77,15 @@ def _cycle(model, facts, plain: RomeConfig, ours: RomeConfig, given) -> dict:
         "seconds_a_record": {name: total / len(facts) for name, total in seconds.items()},
         "ratio": seconds["plain"] / seconds["ours"],
         "largest_gap_of_a_metric": gap,
-        "metrics": {name: summarise(found) for name, found in rows.items()},
+        "metrics": {
+            name: {metric: mean.as_dict() for metric, mean in summarise(of_way).items()}
+            for name, of_way in rows.items()
+        },
     }
 
 
 def _ours(model, facts, config: RomeConfig, given) -> list[dict]:
-    asked = [_pairs(fact) for fact in facts]
+    asked = [both_targets(fact) for fact in facts]
     score_edits(model, [None] * len(facts), asked)  # the unedited columns
     edits = rome_many(model, facts, config, **given)
     return [_metrics(fact, scores) for fact, scores in zip(facts, score_edits(model, edits, asked), strict=True)]
@@ -89,12 +94,12 @@ def _ours(model, facts, config: RomeConfig, given) -> list[dict]:
 def _plain(model, facts, config: RomeConfig, given) -> list[dict]:
     rows = []
     for fact in facts:
-        batched(model, _pairs(fact))
+        batched(model, both_targets(fact))
         asked = request(model, fact, fact.target_new, config.contexts)
         delta, steps = plain_delta(model, asked, LAYER, config.search)
         edit = edit_of(model, fact, _value(model, asked, delta, steps), *given.values(), config)
         with applied(model, edit):
-            rows.append(_metrics(fact, batched(model, _pairs(fact))))
+            rows.append(_metrics(fact, batched(model, both_targets(fact))))
     return rows
 
 
@@ -105,25 +110,12 @@ def _value(model, asked, delta, steps) -> Value:
     return Value(delta, run.v0()[0], run.keys()[0], asked.rows[0].lookup, 0.0, 0.0, steps, False)
 
 
-def _pairs(fact) -> list[tuple[str, str]]:
-    return [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
-
-
-def _metrics(fact, scores) -> dict:
-    return record_metrics(fact, scores[0::2], scores[1::2])
-
-
-class _Read:
-    """A score as the metrics want it, from plain log-probabilities."""
-
-    def __init__(self, log_p: list[float], greedy: bool):
-        self.log_p, self.greedy = tuple(log_p), greedy
-        self.nll = -sum(log_p) / len(log_p)
-        self.per_token = torch.tensor(-self.nll).exp().item()
+def _metrics(fact, answers: list[Answer]) -> dict:
+    return measure(Observation(fact, dict(zip(both_targets(fact), answers, strict=True))), metrics_of("builtin"))
 
 
 @torch.no_grad()
-def batched(model, pairs) -> list[_Read]:
+def batched(model, pairs) -> list[Answer]:
     """All sequences of a record in one padded batch, logits everywhere."""
     queries = [model.query(*pair) for pair in pairs]
     rows = [query.steps[-1].ids for query in queries]
@@ -135,7 +127,7 @@ def batched(model, pairs) -> list[_Read]:
 
 
 @torch.no_grad()
-def one_by_one(model, pairs) -> list[_Read]:
+def one_by_one(model, pairs) -> list[Answer]:
     """Every sequence by itself."""
     queries = [model.query(*pair) for pair in pairs]
     return [
@@ -144,13 +136,15 @@ def one_by_one(model, pairs) -> list[_Read]:
     ]
 
 
-def _read(query, log_p) -> _Read:
+def _read(query, log_p) -> Answer:
+    """The ranks are 1 for first choices and 2 for all others: metrics ask no more."""
     reads = [(step.read, token) for step, token in zip(query.steps, query.target_ids, strict=True)]
-    return _Read([log_p[i, t].item() for i, t in reads], all(log_p[i].argmax() == t for i, t in reads))
+    ranks = tuple(1 if log_p[i].argmax() == token else 2 for i, token in reads)
+    return Answer(tuple(log_p[i, token].item() for i, token in reads), ranks)
 
 
 def _evaluation(model, facts, edits) -> dict:
-    asked = [_pairs(fact) for fact in facts]
+    asked = [both_targets(fact) for fact in facts]
     seconds = {"batched": 0.0, "one by one": 0.0, "ours": 0.0}
     gap = 0.0
     for start in tqdm(range(0, len(facts), BATCH), desc="evaluation"):

@@ -26,7 +26,7 @@ from ..models.loading import config_of
 from ..selection import choose, source_of
 from ..sources import Source
 from .edits.generation import ANSWER, CHAT, QUESTION, TEXT
-from .edits.metrics import asked_of, zsre_asked
+from .edits.metrics import metrics_of, pairs_of
 from .neurons.plan import plan as plan_neurons
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
@@ -161,7 +161,8 @@ def _method(config, study: str, model: Model | None) -> dict:
 def _edit_passes(config, source: Source, facts: Sequence[Fact], method: dict, model: Model | None) -> dict[str, int]:
     """The search's are forward and backward, and the most that there can be."""
     n = len(facts)
-    asked = [2 * len(asked_of(fact)) + (len(zsre_asked(fact)) if source.format == "zsre" else 0) for fact in facts]
+    metrics = metrics_of(source.format)
+    asked = [len(pairs_of(fact, metrics)) for fact in facts]
     found = {"search": sum(_search(method, fact, model) for fact in facts), "before": sum(asked), "after": sum(asked)}
     if config.sequential:
         found["checkpoints"] = sum(sum(asked[:c]) for c in config.checkpoints if c <= n)

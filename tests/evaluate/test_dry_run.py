@@ -49,8 +49,8 @@ SAMPLES = {
     "relations": RELATION,
     "pararel": BAGS,
 }
-PASSES = {  # forward passes before the edit: two targets a prompt, and zsRE's own three questions
-    "counterfact": 2 * 6, "zsre": 2 * 2 + 3, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3,
+PASSES = {  # forward passes before the edit: two targets a prompt, and zsRE's probe of locality
+    "counterfact": 2 * 6, "zsre": 2 * 2 + 1, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3,
 }  # fmt: skip
 
 

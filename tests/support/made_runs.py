@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 from support.trained import CITIES, facts
 
-from knowedit.evaluate.edits import study as edit_study
+from knowedit.evaluate.edits import summary as edit_summary
 from knowedit.evaluate.neurons import summary as neuron_summary
 from knowedit.evaluate.runs.folder import RunFolder, summary_of, writing
 from knowedit.facts import Neighbour
 from knowedit.locate.neurons import Neuron, NeuronSet
 from knowedit.locate.proof import Effect
 from knowedit.sources import Source
+from knowedit.statistics import Estimate
 
 RELATIONS = ("capital", "author", "sport")
 METHODS = {
@@ -33,7 +34,7 @@ def edit_row(i: int, rng: np.random.Generator, skill: float, relation: str | Non
 
     return {
         "id": f"r/{i}", "relation": relation or RELATIONS[i % len(RELATIONS)], "subject": f"s{i}",
-        "before": drawn(0.1), "after": drawn(skill), "perplexity": float(rng.normal(0, 0.01)),
+        "before": drawn(0.1), "after": {**drawn(skill), "perplexity": float(rng.normal(0, 0.01))},
         "edit": {"method": "rome"}, "seconds": {"edit": 0.1},
     }  # fmt: skip
 
@@ -87,7 +88,9 @@ def neuron_row(i: int, rng: np.random.Generator, method: str, strength: float = 
 
 
 def checkpoint(edits: int, rows: list[dict]) -> dict:
-    return {"edits": edits, "metrics": edit_study.summarise([row["after"] for row in rows], 0), "perplexity": 0.01}
+    means = edit_summary.summarise(row["after"] for row in rows)
+    metrics = {name: mean.as_dict() for name, mean in means.items()}
+    return {"edits": edits, "metrics": {**metrics, "perplexity": Estimate(0.01, None, None, 1).as_dict()}}
 
 
 def write_run(folder: Path, rows: list[dict], study: str = "edit", data: str = "d", **config) -> RunFolder:
@@ -100,7 +103,7 @@ def write_run(folder: Path, rows: list[dict], study: str = "edit", data: str = "
 
         def summarise(sound):
             if study == "edit":
-                return {**edit_study.summary(sound), "skipped": 1}
+                return {**edit_summary.summary(sound), "skipped": 1}
             found = neuron_summary.summary(sound, layers=6)
             found.pop("located")
             return {**found, "skipped": 0}

@@ -121,9 +121,7 @@ _SHAPES: dict[str, Fits] = {
     "before": _figures,
     "by_relation": _each(_figures),
     "perplexity": _with(within_1_percent=_number, within_2_percent=_number, median=_number, worst=_number, n=_number),
-    "checkpoints": lambda value: (
-        _each(_with(metrics=_figures, perplexity=_maybe))(value) and all(str(name).isdigit() for name in value)
-    ),
+    "checkpoints": lambda value: _each(_with(metrics=_figures))(value) and all(str(name).isdigit() for name in value),
     "layers": _each(_list),
     "overlap": _each(_with(pairs=_number, shared=_number, jaccard=_number)),
     "specificity": _each(_figures),

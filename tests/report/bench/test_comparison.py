@@ -25,7 +25,7 @@ def by_metric(comparison):
 def edited(values, prefix="r", **more):
     """Records with these values of ES."""
     rows = [edit_row(i, np.random.default_rng(0), 0.5) for i in range(len(values))]
-    return [{**row, "id": f"{prefix}/{i}", "before": {"ES": 0.0}, "after": {"ES": value}, "perplexity": None, **more}
+    return [{**row, "id": f"{prefix}/{i}", "before": {"ES": 0.0}, "after": {"ES": value}, **more}
             for i, (row, value) in enumerate(zip(rows, values, strict=True))]  # fmt: skip
 
 
