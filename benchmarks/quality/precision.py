@@ -3,7 +3,7 @@
     python -m benchmarks.quality.precision
 
 Built-in facts that the model knows, evenly over relations; the edits are ROME's of some of them, with its own settings.
-MLPs are rounded and, as control, attention; the table of docs/mlp.md.
+MLPs are rounded and, as control, attention; the table of docs/analyses/mlp.md.
 """
 
 from __future__ import annotations
