@@ -1,45 +1,48 @@
-"""What is left of the default model's facts, located neurons and ROME edits at 8, 4, 2 and 1 bit.
-
-    python -m benchmarks.quality.precision
+"""What is left of facts, located neurons and ROME edits of the default model at 8, 4, 2 and 1 bit; for docs/mlp.md.
 
 Built-in facts that the model knows, evenly over relations; the edits are ROME's of some of them, with its own settings.
-MLPs are rounded and, as control, attention; the table of docs/analyses/mlp.md.
+MLPs are rounded and, as control, attention.
 """
 
 from __future__ import annotations
 
-import argparse
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.cli.shared.facts import known_facts
-from knowedit.mlp.quantization import PrecisionConfig, precision
+from knowedit.mlp.quantization import PrecisionConfig, precision as measure_precision
 
-from ..results import save
+from ..registry import benchmark
+from ..samples import evenly, known
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--facts", type=int, default=44)
-    parser.add_argument("--neurons", type=int, default=6, help="facts whose neurons are located")
-    parser.add_argument("--edits", type=int, default=6)
-    parser.add_argument("--figure", help="draw it, too")
-    options = parser.parse_args()
+@benchmark("quality.precision", "What is left of facts, neurons and edits when weights are rounded to few bits?")
+def precision(facts: int = 44, neurons: int = 6, edits: int = 6, figure: Path | None = None) -> dict:
+    """`neurons`: facts whose neurons are located; `figure`: a file to draw it into."""
     model = knowedit.load()
-    facts = list(known_facts(model, "builtin", limit=options.facts))
-    editable = [fact for fact in facts if fact.target_new]
-    some = editable[:: max(1, len(editable) // options.edits)][: options.edits]
-    edits = knowedit.rome_many(model, some)
-    config = PrecisionConfig(neurons=options.neurons)
+    chosen = list(evenly(known(model), facts))
+    editable = [fact for fact in chosen if fact.target_new]
+    edited = editable[:: max(1, len(editable) // edits)][:edits]
+    config = PrecisionConfig(neurons=neurons)
     with tqdm(total=1 + len(config.bits) * len(config.parts), unit="level") as bar:
-        found = precision(model, facts, edits, config, progress=lambda done: bar.update(done - bar.n))
-    save("quality/precision", {"edited": [fact.id for fact in some], **found.as_dict()})
-    if options.figure:
+        progress = lambda done: bar.update(done - bar.n)  # noqa: E731
+        result = measure_precision(model, chosen, knowedit.rome_many(model, edited), config, progress=progress)
+    if figure is not None:
         from knowedit.report.figures.mlp import precision_figure
 
-        precision_figure(options.figure, found)
+        precision_figure(figure, result)
+    return {"edited": [fact.id for fact in edited], **result.as_dict()}
 
 
-if __name__ == "__main__":
-    main()
+@precision.row
+def precision_row(record: dict) -> list[str]:
+    lines = []
+    for level in (level for level in record["levels"] if level["bits"] in (8, 4)):
+        known_share, located, edited = (level[key]["value"] for key in ("known", "found_again", "edited"))
+        part = {"mlp": "MLPs"}.get(level["part"], level["part"])
+        lines.append(
+            f"{part}, {level['bits']} bits: {known_share:.0%} of facts known, {located:.0%} of neurons located again, "
+            f"{edited:.0%} of edits answered"
+        )
+    return lines

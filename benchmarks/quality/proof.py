@@ -1,9 +1,5 @@
 """Proof on built-in facts that the default model knows: suppression and amplification on held-out prompts.
 
-    python -m benchmarks.quality.proof --method ig --layers 2-29 --p 0.5 --facts 50
-    python -m benchmarks.quality.proof --method ig --layers 2-29 --adjust --facts 50
-    python -m benchmarks.quality.proof --method gradient --p 0.5
-
 Proved are all located neurons of a fact and, in a second result, its five strongest; with `--adjust` there are 2 to 5
 as Dai et al. choose them. Thresholds were chosen on 20 other facts (four of each relation); the facts reported here are
 spread `evenly` over the relations and were not looked at.
@@ -11,67 +7,76 @@ spread `evenly` over the relations and were not looked at.
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator
 
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import ask_facts
-from knowedit.facts import fill
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 from knowedit.locate.proof import measure, summarise
-from knowedit.selection import evenly
 
-from ..results import save
+from ..registry import benchmark
+from ..samples import evenly, heldout_queries, known
 
 STRONGEST = 5
 SPLIT = 60  # the known facts that are reported; the development facts are others
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", default="ig")
-    parser.add_argument("--facts", type=int, default=SPLIT)
-    parser.add_argument("--nodes", type=int, default=8)
-    parser.add_argument("--layers", default=None)
-    parser.add_argument("--p", type=float, default=0.7)
-    parser.add_argument("--adjust", action="store_true")
-    options = parser.parse_args()
-    first, _, last = (options.layers or "").partition("-")
+@benchmark("quality.proof", "What do suppressing and doubling a fact's neurons do on held-out prompts?")
+def proof(
+    method: str = "ig",
+    facts: int = SPLIT,
+    nodes: int = 8,
+    layers: str | None = None,
+    p: float = 0.7,
+    adjust: bool = False,
+) -> Iterator[tuple[str, dict]]:
+    """`layers` such as 2-29; `p`: the share of prompts that a neuron is refined by."""
+    first, _, last = (layers or "").partition("-")
     config = LocateConfig(
-        method=options.method,
-        attribution=AttributionConfig(nodes=options.nodes),
-        p=options.p,
-        adjust=options.adjust,
-        layers=tuple(range(int(first), int(last) + 1)) if options.layers else None,
+        method=method,
+        attribution=AttributionConfig(nodes=nodes),
+        p=p,
+        adjust=adjust,
+        layers=tuple(range(int(first), int(last) + 1)) if layers else None,
     )
     model = knowedit.load()
-    facts = knowedit.builtin_facts()
-    known = tuple(fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known)
-    chosen = evenly(evenly(known, SPLIT), options.facts)
-    pool, weights_hash = ControlPool(model, facts), model.weights_hash()
-    sizes = {"": None} if options.adjust else {"": None, "_strongest": STRONGEST}
-    effects = {suffix: [] for suffix in sizes}
+    known_facts = known(model)
+    chosen = evenly(evenly(known_facts, SPLIT), facts)
+    pool, weights_hash = ControlPool(model, knowedit.builtin_facts()), model.weights_hash()
+    sizes = {"": None} if adjust else {"": None, "strongest": STRONGEST}
+    effects = {size: [] for size in sizes}
     rows = []
     for fact in tqdm(chosen, unit="fact"):
         located = locate_fact(model, fact, config, pool=pool, weights_hash=weights_hash)
-        kinds = [n.kind for n in located.neurons]
-        rows.append({"id": fact.id, "neurons": len(located), "kinds": {k: kinds.count(k) for k in sorted(set(kinds))}})
+        kinds = [neuron.kind for neuron in located.neurons]
+        counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        rows.append({"id": fact.id, "neurons": len(located), "kinds": counts})
         if not len(located):
             continue
-        queries = [model.query(fill(t, fact.subject), fact.target, fact.subject) for t in fact.heldout]
         controls = pool.controls(fact.subject, fact.target, fact.relation)
         others = {"same_relation": controls.relation, "other_relations": controls.general}
-        for suffix, most in sizes.items():
-            proved = located if most is None else located.top(most)
-            effects[suffix].append(measure(model, proved, queries, others=others))
-    record = {"model": model.name, "known": len(known), "facts": len(chosen), "config": config.as_dict()}
-    for suffix, measured in effects.items():
-        name = f"quality/proof_{options.method}{'_adjusted' if options.adjust else ''}{suffix}"
-        save(name, record | {"proof": summarise(measured).as_dict(), "by_fact": rows})
+        for size, most in sizes.items():
+            neurons = located if most is None else located.top(most)
+            effects[size].append(measure(model, neurons, heldout_queries(model, fact), others=others))
+    record = {"model": model.name, "known": len(known_facts), "facts": len(chosen), "config": config.as_dict()}
+    for size, measured in effects.items():
+        variant = "_".join(filter(None, (method, "adjusted" if adjust else "", size)))
+        yield variant, record | {"size": size or "all", "proof": summarise(measured).as_dict(), "by_fact": rows}
 
 
-if __name__ == "__main__":
-    main()
+@proof.row
+def proof_row(record: dict) -> list[str]:
+    effects, config = record["proof"], record["config"]
+    size = "p adjusted" if config["adjust"] else {"all": "all neurons", "strongest": "5 strongest"}[record["size"]]
+
+    def both(control: str) -> str:
+        return ", ".join(f"{effects[f'{control}{way}']['value']:+.1%}" for way in ("suppress", "amplify"))
+
+    return [
+        f"`{config['method']}`, {size}, {effects['facts']} facts: {effects['neurons']:.1f} neurons a fact, "
+        f"p before {effects['probability']:.2f}",
+        f"located **{both('')}**; random by layer and activation {both('control_')}, by layer {both('layer_control_')}",
+    ]

@@ -1,62 +1,53 @@
 """All rankings against exhaustive ablation on the default model: rank correlation and precision at 10.
 
-    python -m benchmarks.quality.rankings [--facts 10]
-
 Facts are built-in ones that the model knows, evenly over the relations. `ig` is taken with its default settings.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections import defaultdict
 
 import numpy as np
 from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import ask_facts
 from knowedit.locate.rankings import RANKINGS, rank
-from knowedit.selection import evenly
 from knowedit.statistics import mean
 
-from ..results import save
+from ..registry import benchmark
+from ..samples import evenly, known, query_of
+from ..timing import Stopwatch
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--facts", type=int, default=10)
-    options = parser.parse_args()
+@benchmark("quality.rankings", "How well do rankings of neurons agree with ablating each of them?")
+def rankings(facts: int = 10) -> dict:
     model = knowedit.load()
-    facts = knowedit.builtin_facts()
-    known = tuple(fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known)
-    chosen = evenly(known, options.facts)
-    rows = {method: {"spearman": [], "precision_at_10": [], "seconds": []} for method in RANKINGS}
+    chosen = evenly(known(model), facts)
+    watch, spearman, precision = Stopwatch(), defaultdict(list), defaultdict(list)
     for fact in tqdm(chosen, unit="fact"):
-        query = model.query(fact.prompt, fact.target, fact.subject)
-        scores = {}
-        for method in RANKINGS:
-            started = time.perf_counter()
-            scores[method] = rank(model, query, method=method).flatten().numpy()
-            rows[method]["seconds"].append(time.perf_counter() - started)
+        query = query_of(model, fact)
+        scores = {way: watch(way, rank, model, query, method=way).flatten().numpy() for way in RANKINGS}
         truth = scores["ablation"]
-        best = set(np.argsort(-truth)[:10])
-        for method, values in scores.items():
-            rows[method]["spearman"].append(float(spearmanr(values, truth).statistic))
-            rows[method]["precision_at_10"].append(len(best & set(np.argsort(-values)[:10])) / 10)
+        strongest = set(np.argsort(-truth)[:10])
+        for way, values in scores.items():
+            spearman[way].append(float(spearmanr(values, truth).statistic))
+            precision[way].append(len(strongest & set(np.argsort(-values)[:10])) / 10)
     table = {
-        method: {
-            "spearman": mean(r["spearman"]).as_dict(),
-            "precision_at_10": mean(r["precision_at_10"]).as_dict(),
-            "seconds_median": float(np.median(r["seconds"])),
+        way: {
+            "spearman": mean(spearman[way]).as_dict(),
+            "precision_at_10": mean(precision[way]).as_dict(),
+            "seconds_median": watch.median(way),
         }
-        for method, r in rows.items()
+        for way in RANKINGS
     }
-    save(
-        "quality/rankings",
-        {"model": model.name, "facts": [f.id for f in chosen], "against": "ablation", "rankings": table},
+    return {"model": model.name, "facts": [fact.id for fact in chosen], "against": "ablation", "rankings": table}
+
+
+@rankings.row
+def rankings_row(record: dict) -> list[str]:
+    agreement = ", ".join(
+        f"{way} {values['spearman']['value']:.2f} / {values['precision_at_10']['value']:.2f}"
+        for way, values in record["rankings"].items()
     )
-
-
-if __name__ == "__main__":
-    main()
+    return [f"{len(record['facts'])} facts, rank correlation / precision at 10: {agreement}"]

@@ -1,34 +1,31 @@
 """Choose ROME's settings for the default model on development facts, none of which is reported elsewhere.
 
-    python -m benchmarks.quality.rome_settings --facts 12
-
 For each setting: efficacy, paraphrase and neighbourhood success (held-out templates left out), how many other known
 facts are still answered, perplexity, steps and seconds a fact; and how few tokens suffice for the covariance.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import ask_facts
-from knowedit.edit.apply import applied
-from knowedit.edit.methods.rome import SMOLLM2, edit_of
-from knowedit.edit.methods.v_star import find_v_star, request
-from knowedit.edit.preflight import perplexity
-from knowedit.edit.preserved_keys import preserved_keys
-from knowedit.edit.rewrite_quality import rates, rewrite_quality
-from knowedit.texts.corpus import contexts
+from knowedit.answers import Answer, ask_facts
+from knowedit.edit.methods.rome import SMOLLM2, RomeConfig
+from knowedit.edit.methods.v_star import Value
+from knowedit.edit.rewrite_quality import PARTS, RewriteQuality, rates, rewrite_quality
+from knowedit.facts import Fact
 
-from ..results import save
-from .edit_facts import development
+from ..editing import Rome
+from ..registry import benchmark
+from ..samples import development, known
+from ..timing import Stopwatch
 
+CHOSEN = "as chosen"
 SETTINGS = {
-    "as chosen": SMOLLM2,
+    CHOSEN: SMOLLM2,
     "no preserved keys": replace(SMOLLM2, preserve=0.0),
     "preserved keys, weight 10": replace(SMOLLM2, preserve=10.0),
     "key mean": replace(SMOLLM2, key="mean"),
@@ -41,73 +38,66 @@ TOKENS = (1024, 2048, 4096)  # of the covariance, without preserved keys
 OTHERS = 24  # known facts that should still be answered
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--facts", type=int, default=12)
-    options = parser.parse_args()
-    model = knowedit.load()
-    facts = development(options.facts)
-    tried = _Trial(model, facts)
-    found = {"unedited": _means(rewrite_quality(model, facts, heldout=False))}
+@benchmark("quality.rome_settings", "Which settings of ROME are best for the default model?")
+def rome_settings(facts: int = 12) -> dict:
+    chosen = development(facts)
+    trial = _Trial(chosen)
+    settings = {"unedited": _means(rewrite_quality(trial.rome.model, chosen, heldout=False))}
     for name, config in tqdm(SETTINGS.items(), unit="setting"):
-        found[name] = tried.means(config)
-        print(name, found[name], flush=True)
+        settings[name] = trial.means(config)
     for tokens in TOKENS:
         name = f"no preserved keys, covariance of {tokens} tokens"
-        found[name] = tried.means(replace(SMOLLM2, preserve=0.0), tokens)
-        print(name, found[name], flush=True)
-    save("quality/rome_settings", {"facts": [fact.id for fact in facts], "settings": found})
+        settings[name] = trial.means(replace(SMOLLM2, preserve=0.0), tokens)
+    return {"facts": [fact.id for fact in chosen], "settings": settings}
+
+
+@rome_settings.row
+def rome_settings_row(record: dict) -> list[str]:
+    lines = [f"{len(record['facts'])} development facts: {', '.join(PARTS)}"]
+    for name, means in record["settings"].items():
+        steps = f", {means['steps']:.0f} steps" if "steps" in means else ""
+        lines.append(f"{name}: {', '.join(f'{100 * means[part]:.0f}' for part in PARTS)}{steps}")
+    return lines
 
 
 class _Trial:
     """Settings that differ in the key or the preserved keys alone share their searches."""
 
-    def __init__(self, model, facts):
-        self.model, self.facts = model, facts
-        layers = sorted({setting.layer for setting in SETTINGS.values()})
-        self.covariances = knowedit.covariance(model, layers)
-        self.preserved = {layer: preserved_keys(model, layer) for layer in layers}
-        self.searches: dict = {}
-        others = [f for f in development(4 * OTHERS) if f not in set(facts)]
-        known = [fact for fact, answer in zip(others, ask_facts(model, others), strict=True) if answer.known]
-        self.others = known[:OTHERS]
-        self.perplexity = perplexity(model)
+    def __init__(self, facts: Sequence[Fact]):
+        self.facts, self.watch = facts, Stopwatch()
+        self.rome = Rome(sorted({setting.layer for setting in SETTINGS.values()}))
+        others = [fact for fact in development(4 * OTHERS) if fact not in set(facts)]
+        self.others = known(self.rome.model, others)[:OTHERS]
+        self.searches: dict[str, tuple[tuple[str, ...], list[Value]]] = {}  # contexts, and v* with them
 
-    def means(self, config, tokens: int | None = None) -> dict:
-        model, layer = self.model, config.layer
-        C = self.covariances[layer]
-        if tokens is not None:
-            C = knowedit.covariance(model, [layer], tokens=tokens, few=True)[layer]
-        key = layer, config.search, config.contexts
+    def means(self, config: RomeConfig, tokens: int | None = None) -> dict:
+        """What edits by `config` do, on average; with the covariance of so many `tokens`."""
+        rome, model, key = self.rome, self.rome.model, f"{config.layer}, {config.search}, {config.contexts}"
         if key not in self.searches:
-            texts = contexts(model, config.contexts, config.lengths, seed=config.seed)
-            start = time.perf_counter()
-            asked = [request(model, fact, fact.target_new, texts) for fact in self.facts]
-            values = find_v_star(model, asked, layer, config.search)
-            self.searches[key] = values, texts, (time.perf_counter() - start) / len(self.facts)
-        values, texts, seconds = self.searches[key]
-        config = replace(config, contexts=texts)
-        found, kept, rises, norms = [], [], [], []
-        for fact, value in zip(self.facts, values, strict=True):
-            edit = edit_of(model, fact, value, C, self.preserved[layer], config)
-            norms += [delta.norm() for delta in edit.deltas.values()]
-            others = [other for other in self.others if other.subject != fact.subject]
-            with applied(model, edit):
-                found += rewrite_quality(model, [fact], heldout=False)
-                kept += [answer.known for answer in ask_facts(model, others)]
-                rises.append(perplexity(model) / self.perplexity - 1)
-        return _means(found) | {
-            "other_facts_kept": sum(kept) / len(kept),
+            settled = rome.with_contexts(config)
+            self.searches[key] = settled.contexts, self.watch(key, rome.searched, self.facts, settled)
+        texts, values = self.searches[key]
+        C = None
+        if tokens is not None:
+            C = knowedit.covariance(model, [config.layer], tokens=tokens, few=True)[config.layer]
+        edits = rome.edits(self.facts, values, replace(config, contexts=texts), C)
+        each, rises = zip(*rome.each_applied(edits, self._measured), strict=True)
+        pairs, answers = [pair for pair, _ in each], [answer for _, others in each for answer in others]
+        norms = [delta.norm() for edit in edits for delta in edit.deltas.values()]
+        return _means(pairs) | {
+            "other_facts_kept": sum(answer.known for answer in answers) / len(answers),
             "perplexity_rise": {"mean": sum(rises) / len(rises), "worst": max(rises)},
-            "relative_norm": sum(norms) / len(norms) / model.down_weight(layer).norm().item(),
+            "relative_norm": sum(norms) / len(norms) / model.down_weight(config.layer).norm().item(),
             "steps": sum(value.steps for value in values) / len(values),
-            "seconds_a_fact": seconds,
+            "seconds_a_fact": self.watch.total(key) / len(values),
         }
 
+    def _measured(self, i: int) -> tuple[RewriteQuality, list[Answer]]:
+        """A fact and the others, while its edit is on the model."""
+        fact, model = self.facts[i], self.rome.model
+        others = [other for other in self.others if other.subject != fact.subject]
+        return rewrite_quality(model, [fact], heldout=False)[0], ask_facts(model, others)
 
-def _means(asked) -> dict:
-    return {name: sum(values) / len(values) for name, values in rates(asked).items()}
 
-
-if __name__ == "__main__":
-    main()
+def _means(pairs: Sequence[RewriteQuality]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in rates(pairs).items()}

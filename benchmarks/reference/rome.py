@@ -1,5 +1,9 @@
-"""ROME's search for δ, written plainly: every step runs all rows from the first token to the last layer, forward and
-backward, and makes logits at all positions, as the original does. The yardstick of `benchmarks.speed.edit`.
+"""ROME's search for v* written plainly, as the original does it (Meng et al. 2022, eq. 4): δ is added to the output of
+the edited layer's down-projection at the lookup position, and Adam minimises
+
+    mean_j −log P(target | x_j + prompt) / |target|  +  λ_KL · KL(P_δ ‖ P)(essence)  +  λ_decay · ‖δ‖ / ‖v₀‖²
+
+Every step runs all rows from the first token to the last layer, forward and backward, with logits at all positions.
 """
 
 from __future__ import annotations
@@ -7,13 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowedit.edit.methods.v_star import Request, VStarSearch
-from knowedit.hooks import hooked, on_output
+from knowedit.edit.methods.v_star import Request, Value, VStarSearch
+from knowedit.hooks import hooked, on_input, on_output
+from knowedit.models.adapter import Model
 
 
-def plain_delta(model, request: Request, layer: int, search: VStarSearch) -> tuple[Tensor, int]:
-    """δ (d_model,) and the forward passes made."""
-    rows = request.rows
+def plain_v_star(model: Model, request: Request, layer: int, search: VStarSearch) -> Value:
+    """δ, v₀ and the keys of one request, in a decoder; the target's `probability` and `clamped` are not measured."""
+    *prompts, essence = rows = request.rows
     longest = max(len(row.ids) for row in rows)
     ids = torch.zeros(len(rows), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -25,10 +30,13 @@ def plain_delta(model, request: Request, layer: int, search: VStarSearch) -> tup
     weights = list(model.hf.parameters())
     delta = torch.zeros(model.d_model, requires_grad=True)
     adam = torch.optim.Adam([delta], lr=search.lr)
-    seen = {}
+    first = {}  # what the model as it is has: keys, v0, and the essence's log-probabilities
+
+    def look(x: Tensor) -> None:
+        first.setdefault("keys", x.reshape(*ids.shape, -1)[every, lookups][: len(prompts)].detach().clone())
 
     def add(output: Tensor) -> Tensor:
-        seen.setdefault("v0", output[0, lookups[0]].detach().clone())
+        first.setdefault("v0", output[0, lookups[0]].detach().clone())
         output = output.clone()
         output[every, lookups] += delta
         return output
@@ -37,25 +45,22 @@ def plain_delta(model, request: Request, layer: int, search: VStarSearch) -> tup
         weight.requires_grad_(False)
     for step in range(1, search.steps + 1):
         adam.zero_grad()
-        with hooked(on_output(model.down(layer), add)):
+        with hooked(on_input(model.down(layer), look), on_output(model.down(layer), add)):
             log_p = model.hf(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
-        prompts = rows[:-1]
-        nll = sum(-log_p[r, i, t] / len(row.reads) for r, row in enumerate(prompts) for i, t in row.reads) / len(
-            prompts
-        )
-        essence = log_p[len(rows) - 1, lookups[-1]]
-        clean = seen.setdefault("clean", essence.detach().clone())
-        kl = (essence.exp() * (essence - clean)).sum()
+        nlls = [-log_p[r, i, t] / len(row.reads) for r, row in enumerate(prompts) for i, t in row.reads]
+        after = log_p[len(prompts), essence.lookup]
+        before = first.setdefault("essence", after.detach().clone())
+        kl = (after.exp() * (after - before)).sum()
         norm = (delta.square().sum() + 1e-30).sqrt()
-        loss = nll + search.kl * kl + search.decay * norm / seen["v0"].norm() ** 2
+        loss = sum(nlls) / len(prompts) + search.kl * kl + search.decay * norm / first["v0"].norm() ** 2
         if step == search.steps or (search.stop_loss is not None and loss.item() < search.stop_loss):
             break
         loss.backward()
         adam.step()
         with torch.no_grad():
-            longest_delta = search.clamp * seen["v0"].norm()
+            longest_delta = search.clamp * first["v0"].norm()
             if delta.norm() > longest_delta:
                 delta *= longest_delta / delta.norm()
     for weight in weights:
         weight.requires_grad_(True)
-    return delta.detach(), step
+    return Value(delta.detach(), first["v0"], first["keys"], request.rows[0].lookup, loss.item(), 0.0, step, False)

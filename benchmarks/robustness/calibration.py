@@ -1,106 +1,95 @@
 """Is a proof calibrated? Random sets put through it should be called significant at 5 % about 5 % of the time.
 
-    python -m benchmarks.robustness.calibration [--runs 200]
-    python -m benchmarks.robustness.calibration --random-weights
-
 Each run takes a known built-in fact and a random set of 1 to 5 neurons in its place, matched by stratum to
-randomly chosen strong neurons, and proves it on the fact's first held-out prompt. With `--random-weights` the sets are
-located as usual, on a model of the default one's shape and random weights: none should be called significant.
+randomly chosen strong neurons, and proves it on the fact's first held-out prompt. On random weights sets are located as
+usual, on a model of the default one's shape: none should be called significant.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.answers import ask_facts
-from knowedit.facts import fill
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 from knowedit.locate.proof import draw, prove
 from knowedit.locate.scaled_answers import ScaledAnswers
+from knowedit.statistics import rate
 
-from ..results import save
+from ..registry import benchmark
+from ..samples import heldout_queries, known
+
+WAYS = ("suppress", "amplify")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--random-weights", action="store_true")
-    options = parser.parse_args()
+@benchmark("robustness.calibration", "How often are random sets of neurons called significant at 5 %?")
+def calibration(runs: int = 200) -> dict:
     model = knowedit.load()
-    if options.random_weights:
-        save("robustness/calibration_random_weights", located_on_noise(model, options.runs))
-    else:
-        save("robustness/calibration", matched_sets(model, options.runs))
-
-
-def matched_sets(model, runs: int) -> dict:
-    facts = knowedit.builtin_facts()
-    known = [fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known]
+    facts = known(model)
     rng = np.random.default_rng(0)
-    p = {"suppress": [], "amplify": []}
+    p = {way: [] for way in WAYS}
     for run in tqdm(range(runs), unit="proof"):
-        fact = known[int(rng.integers(len(known)))]
-        queries = [model.query(fill(fact.heldout[0], fact.subject), fact.target, fact.subject)]
-        activations = sum(ScaledAnswers(model, q).activations.abs() for q in queries) / len(queries)
+        queries = heldout_queries(model, facts[int(rng.integers(len(facts)))])[:1]
+        activations = ScaledAnswers(model, queries[0]).activations.abs()
         strong = []
         for layer in rng.choice(model.n_layers, int(rng.integers(1, 6)), replace=False):
             strongest = activations[layer].argsort(descending=True)
             strong.append((int(layer), int(strongest[int(rng.integers(64))])))
-        (candidate,) = draw(strong, activations, 1, rng, by_activation=True)
+        (candidate,) = draw(strong, activations, 1, rng, strata=True)
         proof = prove(model, candidate, queries, seed=run + 1)
-        p["suppress"].append(proof.p_suppress)
-        p["amplify"].append(proof.p_amplify)
-    return {"model": model.name, "runs": runs, "draws": 200, **{name: _rate(values) for name, values in p.items()}}
+        for way in WAYS:
+            p[way].append(getattr(proof, f"p_{way}"))
+    return {"model": model.name, "runs": runs, "draws": 200, **{way: _below(values) for way, values in p.items()}}
 
 
-def located_on_noise(model, runs: int) -> dict:
-    """Locate on random weights: held-out prompts share nothing with the ones that located, so nothing should show."""
+@calibration.row
+def calibration_row(record: dict) -> list[str]:
+    counts = ", ".join(f"{way} {record[way]['significant']} of {record[way]['n']}" for way in WAYS)
+    return [f"p ≤ 0.05 and a change of a tenth: {counts}"]
+
+
+@benchmark("robustness.calibration_random_weights", "Does locating on random weights prove anything?")
+def calibration_random_weights(runs: int = 200) -> dict:
+    """Held-out prompts share nothing there with the ones that located, so nothing should show."""
+    default = knowedit.load()
     torch.manual_seed(0)
-    noise = knowedit.wrap(type(model.hf)(model.hf.config), model.tokenizer, name="random weights")
+    model = knowedit.wrap(type(default.hf)(default.hf.config), default.tokenizer, name="random weights")
     config = LocateConfig(method="gradient", p=0.3)
-    pool = ControlPool(noise, ())  # kinds are not wanted, and no fact is known
+    pool = ControlPool(model, ())  # kinds are not wanted, and no fact is known
     facts = knowedit.builtin_facts()
-    rng = np.random.default_rng(0)
-    p, sizes = {"suppress": [], "amplify": []}, []
-    significant, changes = {"suppress": 0, "amplify": 0}, {"suppress": [], "amplify": []}
-    for i in tqdm(rng.choice(len(facts), runs, replace=False), unit="fact"):
+    proofs, sizes = [], []
+    for i in tqdm(np.random.default_rng(0).choice(len(facts), runs, replace=False), unit="fact"):
         fact = facts[int(i)]
-        located = locate_fact(noise, fact, config, pool=pool, weights_hash="random")
+        located = locate_fact(model, fact, config, pool=pool, weights_hash="random")
         sizes.append(len(located))
-        if not len(located):
-            continue
-        queries = [noise.query(fill(fact.heldout[0], fact.subject), fact.target, fact.subject)]
-        proof = prove(noise, located.top(5), queries)
-        p["suppress"].append(proof.p_suppress)
-        p["amplify"].append(proof.p_amplify)
-        for name in significant:
-            significant[name] += proof.significant[name]
-            changes[name].append(getattr(proof, name).value)
-    record = {"facts": runs, "with_neurons": len(p["suppress"]), "neurons": sizes, "significant": significant}
-    record["largest_change"] = {name: max(values, key=abs, default=None) for name, values in changes.items()}
-    return record | {"p_at_most_0.05": {name: _rate(values) for name, values in p.items()}}
-
-
-def _rate(values: list[float]) -> dict:
-    hits = sum(v <= 0.05 for v in values)
-    if not values:
-        return {"significant": 0, "n": 0, "rate": None, "low": None, "high": None}
-    interval = binomtest(hits, len(values)).proportion_ci(method="wilson")
+        if len(located):
+            proofs.append(prove(model, located.top(5), heldout_queries(model, fact)[:1]))
+    changes = {way: [getattr(proof, way).value for proof in proofs] for way in WAYS}
     return {
-        "significant": hits,
-        "n": len(values),
-        "rate": hits / len(values),
-        "low": interval.low,
-        "high": interval.high,
+        "facts": runs,
+        "with_neurons": len(proofs),
+        "neurons": sizes,
+        "significant": {way: sum(proof.significant[way] for proof in proofs) for way in WAYS},
+        "largest_change": {way: max(values, key=abs, default=None) for way, values in changes.items()},
+        "p_at_most_0.05": {way: _below([getattr(proof, f"p_{way}") for proof in proofs]) for way in WAYS},
     }
 
 
-if __name__ == "__main__":
-    main()
+@calibration_random_weights.row
+def calibration_random_weights_row(record: dict) -> list[str]:
+    return [
+        f"{way} {record['significant'][way]} of {record['with_neurons']}, largest change "
+        f"{record['largest_change'][way]:+.1%}"
+        for way in WAYS
+    ]
+
+
+def _below(p: Sequence[float]) -> dict:
+    """How many are significant at 5 %, with Wilson's interval."""
+    hits = [value <= 0.05 for value in p]
+    share = rate(hits)
+    return {"significant": sum(hits), "n": share.n, "rate": share.value, "low": share.low, "high": share.high}

@@ -1,17 +1,14 @@
 """Real runs of `bench edit` that are killed, again and again, at random moments: is a record lost, doubled or changed?
 
-    python -m benchmarks.robustness.kills
-
 Single and sequential runs on the tiny trained model of the tests, by ROME and by fine-tuning, whose sequential edits
-are made again on resuming. Each is killed by SIGKILL after a random time and goes on with `--resume`'s path until it is
-done or killed once more; once a line is left half-written. A run that has all its records loses some of them again.
-At the end the records must be those of a run that nobody disturbed, apart from their timings.
+are made again on resuming. Each is killed by SIGKILL after a random number of records and a random part of the time
+that one takes, and goes on with `--resume`'s path until it is done or killed once more; once a line is left
+half-written. A run that has all its records loses some of them again. At the end the records must be those of a run
+that nobody disturbed, apart from their timings.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import random
 import signal
@@ -20,18 +17,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))  # the trained model is the tests'
-
 from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import RunFolder
 
-from ..results import save
+from ..registry import benchmark
+from ..timing import Stopwatch
 
 FACTS = 12
 KINDS = {
@@ -41,49 +38,80 @@ KINDS = {
 }
 
 
+@benchmark("robustness.kills", "Do runs that are killed lose, double or change a record?")
+def kills(n: int = 51) -> dict:
+    """`n` kills in all, a third of them of each kind of run."""
+    sys.path.append(str(Path(__file__).parents[2] / "tests"))  # the trained model is the tests'
+    from support.studies import study
+    from support.trained import trained
+
+    torch.set_num_threads(1)  # a process that was forked from one with more has lost them
+    trained()
+    runs = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["KNOWEDIT_CACHE"] = str(Path(folder) / "cache")
+        for seed, (name, options) in enumerate(KINDS.items()):
+            make = lambda options=options: study(FACTS, **options)  # noqa: E731
+            runs[name] = killed(make, Path(folder) / str(seed), n // len(KINDS), seed)
+    return {"kills": sum(run["kills"] for run in runs.values()), "runs": runs}
+
+
+@kills.row
+def kills_row(record: dict) -> list[str]:
+    harm = {what: sum(run[what] for run in record["runs"].values()) for what in ("lost", "doubled", "changed")}
+    counts = ", ".join(f"{count} {what}" for what, count in harm.items())
+    return [f"{record['kills']} kills of runs of edits (small model), single and sequential: {counts}"]
+
+
 def killed(make: Callable[[], EditStudy], folder: Path, kills: int, seed: int) -> dict:
-    """Kill runs of `make()` in `folder` so often, and compare what is there at the end with an undisturbed run."""
-    rng = random.Random(seed)
-    _in_child(make, folder / "whole", None)  # which also fills the caches
-    started = time.perf_counter()
-    _in_child(make, folder / "timed", None)
-    longest = time.perf_counter() - started
-    place = folder / "killed"
-    done, moments, resumed = 0, [], 0
-    while done < kills:
-        if _lines(place) == _lines(folder / "whole"):
+    """Kill runs of `make()` in `folder` as often as `kills`, and compare the end with a run that nobody disturbed."""
+    rng, watch = random.Random(seed), Stopwatch()
+    _in_child(make, folder / "whole")  # which also fills the caches
+    watch("whole", _in_child, make, folder / "timed")
+    total, place = _lines(folder / "whole"), folder / "killed"
+    seconds = watch.total("whole") / total  # that a record takes
+    moments, resumed = [], 0
+    while len(moments) < kills:
+        if _lines(place) == total:
             _take_back(place, rng)
         resumed += place.exists()
-        if not _in_child(make, place, rng.uniform(0.05, 1.0) * longest):
-            continue  # it was faster
-        done += 1
+        if not _in_child(make, place, rng.randint(_lines(place), total - 1), rng.random() * seconds):
+            continue  # it was done before it could be killed
         moments.append(_lines(place))
-        if done == kills // 2 and moments[-1]:
+        if len(moments) == kills // 2 and moments[-1]:
             with (place / "records.jsonl").open("ab") as file:
                 file.write(b'{"id": "home/zarn", "aft')
-    _in_child(make, place, None)
+    _in_child(make, place)
     return {
-        "kills": done, "resumed": resumed, "records_at_kills": moments, "half_written_lines": int(any(moments)),
+        "kills": len(moments),
+        "resumed": resumed,
+        "records_at_kills": moments,
+        "half_written_lines": int(any(moments)),
         **_compared(RunFolder(folder / "whole"), RunFolder(place)),
-    }  # fmt: skip
+    }
 
 
 def _compared(whole: RunFolder, run: RunFolder) -> dict:
-    wanted, found = ({row["id"]: _untimed(row) for row in some.rows()} for some in (whole, run))
+    expected, records = ({row["id"]: _untimed(row) for row in folder.rows()} for folder in (whole, run))
     ids = [row["id"] for row in run.rows()]
     return {
-        "records": len(ids), "lost": len(wanted.keys() - found.keys()), "doubled": len(ids) - len(set(ids)),
-        "changed": sum(found.get(i) != row for i, row in wanted.items()),
+        "records": len(ids),
+        "lost": len(expected.keys() - records.keys()),
+        "doubled": len(ids) - len(set(ids)),
+        "changed": sum(records.get(i) != row for i, row in expected.items()),
         "same_summary": _untimed(whole.summary) == _untimed(run.summary),
-    }  # fmt: skip
+    }
 
 
 def _untimed(record: dict) -> dict:
     return {name: value for name, value in record.items() if name not in ("seconds", "records_per_second")}
 
 
-def _in_child(make: Callable[[], EditStudy], place: Path, seconds: float | None) -> bool:
-    """Run or go on in a forked process, which has the model already, and say whether it was killed."""
+def _in_child(make: Callable[[], EditStudy], place: Path, records: int | None = None, seconds: float = 0.0) -> bool:
+    """Run or go on in a forked process, which has the model already, and say whether it was killed.
+
+    It is killed once there are as many `records` as that, and so many `seconds` have passed.
+    """
     child = os.fork()
     if not child:
         status = 1
@@ -95,7 +123,10 @@ def _in_child(make: Callable[[], EditStudy], place: Path, seconds: float | None)
             status = 0
         finally:
             os._exit(status)
-    if seconds is not None:
+    if records is not None:
+        ended = partial(os.waitid, os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        while _lines(place) < records and not ended():
+            time.sleep(0.001)
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -114,25 +145,3 @@ def _take_back(place: Path, rng: random.Random) -> None:
         (place / name).unlink(missing_ok=True)
     lines = (place / "records.jsonl").read_bytes().splitlines(keepends=True)
     (place / "records.jsonl").write_bytes(b"".join(lines[: rng.randrange(len(lines))]))
-
-
-def main() -> None:
-    from support.studies import study
-    from support.trained import trained
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=51, help="in all, a third of them of each kind")
-    kills = parser.parse_args().kills
-    torch.set_num_threads(1)  # a process that was forked from one with more has lost them
-    trained()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["KNOWEDIT_CACHE"] = str(Path(folder) / "cache")
-        found = {}
-        for seed, (name, options) in enumerate(KINDS.items()):
-            found[name] = killed(lambda o=options: study(FACTS, **o), Path(folder) / str(seed), kills // 3, seed)
-            print(json.dumps({name: found[name]}), flush=True)
-    save("robustness/kills", {"kills": sum(f["kills"] for f in found.values()), "runs": found})
-
-
-if __name__ == "__main__":
-    main()

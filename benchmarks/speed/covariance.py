@@ -1,110 +1,73 @@
 """Key covariances of all layers in one pass, beside one layer at a time, alternately in one run on the same text.
 
-    python -m benchmarks.speed.covariance [--tokens 4096] [--rounds 3] [--layers 30]
-
 One at a time is a whole forward pass for each layer, as with a hook on one module; `stopped` ends each of those passes
-at its layer. Neither caches anything; all three read the same rows of the built-in facts' text. With fewer `--layers`,
-evenly spread ones are measured one at a time and the others are taken to cost what their neighbours do.
+at its layer. Neither caches anything; all three read the same rows of the built-in facts' text.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import time
 
 import torch
 
 import knowedit
 from knowedit.edit.covariance import _add
-from knowedit.hooks import hooked, on_input
+from knowedit.models.adapter import Model
 from knowedit.texts.corpus import corpus
 from knowedit.texts.rows import text_of
 
-from ..results import save
+from ..reference.covariance import plain_covariance
+from ..registry import benchmark
+from ..timing import Stopwatch
 
 ROWS = 16  # in one forward pass, for all three
+WAYS = ("one pass", "one at a time", "one at a time, stopped")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=None, help="how many are measured one at a time")
-    options = parser.parse_args()
+@benchmark("speed.covariance", "How much faster is one pass for all layers' covariances than one layer at a time?")
+def covariance(tokens: int = 4096, rounds: int = 3, layers: int | None = None) -> dict:
+    """`layers`: how many, evenly spread, are measured one at a time; the others cost what their neighbours do."""
     model = knowedit.load()
-    batches = [part for rows in corpus("builtin").batches(model, options.tokens) for part in rows.split(ROWS)]
-    every = range(model.n_layers)
-    measured = sorted(
-        {round(i) for i in torch.linspace(0, model.n_layers - 1, options.layers or model.n_layers).tolist()}
-    )
-    one_pass(model, batches[:1], every)  # warm up
-    plain(model, batches[:1], 0)
-    times = {"one pass": [], "one at a time": [], "one at a time, stopped": []}
-    differences = []
-    for _ in range(options.rounds):
-        seconds, together = timed(one_pass, model, batches, every)
-        times["one pass"].append(seconds)
-        whole, stopped = [], []
+    batches = [part for rows in corpus("builtin").batches(model, tokens) for part in rows.split(ROWS)]
+    last = model.n_layers - 1
+    measured = sorted({round(layer) for layer in torch.linspace(0, last, layers or model.n_layers).tolist()})
+    one_pass(model, batches[:1], range(model.n_layers))  # warm up
+    plain_covariance(model, batches[:1], 0)
+    watch, differences = Stopwatch(), []
+    for _ in range(rounds):
+        sums = watch("one pass", one_pass, model, batches, range(model.n_layers))
+        by_layer = Stopwatch()
         for layer in measured:
-            seconds, C = timed(plain, model, batches, layer)
-            whole.append(seconds)
-            seconds, _ = timed(one_pass, model, batches, [layer])
-            stopped.append(seconds)
-            differences.append(((together[layer] - C).abs().max() / C.abs().max()).item())
-        # a mean over evenly spread layers, whose cost grows evenly with their height
-        times["one at a time"].append(statistics.mean(whole) * model.n_layers)
-        times["one at a time, stopped"].append(statistics.mean(stopped) * model.n_layers)
-    save(
-        "speed/covariance",
-        {
-            "layers": model.n_layers,
-            "neurons": model.n_neurons,
-            "tokens": sum(batch[:, text_of(model)].numel() for batch in batches),
-            "measured_one_at_a_time": measured,
-            "seconds": times,
-            "seconds_median": {name: statistics.median(values) for name, values in times.items()},
-            "ratio_by_round": {name: ratios(values, times["one pass"]) for name, values in times.items()},
-            "ratio_median": {
-                name: statistics.median(ratios(values, times["one pass"])) for name, values in times.items()
-            },
-            "largest_relative_difference": max(differences),
-        },
-    )
+            C = by_layer("one at a time", plain_covariance, model, batches, layer)
+            by_layer("one at a time, stopped", one_pass, model, batches, [layer])
+            differences.append(((sums[layer] - C).abs().max() / C.abs().max()).item())
+        for (
+            name,
+            seconds,
+        ) in by_layer.seconds.items():  # evenly spread layers, whose cost grows evenly with their height
+            watch.seconds[name].append(statistics.mean(seconds) * model.n_layers)
+    ratios = {name: watch.ratio(name, "one pass") for name in WAYS}
+    return {
+        "layers": model.n_layers,
+        "neurons": model.n_neurons,
+        "tokens": sum(batch[:, text_of(model)].numel() for batch in batches),
+        "measured_one_at_a_time": measured,
+        "seconds": watch.seconds,
+        "seconds_median": {name: watch.median(name) for name in WAYS},
+        **{key: {name: ratio[key] for name, ratio in ratios.items()} for key in ("ratio_by_round", "ratio_median")},
+        "largest_relative_difference": max(differences),
+    }
 
 
-def ratios(slow: list[float], fast: list[float]) -> list[float]:
-    return [a / b for a, b in zip(slow, fast, strict=True)]
+@covariance.row
+def covariance_row(record: dict) -> list[str]:
+    ratios = record["ratio_median"]
+    return [f"**{ratios['one at a time']:.1f}×** whole passes, {ratios['one at a time, stopped']:.1f}× ended early"]
 
 
-def timed(fn, *args):
-    started = time.perf_counter()
-    result = fn(*args)
-    return time.perf_counter() - started, result
-
-
-def one_pass(model, batches, layers) -> dict[int, torch.Tensor]:
+def one_pass(model: Model, batches: list[torch.Tensor], layers) -> dict[int, torch.Tensor]:
     """Σ k kᵀ by layer, as `covariance` adds it up: one pass that ends at the highest layer."""
     sums = {layer: torch.zeros(model.n_neurons, model.n_neurons) for layer in layers}
     for rows in batches:
         _add(model, list(layers), rows, rows.numel(), sums)
     return sums
-
-
-@torch.no_grad()
-def plain(model, batches, layer: int) -> torch.Tensor:
-    """Σ k kᵀ of one layer by whole forward passes."""
-    total = torch.zeros(model.n_neurons, model.n_neurons)
-
-    def add(x):
-        keys = x[:, text_of(model)].flatten(0, 1)
-        total.addmm_(keys.T, keys)
-
-    with hooked(on_input(model.down(layer), add)):
-        for rows in batches:
-            model.hf(input_ids=rows, use_cache=False)
-    return total
-
-
-if __name__ == "__main__":
-    main()

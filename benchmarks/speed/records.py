@@ -1,7 +1,5 @@
 """The whole cycle of single edits, edit to metrics, beside the plain loop; and evaluation alone beside two plain ways.
 
-    python -m benchmarks.speed.records --source FILE [--part by_default]
-
 The plain loop does one record after the other: ROME's search written plainly, the weight changed, every prompt with
 both targets in one padded batch with all logits (as ROME's evaluation does), the weight restored. knowedit takes 32
 records at a time. "Equal steps" has the same 6 prompts and 25 steps in both; "by default" is knowedit with its own
@@ -11,164 +9,139 @@ records at a time go through either side in turn; ratios are of the total times.
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from tqdm.auto import tqdm
 
-import knowedit
-from knowedit.answers import Answer
 from knowedit.edit.apply import applied
-from knowedit.edit.methods.rome import SMOLLM2, RomeConfig, edit_of, rome_many
-from knowedit.edit.methods.v_star import Value, request
-from knowedit.edit.preserved_keys import preserved_keys
-from knowedit.evaluate.edits.metrics import Observation, both_targets, measure, metrics_of
+from knowedit.edit.edit import Edit
+from knowedit.edit.methods.rome import SMOLLM2, RomeConfig
+from knowedit.evaluate.edits.metrics import asked_of, record_metrics, summarise
 from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.evaluate.edits.study import EditStudyConfig
-from knowedit.evaluate.edits.summary import summarise
+from knowedit.facts import Fact
+from knowedit.models.adapter import Model
 from knowedit.sources import load_source
 from knowedit.texts.corpus import contexts
 
-from ..reference.rome import plain_delta
-from ..results import save
-from .edit import EQUAL, LAYER, PUBLISHED
+from ..reference.scoring import batched, one_by_one
+from ..registry import benchmark
+from ..timing import Stopwatch
+from .edit import EQUAL, LAYER, PUBLISHED, Sides
 
 BATCH = EditStudyConfig.batch
-PARTS = ("equal_steps", "by_default", "evaluation")
 NAMES = ("ES", "PS", "NS", "EM", "PM", "NM")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True)
-    parser.add_argument("--records", type=int, default=40)
-    parser.add_argument("--part", choices=PARTS, help="only this; by default all, each with a result file of its own")
-    options = parser.parse_args()
-    model = knowedit.load()
-    facts = load_source(options.source, limit=options.records).facts
-    given = {"covariance": knowedit.covariance(model, [LAYER])[LAYER], "preserved": preserved_keys(model, LAYER)}
-    texts = contexts(model, 5)
-    equal = RomeConfig(layer=LAYER, search=EQUAL, contexts=texts, preserve=SMOLLM2.preserve)
-    default = replace(SMOLLM2, contexts=contexts(model, SMOLLM2.contexts, SMOLLM2.lengths, seed=SMOLLM2.seed))
-    plain_delta(model, request(model, facts[0], facts[0].target_new, texts), LAYER, replace(EQUAL, steps=2))  # warm up
-    plain = replace(equal, search=PUBLISHED)
-    parts = {
-        "equal_steps": lambda: _cycle(model, facts, equal, equal, given),
-        "by_default": lambda: _cycle(model, facts, plain, default, given),
-        "evaluation": lambda: _evaluation(model, facts, rome_many(model, facts, default, **given)),
-    }
-    for part in PARTS if options.part is None else (options.part,):
-        save(f"speed/records_{part}", {"records": len(facts), "batch": BATCH, "layer": LAYER, **parts[part]()})
+@benchmark("speed.records_equal_steps", "How much faster than a plain loop are edit, measure and restore, equal steps?")
+def records_equal_steps(source: str, records: int = 40) -> dict:
+    sides, facts = Sides(), load_source(source, limit=records).facts
+    config = replace(_plain_config(sides), search=EQUAL)
+    return _cycle(sides, facts, config, config)
 
 
-def _cycle(model, facts, plain: RomeConfig, ours: RomeConfig, given) -> dict:
-    seconds = {"plain": 0.0, "ours": 0.0}
-    rows = {"plain": [], "ours": []}
-    for start in tqdm(range(0, len(facts), BATCH), desc="cycle"):
-        part = facts[start : start + BATCH]
-        for name, run, config in (("plain", _plain, plain), ("ours", _ours, ours)):
-            begun = time.perf_counter()
-            rows[name] += run(model, part, config, given)
-            seconds[name] += time.perf_counter() - begun
-    gap = max(abs(a[n] - b[n]) for a, b in zip(rows["plain"], rows["ours"], strict=True) for n in NAMES if n in a)
-    return {
-        "seconds_a_record": {name: total / len(facts) for name, total in seconds.items()},
-        "ratio": seconds["plain"] / seconds["ours"],
-        "largest_gap_of_a_metric": gap,
-        "metrics": {
-            name: {metric: mean.as_dict() for metric, mean in summarise(of_way).items()}
-            for name, of_way in rows.items()
-        },
-    }
+@benchmark("speed.records_by_default", "How much faster than a plain loop are edit, measure and restore, by default?")
+def records_by_default(source: str, records: int = 40) -> dict:
+    sides, facts = Sides(), load_source(source, limit=records).facts
+    return _cycle(sides, facts, _plain_config(sides), sides.with_contexts())
 
 
-def _ours(model, facts, config: RomeConfig, given) -> list[dict]:
-    asked = [both_targets(fact) for fact in facts]
-    score_edits(model, [None] * len(facts), asked)  # the unedited columns
-    edits = rome_many(model, facts, config, **given)
-    return [_metrics(fact, scores) for fact, scores in zip(facts, score_edits(model, edits, asked), strict=True)]
-
-
-def _plain(model, facts, config: RomeConfig, given) -> list[dict]:
-    rows = []
-    for fact in facts:
-        batched(model, both_targets(fact))
-        asked = request(model, fact, fact.target_new, config.contexts)
-        delta, steps = plain_delta(model, asked, LAYER, config.search)
-        edit = edit_of(model, fact, _value(model, asked, delta, steps), *given.values(), config)
-        with applied(model, edit):
-            rows.append(_metrics(fact, batched(model, both_targets(fact))))
-    return rows
-
-
-def _value(model, asked, delta, steps) -> Value:
-    from knowedit.edit.methods.v_star import _Run
-
-    run = _Run.of(model, [asked], LAYER)
-    return Value(delta, run.v0()[0], run.keys()[0], asked.rows[0].lookup, 0.0, 0.0, steps, False)
-
-
-def _metrics(fact, answers: list[Answer]) -> dict:
-    return measure(Observation(fact, dict(zip(both_targets(fact), answers, strict=True))), metrics_of("builtin"))
-
-
-@torch.no_grad()
-def batched(model, pairs) -> list[Answer]:
-    """All sequences of a record in one padded batch, logits everywhere."""
-    queries = [model.query(*pair) for pair in pairs]
-    rows = [query.steps[-1].ids for query in queries]
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    log_p = model.hf(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
-    return [_read(query, log_p[r]) for r, query in enumerate(queries)]
-
-
-@torch.no_grad()
-def one_by_one(model, pairs) -> list[Answer]:
-    """Every sequence by itself."""
-    queries = [model.query(*pair) for pair in pairs]
+@records_equal_steps.row
+@records_by_default.row
+def records_row(record: dict) -> list[str]:
+    seconds = record["seconds_a_record"]
     return [
-        _read(query, model.hf(input_ids=torch.tensor([query.steps[-1].ids])).logits[0].log_softmax(-1))
-        for query in queries
+        f"{record['records']} CounterFact-lite records: **{record['ratio']:.1f}×** ({seconds['ours']:.1f} against "
+        f"{seconds['plain']:.1f} s a record)"
     ]
 
 
-def _read(query, log_p) -> Answer:
-    """The ranks are 1 for first choices and 2 for all others: metrics ask no more."""
-    reads = [(step.read, token) for step, token in zip(query.steps, query.target_ids, strict=True)]
-    ranks = tuple(1 if log_p[i].argmax() == token else 2 for i, token in reads)
-    return Answer(tuple(log_p[i, token].item() for i, token in reads), ranks)
+def _plain_config(sides: Sides) -> RomeConfig:
+    """ROME's own settings with 6 prompts."""
+    texts = contexts(sides.model, 5)
+    return RomeConfig(layer=LAYER, search=PUBLISHED, contexts=texts, preserve=SMOLLM2.preserve)
 
 
-def _evaluation(model, facts, edits) -> dict:
-    asked = [both_targets(fact) for fact in facts]
-    seconds = {"batched": 0.0, "one by one": 0.0, "ours": 0.0}
-    gap = 0.0
+def _cycle(sides: Sides, facts: Sequence[Fact], plain: RomeConfig, ours: RomeConfig) -> dict:
+    watch, rows = Stopwatch(), {"plain": [], "ours": []}
+    for start in tqdm(range(0, len(facts), BATCH), desc="cycle"):
+        part = facts[start : start + BATCH]
+        rows["plain"] += watch("plain", _plain, sides, part, plain)
+        rows["ours"] += watch("ours", _ours, sides, part, ours)
+    pairs = list(zip(rows["plain"], rows["ours"], strict=True))
+    return {
+        "records": len(facts),
+        "batch": BATCH,
+        "layer": LAYER,
+        "seconds_a_record": {name: watch.total(name) / len(facts) for name in rows},
+        "ratio": watch.total("plain") / watch.total("ours"),
+        "largest_gap_of_a_metric": max(abs(a[name] - b[name]) for a, b in pairs for name in NAMES if name in a),
+        "metrics": {name: summarise(metrics) for name, metrics in rows.items()},
+    }
+
+
+def _ours(sides: Sides, facts: Sequence[Fact], config: RomeConfig) -> list[dict]:
+    pairs = [_pairs(fact) for fact in facts]
+    score_edits(sides.model, [None] * len(facts), pairs)  # the unedited columns
+    scores = score_edits(sides.model, sides.made(facts, config), pairs)
+    return [_metrics(*pair) for pair in zip(facts, scores, strict=True)]
+
+
+def _plain(sides: Sides, facts: Sequence[Fact], config: RomeConfig) -> list[dict]:
+    rows = []
+    for fact in facts:
+        batched(sides.model, _pairs(fact))
+        value = sides.plain(sides.requests([fact], config.contexts)[0], config.search)
+        with applied(sides.model, *sides.edits([fact], [value], config)):
+            rows.append(_metrics(fact, batched(sides.model, _pairs(fact))))
+    return rows
+
+
+def _pairs(fact: Fact) -> list[tuple[str, str]]:
+    return [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
+
+
+def _metrics(fact: Fact, scores: Sequence) -> dict:
+    return record_metrics(fact, scores[0::2], scores[1::2])
+
+
+@benchmark("speed.records_evaluation", "How much faster than two plain ways is the evaluation of edited records alone?")
+def records_evaluation(source: str, records: int = 40) -> dict:
+    sides, facts = Sides(), load_source(source, limit=records).facts
+    model, pairs = sides.model, [_pairs(fact) for fact in facts]
+    edits = sides.made(facts, sides.with_contexts())
+    watch, gap = Stopwatch(), 0.0
     for start in tqdm(range(0, len(facts), BATCH), desc="evaluation"):
         part = slice(start, start + BATCH)
-        found = {}
-        for name, ask in (("batched", batched), ("one by one", one_by_one)):
-            begun = time.perf_counter()
-            found[name] = []
-            for edit, pairs in zip(edits[part], asked[part], strict=True):
-                with applied(model, edit):
-                    found[name].append(ask(model, pairs))
-            seconds[name] += time.perf_counter() - begun
-        begun = time.perf_counter()
-        found["ours"] = score_edits(model, edits[part], asked[part])
-        seconds["ours"] += time.perf_counter() - begun
-        for plain, ours in zip(found["one by one"], found["ours"], strict=True):
-            for a, b in zip(plain, ours, strict=True):
-                gap = max(gap, max(abs(x - y) for x, y in zip(a.log_p, b.log_p, strict=True)))
+        watch("batched", _each, model, edits[part], pairs[part], batched)
+        plain = watch("one by one", _each, model, edits[part], pairs[part], one_by_one)
+        ours = watch("ours", score_edits, model, edits[part], pairs[part])
+        scores = [pair for a, b in zip(plain, ours, strict=True) for pair in zip(a, b, strict=True)]
+        gap = max(gap, *(abs(x - y) for a, b in scores for x, y in zip(a.log_p, b.log_p, strict=True)))
     return {
-        "seconds_a_record": {name: total / len(facts) for name, total in seconds.items()},
-        "ratio": {name: seconds[name] / seconds["ours"] for name in ("batched", "one by one")},
+        "records": len(facts),
+        "batch": BATCH,
+        "layer": LAYER,
+        "seconds_a_record": {name: watch.total(name) / len(facts) for name in watch.seconds},
+        "ratio": {name: watch.total(name) / watch.total("ours") for name in ("batched", "one by one")},
         "largest_gap_of_a_log_likelihood": gap,
     }
 
 
-if __name__ == "__main__":
-    main()
+@records_evaluation.row
+def records_evaluation_row(record: dict) -> list[str]:
+    ratio, gap = record["ratio"], record["largest_gap_of_a_log_likelihood"]
+    return [
+        f"{record['records']} records: **{ratio['batched']:.1f}×** a padded batch a record, "
+        f"**{ratio['one by one']:.1f}×** each sequence by itself; log-likelihoods within {gap:.0e}"
+    ]
+
+
+def _each(model: Model, edits: Sequence[Edit], pairs: Sequence[list[tuple[str, str]]], score) -> list:
+    """Scores of each record with its edit on the model."""
+    scores = []
+    for edit, record_pairs in zip(edits, pairs, strict=True):
+        with applied(model, edit):
+            scores.append(score(model, record_pairs))
+    return scores

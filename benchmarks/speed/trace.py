@@ -1,16 +1,10 @@
 """Speed of causal tracing, exact and by gradients, beside the paper's loop, in one run.
 
-    python -m benchmarks.speed.trace
-
 The three maps (states, MLP and attention windows) of a prompt of 10 tokens with 10 draws of noise, the same noise for
-all. Exact traces are run `--rounds` times, the loop once; the noise's σ is measured before and not counted.
+all. The noise's σ is measured before and not counted.
 """
 
 from __future__ import annotations
-
-import argparse
-import statistics
-import time
 
 import numpy as np
 
@@ -19,70 +13,63 @@ from knowedit.recall.trace.exact import KINDS, TraceConfig, trace
 from knowedit.recall.trace.noise import draw_noise, embedding_spread
 
 from ..reference.trace import tables
-from ..results import save
+from ..registry import benchmark
+from ..samples import PROMPT, SUBJECT, TARGET
+from ..timing import Stopwatch
 
-PROMPT, SUBJECT, TARGET = "The Eiffel Tower is located in the city of", "Eiffel Tower", "Paris"
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=1, help="of exact traces (fast ones: three times as many)")
-    options = parser.parse_args()
+@benchmark("speed.trace", "How much faster than the paper's loop is causal tracing?")
+def trace_speed(rounds: int = 1) -> dict:
+    """`rounds` of exact traces, three times as many of fast ones; the loop runs once."""
     model = knowedit.load()
     level = TraceConfig().noise * embedding_spread(model)
     query = model.query(PROMPT, TARGET, SUBJECT)
-    exact, by_kind = _exact(model, level, options.rounds)
-    fast, fast_seconds = _timed(lambda: _trace(model, level, fast=True), 3 * options.rounds)
+
+    def traced(**config):
+        return trace(model, PROMPT, TARGET, SUBJECT, TraceConfig(**config), level=level)
+
+    traced(kinds=("state",), draws=2)  # warm up
+    watch, loop = Stopwatch(), Stopwatch()
+    for kind in KINDS:
+        for _ in range(rounds):
+            watch(kind, traced, kinds=(kind,))
+    for _ in range(3 * rounds):
+        fast = watch("fast", traced, fast=True)
+    exact = traced()
     start, end = query.prompt.subject
     noise = draw_noise(model, level, exact.config.draws, end - start, exact.config.seed)
-    asked = (query.prompt.ids, [query.prompt.read], query.target_ids, noise, start, exact.window)
-    plain, loop = {}, {}
+    position = query.prompt.ids, [query.prompt.read], query.target_ids, noise, start, exact.window
+    difference = {}
     for kind in KINDS:
-        (clean, low, found), (loop[kind],) = _timed(lambda kind=kind: tables(model, *asked, [kind]), 1)
-        plain |= found
-    whole, sweeps = sum(loop.values()), sum(statistics.median(s) for s in by_kind.values())
-    save(
-        "speed/trace",
-        {
-            "prompt": PROMPT,
-            "tokens": len(query.prompt.ids),
-            "subject_tokens": [start, end],
-            "layers": model.n_layers,
-            "draws": exact.config.draws,
-            "window": exact.window,
-            "loop_seconds": loop,
-            "exact_seconds": by_kind,
-            "fast_seconds": fast_seconds,
-            "exact_ratio": whole / sweeps,
-            "exact_ratio_by_kind": {kind: loop[kind] / statistics.median(by_kind[kind]) for kind in KINDS},
-            "fast_ratio": whole / statistics.median(fast_seconds),
-            "high": [clean, exact.high],
-            "low": [low, exact.low],
-            "largest_difference": {k: float(np.abs(exact.scores(k) - plain[k].numpy()).max()) for k in KINDS},
-            "fast_low_difference": abs(fast.low - low),
-        },
-    )
+        clean, low, restored = loop(kind, tables, model, *position, [kind])
+        difference[kind] = float(np.abs(exact.scores(kind) - restored[kind].numpy()).max())
+    whole, sweeps = sum(map(loop.total, KINDS)), sum(map(watch.median, KINDS))
+    return {
+        "prompt": PROMPT,
+        "tokens": len(query.prompt.ids),
+        "subject_tokens": [start, end],
+        "layers": model.n_layers,
+        "draws": exact.config.draws,
+        "window": exact.window,
+        "loop_seconds": {kind: loop.total(kind) for kind in KINDS},
+        "exact_seconds": {kind: watch.seconds[kind] for kind in KINDS},
+        "fast_seconds": watch.seconds["fast"],
+        "exact_ratio": whole / sweeps,
+        "exact_ratio_by_kind": {kind: loop.total(kind) / watch.median(kind) for kind in KINDS},
+        "fast_ratio": whole / watch.median("fast"),
+        "high": [clean, exact.high],
+        "low": [low, exact.low],
+        "largest_difference": difference,
+        "fast_low_difference": abs(fast.low - low),
+    }
 
 
-def _exact(model, level: float, rounds: int):
-    """A trace of all kinds, and the seconds of every kind by itself."""
-    _trace(model, level, kinds=("state",), draws=2)  # warm up
-    seconds = {kind: _timed(lambda kind=kind: _trace(model, level, kinds=(kind,)), rounds)[1] for kind in KINDS}
-    return _trace(model, level), seconds
-
-
-def _trace(model, level: float, **config):
-    return trace(model, PROMPT, TARGET, SUBJECT, TraceConfig(**config), level=level)
-
-
-def _timed(run, rounds: int):
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        found = run()
-        seconds.append(time.perf_counter() - started)
-    return found, seconds
-
-
-if __name__ == "__main__":
-    main()
+@trace_speed.row
+def trace_row(record: dict) -> list[str]:
+    by_kind = ", ".join(f"{kind} {ratio:.1f}×" for kind, ratio in record["exact_ratio_by_kind"].items())
+    gap = max(record["largest_difference"].values())
+    return [
+        f"three maps, {record['tokens']} tokens, {record['draws']} draws: exact **{record['exact_ratio']:.1f}×** "
+        f"({by_kind}), largest difference {gap:.0e}",
+        f"by gradients **{record['fast_ratio']:.0f}×**",
+    ]

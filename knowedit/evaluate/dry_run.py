@@ -19,15 +19,15 @@ from ..edit.methods.table import config_dict, method_config
 from ..edit.rewrite_quality import paraphrases_of
 from ..errors import InputError, KnoweditError, ModelError
 from ..facts import Fact
-from ..locate.rankings import scoring_passes
+from ..locate.attribution import AUTO_NODES
 from ..models.adapter import Model
 from ..models.layouts import find_layout
 from ..models.loading import config_of
 from ..selection import choose, source_of
 from ..sources import Source
 from .edits.generation import ANSWER, CHAT, QUESTION, TEXT
-from .edits.metrics import metrics_of, pairs_of
-from .neurons.plan import plan as plan_neurons
+from .edits.metrics import asked_of, zsre_asked
+from .neurons import study as neurons
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 SHAPES = {  # model type and what differs from transformers' defaults for it
@@ -46,7 +46,7 @@ def dry_run(study: str, config) -> dict:
     unknown: dict[str, str] = {}
     source = _tried(unknown, "source", lambda: source_of(config))
     model = _tried(unknown, "model", lambda: _model(config))
-    method = _tried(unknown, "method", lambda: _method(config, study, model)) or {"name": _method_name(config)}
+    method = _tried(unknown, "method", lambda: _method(config, study, model)) or {"name": config.method}
     facts = () if source is None else _chosen(study, config, source)
     found = {
         "study": study,
@@ -62,11 +62,7 @@ def dry_run(study: str, config) -> dict:
     }
     if source is not None:
         edits = study == "edit"
-        passes = (
-            _edit_passes(config, source, facts, method, model)
-            if edits
-            else plan_neurons(config, source, facts, model)["passes"]
-        )
+        passes = _edit_passes(config, source, facts, method, model) if edits else _neuron_passes(config, facts, model)
         if config.known_only:
             passes = {"known": len(source.facts), **passes}
         found["passes"] = {**passes, "total": sum(passes.values())}
@@ -87,9 +83,11 @@ def _usable(study: str, source: Source) -> list[Fact]:
 
 def _chosen(study: str, config, source: Source) -> list[Fact]:
     """The facts that would be run if the model knew all of them."""
+    facts = _usable(study, source)
     if study == "neurons":
-        return config.chosen(source.facts)
-    return choose(_usable(study, source), limit=config.limit, sample=config.sample, seed=config.seed)
+        facts = neurons.of_relations(facts, config.relations)
+    facts = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed)
+    return neurons.spread_over_relations(facts, config.per_relation) if study == "neurons" else facts
 
 
 # ---------------------------------------------------------------- the model
@@ -146,14 +144,10 @@ def _memory(config, study: str, model: Model) -> dict[str, int]:
 # ---------------------------------------------------------------- editing
 
 
-def _method_name(config) -> str:
-    return config.method if hasattr(config, "method") else config.locate.method
-
-
 def _method(config, study: str, model: Model | None) -> dict:
     """The method with its settings; where the model is not known and would tell its layer, the defaults."""
     if study != "edit":
-        return {"name": _method_name(config)}
+        return {"name": config.method}
     settings = method_config(config.method, config.settings, config.layer, model)
     return {"name": config.method, **(config_dict(settings) or {})}
 
@@ -161,8 +155,7 @@ def _method(config, study: str, model: Model | None) -> dict:
 def _edit_passes(config, source: Source, facts: Sequence[Fact], method: dict, model: Model | None) -> dict[str, int]:
     """The search's are forward and backward, and the most that there can be."""
     n = len(facts)
-    metrics = metrics_of(source.format)
-    asked = [len(pairs_of(fact, metrics)) for fact in facts]
+    asked = [2 * len(asked_of(fact)) + (len(zsre_asked(fact)) if source.format == "zsre" else 0) for fact in facts]
     found = {"search": sum(_search(method, fact, model) for fact in facts), "before": sum(asked), "after": sum(asked)}
     if config.sequential:
         found["checkpoints"] = sum(sum(asked[:c]) for c in config.checkpoints if c <= n)
@@ -178,8 +171,7 @@ def _search(method: dict, fact: Fact, model: Model | None) -> int:
     """Sequences for one edit: ROME has the prompt, behind each context and by itself, and the essence."""
     if method["name"] == "knowledge_neurons":
         locate = method["locate"]
-        nodes, layers = locate["attribution"]["nodes"], None if model is None else range(model.n_layers)
-        return (1 + len(fact.paraphrases)) * scoring_passes(locate["method"], nodes, layers)
+        return (1 + len(fact.paraphrases)) * _locating(locate["method"], locate["attribution"]["nodes"], None, model)
     if method["name"] == "rome" and "search" in method:
         contexts = method["contexts"]
         return ((contexts if isinstance(contexts, int) else len(contexts)) + 2) * method["search"]["steps"]
@@ -192,3 +184,37 @@ def _tokens(fact: Fact) -> int:
         ANSWER * (1 + len(paraphrases_of(fact, heldout=False)))
         + QUESTION * len(fact.probes) + CHAT + TEXT * len(fact.generation)
     )  # fmt: skip
+
+
+# ---------------------------------------------------------------- neurons
+
+
+def _neuron_passes(config, facts: Sequence[Fact], model: Model | None) -> dict[str, int]:
+    """Of the integral each node is a row a layer, of one token in decoders; forward and backward."""
+    prompts = [neurons.prompts_of(fact, config.prompts) for fact in facts]
+    located, held = (sum(len(pair[i]) for pair in prompts) for i in (0, 1))
+    sets = 1 + ("activation" in config.baselines) + config.draws * ("random" in config.baselines)
+    found = {
+        "locate": located * _locating(config.method, config.nodes, config.layers, model),
+        "effect": held * (1 + 2 * sets),
+    }
+    if "activation" in config.baselines:
+        found["activation"] = located
+    found["specificity"] = 2 * neurons.OTHERS * (1 + 2) * len(facts)
+    if config.stability and config.method == "ig":
+        found["stability"] = (
+            -(-len(facts) // neurons.NODES_EVERY) * sum(neurons.NODES_GRID) * _layers(config.layers, model)
+        )
+    if config.erase:
+        found["erase"] = 2 * 2 * neurons.ASKED * len({fact.relation_name or fact.relation for fact in facts})
+    return found
+
+
+def _locating(method: str, nodes: int | str, layers: Sequence[int] | None, model: Model | None) -> int:
+    """Sequences to locate neurons with one prompt."""
+    nodes = AUTO_NODES if nodes == "auto" else nodes
+    return 1 + (nodes * _layers(layers, model) if method == "ig" else 0)
+
+
+def _layers(layers: Sequence[int] | None, model: Model | None) -> int:
+    return 1 if model is None else len(layers or range(model.n_layers))

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,7 +20,7 @@ from ..models.adapter import Model, frozen
 from ..models.passes.objective import Objective, at_least_float, read_rows
 from ..models.passes.sweep import sweep
 from ..prompts import Prompt, Query
-from .attribution import AUTO_NODES, AttributionConfig, attribute, make_path
+from .attribution import AttributionConfig, attribute, make_path
 from .scaled_answers import SWEEP_ROWS
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
@@ -51,16 +50,6 @@ def rank(
     score = {"activation": _activation, "logit": _logit, "ablation": _ablation}[method]
     scores = [score(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
     return torch.stack(scores).mean(0)
-
-
-def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) -> int:
-    """Sequences that run through the model to score one prompt: the prompt itself, and for `ig` the rows of its paths.
-
-    `layers` are those in which neurons are located; None counts one, where the model is not known.
-    """
-    if method != "ig":
-        return 1
-    return 1 + (AUTO_NODES if nodes == "auto" else nodes) * (1 if layers is None else len(layers))
 
 
 def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):

@@ -2,17 +2,18 @@
 
 import re
 
-from benchmarks.quality.findings import SECTIONS
-from benchmarks.quality.findings_table import END, PAGE, START, load, number, percent, table
+from benchmarks.quality.findings.page import END, PAGE, START, load, table
+from benchmarks.quality.findings.study import SECTIONS
+from benchmarks.quality.findings.words import number, percent
 
 
 def test_the_page_shows_the_committed_findings():
     shown = re.search(f"{re.escape(START)}(.*?){re.escape(END)}", PAGE.read_text(encoding="utf-8"), re.S).group(1)
-    assert shown == table()
+    assert shown == table(load())
 
 
 def test_every_section_is_there_and_of_a_hundred_known_facts():
-    sections = load("quality/findings")["sections"]
+    sections = load()
     assert set(sections) == {"facts", *SECTIONS}
     facts = sections["facts"]
     assert len(set(facts["ids"])) == facts["n"] == sum(facts["by_relation"].values()) >= 100
@@ -31,12 +32,12 @@ def test_every_estimate_has_n_and_an_interval_around_it():
             for part in value:
                 yield from estimates(part)
 
-    found = list(estimates(load("quality/findings")["sections"]))
-    assert len(found) > 100
-    for one in found:
-        assert (one["n"] > 0) == (one["value"] is not None)
-        if one["low"] is not None and one["high"] is not None:
-            assert one["low"] <= one["value"] <= one["high"]
+    every = list(estimates(load()))
+    assert len(every) > 100
+    for estimate in every:
+        assert (estimate["n"] > 0) == (estimate["value"] is not None)
+        if estimate["low"] is not None and estimate["high"] is not None:
+            assert estimate["low"] <= estimate["value"] <= estimate["high"]
 
 
 def test_figures_are_written_with_their_intervals():

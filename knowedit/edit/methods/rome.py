@@ -104,7 +104,7 @@ _SIZES: Mapping[tuple[str, int, int], str] = MappingProxyType(
     }
 )
 
-# chosen on the development facts by `python -m benchmarks.quality.rome_settings`, whose result file says what was tried
+# chosen on development facts by `python -m benchmarks run quality.rome_settings`, whose result says what was tried
 SMOLLM2 = RomeConfig(layer=1, search=VStarSearch(lr=1.0, clamp=2.0, stop_loss=None, stop_probability=0.95), contexts=3)
 
 

@@ -16,7 +16,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from ...answers import Answer
 from ...edit.apply import apply, unedited
 from ...edit.delta import LowRank
 from ...edit.edit import Edit, check_request, make_edit
@@ -26,16 +25,15 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...selection import choose, known_to
 from ...sources import Source
-from ...statistics import Estimate
 from ..runs.study import FactStudy, error_line
 from .drift import Drift
-from .generation import Writing, writings
-from .metrics import Observation, check_metric, measure, metrics_of, pairs_of
+from .generation import generation_metrics
+from .metrics import asked_of, check_metric, record_metrics, summarise, zsre_asked, zsre_metrics
 from .references import References, read_references
-from .scoring import score_edits
-from .summary import summarise, summary
+from .scoring import Score, score_edits
+from .summary import summary
 
-Answers = dict[tuple[str, str], Answer]
+Metrics = dict[str, float | None]
 NOTES = ("steps", "probability", "clamped", "k_C_inv_k", "shared", "others")  # of an edit, kept in its record
 
 
@@ -114,7 +112,6 @@ class EditStudy(FactStudy):
         super().__init__(config, model, source)
         self.references = references or _references(config)
         self.drift = Drift(model)
-        self.metrics = metrics_of(self.source.format)
         self.sequential = config.sequential
         self.skipped += _without_new_target(self.source)
         self.method = method_config(config.method, config.settings, config.layer, model)
@@ -155,32 +152,48 @@ class EditStudy(FactStudy):
         for fact in facts:
             check_request(fact)
         edits = self._editor(facts)
-        edited = time.perf_counter()
+        made = time.perf_counter()
         n = len(facts)
-        answers = self._answers([None] * n + edits, [*facts, *facts])
-        answered = time.perf_counter()
+        found = self._ask([None] * n + edits, [*facts, *facts])
+        asked = time.perf_counter()
         drifts = self._drifts(facts, edits)
-        wrote_before, wrote_after = (self._writings(facts, of_facts) for of_facts in ([None] * n, edits))
+        written = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
         rows = [
             {
-                **_about(fact),
-                "before": self._measured(fact, answers[i], wrote_before[i]),
-                "after": self._measured(fact, answers[n + i], wrote_after[i], **drifts[i]),
-                "edit": _notes(edit),
+                **_about(fact), "before": {**before, **write[0]},
+                "after": {**after, **drift, **write[1]}, "perplexity": rise, "edit": _notes(edit),
             }
-            for i, (fact, edit) in enumerate(zip(facts, edits, strict=True))
-        ]
+            for fact, edit, before, after, (rise, drift), write in zip(
+                facts, edits, found[:n], found[n:], drifts, written, strict=True
+            )
+        ]  # fmt: skip
         done = time.perf_counter()
-        seconds = {"edit": (edited - start) / n, "score": (answered - edited) / n, "other": (done - answered) / n}
+        seconds = {"edit": (made - start) / n, "score": (asked - made) / n, "other": (done - asked) / n}
         return [{**row, "seconds": seconds} for row in rows]
+
+    def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[Metrics]:
+        """What is measured of free writing."""
+        if not self.settings.generate:
+            return [{} for _ in facts]
+        return generation_metrics(
+            self.model, facts, edits, seed=self.settings.seed, references=self.references
+        )  # fmt: skip
+
+    def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[float | None, Metrics]]:
+        """Relative rise of perplexity, and drift of the essence."""
+        if not self.settings.perplexity:
+            return [(None, {}) for _ in facts]
+        essence = self.drift.essence(facts, edits)
+        rises = self.drift.perplexity(edits)
+        return [(rise, {} if kl is None else {"essence": kl}) for rise, kl in zip(rises, essence, strict=True)]
 
     # ---------------------------------------------------------------- sequential edits
 
     def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
         rows = []
         with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
-            before = [self._as_it_is(fact) for fact in facts]
-        for fact, metrics_before in zip(facts, before, strict=True):
+            before = [(self._ask([None], [fact])[0], self._written([fact], [None])[0]) for fact in facts]
+        for fact, (asked, wrote) in zip(facts, before, strict=True):
             start = time.perf_counter()
             try:
                 check_request(fact)
@@ -191,35 +204,25 @@ class EditStudy(FactStudy):
             if edit is not None:
                 apply(self.model, edit)
             self._so_far.append(fact)
-            edited = time.perf_counter()
-            (drift,) = self._drifts([fact], [None])
-            row = {
-                **_about(fact),
-                "before": metrics_before,
-                "after": self._as_it_is(fact, **drift),
-                "edit": {**_notes(edit), **self._factors(edit)},
-            }
+            made = time.perf_counter()
+            (after,) = self._ask([None], [fact])
+            ((rise, drift),) = self._drifts([fact], [None])
+            (writes,) = self._written([fact], [None])
+            row = {**_about(fact), "before": {**asked, **wrote},
+                   "after": {**after, **drift, **writes}, "perplexity": rise,
+                   "edit": {**_notes(edit), **self._factors(edit)}}  # fmt: skip
             if len(self._so_far) in self.settings.checkpoints:
-                row["checkpoint"] = self._checkpoint(row["after"])
-            row["seconds"] = {"edit": edited - start, "score": time.perf_counter() - edited}
+                row["checkpoint"] = self._checkpoint()
+            row["seconds"] = {"edit": made - start, "score": time.perf_counter() - made}
             rows.append(row)
         return rows
 
-    def _as_it_is(self, fact: Fact, **drift) -> dict[str, float | None]:
-        """The metrics of a fact with what is on the model."""
-        (answers,) = self._answers([None], [fact])
-        (writing,) = self._writings([fact], [None])
-        return self._measured(fact, answers, writing, **drift)
-
-    def _checkpoint(self, last: dict[str, float | None]) -> dict:
-        """The metrics of all records edited so far under all edits that are on; `last` are those of the last record."""
-        facts = self._so_far
-        answers = self._answers([None] * len(facts), facts)
-        means = summarise(map(self._measured, facts, answers), self.settings.seed)
-        for metric in self.metrics:
-            if metric.of_model and metric.name in last:
-                means[metric.name] = Estimate(last[metric.name], None, None, 1)
-        return {"edits": len(facts), "metrics": {name: mean.as_dict() for name, mean in means.items()}}
+    def _checkpoint(self) -> dict:
+        """All records edited so far, and plain text, under all edits that are on."""
+        found = self._ask([None] * len(self._so_far), self._so_far)
+        rise = self.drift.perplexity([None])[0] if self.settings.perplexity else None
+        metrics = summarise(found, self.settings.seed)
+        return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
 
     def _again(self, fact: Fact, notes: dict) -> Edit | None:
         """The edit of a finished record, bit for bit: from its factors, or made again where it is not of low rank."""
@@ -241,34 +244,29 @@ class EditStudy(FactStudy):
 
     # ---------------------------------------------------------------- asking
 
-    def _answers(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Answers]:
-        """By (prompt, target), what the model says to all that the metrics ask about each fact, under its edit."""
-        pairs = [pairs_of(fact, self.metrics) for fact in facts]
-        answers = score_edits(self.model, edits, pairs)
-        return [dict(zip(of_fact, said, strict=True)) for of_fact, said in zip(pairs, answers, strict=True)]
+    def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Metrics]:
+        pairs = [self._pairs(fact) for fact in facts]
+        scores = score_edits(self.model, edits, pairs)
+        return [self._found(fact, some) for fact, some in zip(facts, scores, strict=True)]
 
-    def _writings(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Sequence[Writing | None]:
-        if not self.settings.generate:
-            return [None] * len(facts)
-        return writings(self.model, facts, edits, seed=self.settings.seed)
+    def _pairs(self, fact: Fact) -> list[tuple[str, str]]:
+        asked = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
+        return asked + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
 
-    def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[dict[str, float | None]]:
-        """Fields of each fact's `Observation`."""
-        if not self.settings.perplexity:
-            return [{} for _ in facts]
-        essence = self.drift.essence(facts, edits)
-        rises = self.drift.perplexity(edits)
-        return [{"perplexity_rise": rise, "essence_drift": drift} for rise, drift in zip(rises, essence, strict=True)]
-
-    def _measured(
-        self, fact: Fact, answers: Answers, writing: Writing | None = None, **drift
-    ) -> dict[str, float | None]:
-        references = None if writing is None else self.references
-        return measure(Observation(fact, answers, writing, references, **drift), self.metrics)
+    def _found(self, fact: Fact, scores: Sequence[Score]) -> Metrics:
+        n = 2 * len(asked_of(fact))
+        metrics = record_metrics(fact, scores[0:n:2], scores[1:n:2])
+        if self._zsre:
+            metrics |= zsre_metrics(fact, scores[n:])
+        return metrics
 
     @cached_property
     def _editor(self) -> Editor:
         return make_editor(self.model, self.settings.method, self.method, self.source.facts)
+
+    @cached_property
+    def _zsre(self) -> bool:
+        return self.source.format == "zsre"
 
     def chosen_facts(self) -> Sequence[Fact]:
         facts = [fact for fact in self.source.facts if fact.target_new is not None]

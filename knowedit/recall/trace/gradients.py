@@ -11,8 +11,8 @@ by 1 − α, and averaged over α (as EAP-IG does with the inputs of edges, Hann
 
 F being the log-odds of the target, in which effects add up better than in its probability, and which keep P between 0
 and 1. Every draw has its own `POINTS` points, and together they cover the whole way evenly. The effect of a window is
-the sum over its layers, so what one of them hands to another counts twice there. `benchmarks/trace_ranks.py` says how
-well all this ranks states.
+the sum over its layers, so what one of them hands to another counts twice there. How well all this ranks states is
+measured by `benchmarks/quality/trace_ranks.py`.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class _Telling:
         prompts = [fill(template, fact.subject) for _, template in asked]
         found = ask(self.model, [self.model.query(p, fact.target, fact.subject) for p in prompts], top=8)
         return {
-            **found[0].as_dict(),
+            **asdict(found[0]),
             "known": found[0].known,
             "prompts": [
                 {

@@ -5,7 +5,7 @@ import json
 import pytest
 from support.studies import study
 
-from benchmarks.results import FOLDER
+from benchmarks.registry import RESULTS
 from benchmarks.robustness.kills import KINDS, killed
 
 
@@ -24,7 +24,7 @@ def test_killed_runs_lose_double_and_change_nothing(tmp_path, monkeypatch, cache
 
 
 def test_so_did_fifty_kills():
-    found = json.loads((FOLDER / "robustness/kills.json").read_text(encoding="utf-8"))
+    found = json.loads((RESULTS / "robustness/kills.json").read_text(encoding="utf-8"))
     assert found["kills"] >= 50 and found["runs"].keys() == KINDS.keys()
     for run in found["runs"].values():
         assert run["lost"] == run["doubled"] == run["changed"] == 0 and run["same_summary"]

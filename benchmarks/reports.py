@@ -1,0 +1,96 @@
+"""Studies of `knowedit bench`, run one after the other, and `knowedit report` of them all.
+
+The runs lie in a folder and go on where they were stopped. What the numbers mean is in docs/benchmarks.md, how each run
+was configured in its file of configs/.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .registry import benchmark
+
+CONFIGS = Path(__file__).parent / "configs"
+METHODS = ("rome-mixed", "ft", "ft-l", "kn-unsigned", "kn")
+RUNS = Path("runs")
+
+
+@benchmark("reports.builtin", "What do the editing methods do to built-in facts?")
+def builtin(source: str, runs: Path = RUNS) -> Path:
+    """`source`: the file that `python -m benchmarks facts` writes."""
+    configs = {"rome": "rome_smollm2_builtin", **{method: f"{method}_smollm2" for method in METHODS}}
+    return _reported("edit", "builtin", configs, source, runs)
+
+
+@benchmark("reports.counterfact_lite", "What do the editing methods do to CounterFact-lite records?")
+def counterfact_lite(source: str, runs: Path = RUNS) -> Path:
+    """`source`: a CounterFact-lite file."""
+    configs = {"rome": "rome_smollm2_counterfact-lite", **{method: f"{method}_smollm2" for method in METHODS[1:]}}
+    return _reported("edit", "lite", configs, source, runs)
+
+
+@benchmark("reports.relations", "What does ROME do to known facts of the relations data set?")
+def relations(source: str, runs: Path = RUNS) -> Path:
+    """`source`: the folder of the relations data set."""
+    return _reported("edit", "relations", {"rome": "rome_smollm2_relations"}, source, runs, "--sample", "200")
+
+
+@benchmark("reports.neurons_builtin", "What do the neurons of known built-in facts do on held-out prompts?")
+def neurons_builtin(runs: Path = RUNS) -> Path:
+    return _reported("neurons", "builtin", {"neurons": "neurons_smollm2_builtin"}, "builtin", runs)
+
+
+@benchmark("reports.neurons_relations", "What do the neurons of known facts of the relations data set do?")
+def neurons_relations(source: str, runs: Path = RUNS) -> Path:
+    """`source`: the folder of the relations data set."""
+    return _reported("neurons", "relations", {"neurons": "neurons_smollm2_relations"}, source, runs)
+
+
+@builtin.row
+@counterfact_lite.row
+@relations.row
+def edits_row(record: dict) -> list[str]:
+    lines = []
+    for run in record["runs"]:
+        parts = ", ".join(
+            f"{name} {100 * run['metrics'][name]['value']:.1f} (unedited {100 * run['before'][name]['value']:.1f})"
+            for name in ("ES", "PS", "NS", "Score")
+        )
+        lines.append(f"{run['name'].partition('_')[0]}, {run['metrics']['ES']['n']:,} facts: {parts}")
+    return lines
+
+
+@neurons_builtin.row
+@neurons_relations.row
+def neurons_row(record: dict) -> list[str]:
+    (run,) = record["runs"]
+    metrics = run["metrics"]
+
+    def both(by: str) -> str:
+        return ", ".join(f"{100 * metrics[f'{way}:{by}']['value']:+.1f}%" for way in ("suppress", "amplify"))
+
+    return [
+        f"{metrics['neurons']['n']} facts of {len(run['by_relation'])} relations, "
+        f"{metrics['neurons']['value']:.1f} neurons a fact, set to zero and doubled",
+        f"located {both('gradient')}; as many by activation {both('activation')}; random {both('random')}",
+    ]
+
+
+def _reported(study: str, data: str, configs: dict[str, str], source: str, runs: Path, *options: str) -> Path:
+    """Run the study once for each config, and make the report of all runs; its folder."""
+    folders = [runs / f"{method}_{data}" for method in configs]
+    for folder, config in zip(folders, configs.values(), strict=True):
+        goes_on = ["--resume"] if (folder / "manifest.json").exists() else []
+        named = ["--config", str(CONFIGS / f"{config}.yaml"), "--source", source]
+        _knowedit("bench", study, *named, "--out", str(folder), *options, *goes_on)
+    report = runs / f"report_{study}_{data}"
+    shutil.rmtree(report, ignore_errors=True)
+    _knowedit("report", *map(str, folders), "--out", str(report))
+    return report
+
+
+def _knowedit(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "knowedit", *words], check=True)

@@ -1,0 +1,50 @@
+"""What the benchmarks are about: one prompt, the facts that a model knows, and those that edits are tried on.
+
+Settings of edits are chosen on `development` facts, results are of the `reported` ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import knowedit
+from knowedit.answers import ask_facts
+from knowedit.cli.locate_many import evenly
+from knowedit.facts import Fact, fill
+from knowedit.models.adapter import Model
+from knowedit.prompts import Query
+
+PROMPT, SUBJECT, TARGET = "The Eiffel Tower is located in the city of", "Eiffel Tower", "Paris"
+REPORTED = 200
+PLACES = ("P36", "P37", "P30", "P131", "P17")  # relations about places, which the settings were chosen on
+
+
+def known(model: Model, facts: Sequence[Fact] | None = None) -> tuple[Fact, ...]:
+    """Those of the facts, by default of the built-in ones, whose target is the model's first choice."""
+    facts = knowedit.builtin_facts() if facts is None else facts
+    return tuple(fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known)
+
+
+def reported(n: int = REPORTED) -> tuple[Fact, ...]:
+    """Built-in facts, evenly over the relations, known to the model or not."""
+    return evenly(evenly(_places(), REPORTED), n)
+
+
+def development(n: int) -> tuple[Fact, ...]:
+    """Other built-in facts, evenly over the relations."""
+    kept_back = set(reported())
+    return evenly(tuple(fact for fact in _places() if fact not in kept_back), n)
+
+
+def query_of(model: Model, fact: Fact) -> Query:
+    """What a fact's main prompt asks."""
+    return model.query(fact.prompt, fact.target, fact.subject)
+
+
+def heldout_queries(model: Model, fact: Fact) -> list[Query]:
+    """What the prompts ask that a fact holds out for proofs."""
+    return [model.query(fill(template, fact.subject), fact.target, fact.subject) for template in fact.heldout]
+
+
+def _places() -> tuple[Fact, ...]:
+    return tuple(fact for fact in knowedit.builtin_facts() if fact.relation in PLACES)
