@@ -16,6 +16,8 @@ from .models.adapter import Model
 from .sources import Source, load_source
 from .sources.loading import check_number, drawing_order
 
+Known = Callable[[Sequence[Fact]], Sequence[bool]]  # of some facts, whether the model knows each
+
 ASKED = 128  # facts at once, whether the model knows them
 
 
@@ -30,7 +32,7 @@ def choose(
     limit: int | None = None,
     sample: int | None = None,
     seed: int = 0,
-    known: Callable[[Sequence[Fact]], Sequence[bool]] | None = None,
+    known: Known | None = None,
 ) -> list[Fact]:
     """The first `limit` of the facts, or `sample` of them drawn by `seed`, in their order; of those that are `known`.
 
@@ -54,6 +56,6 @@ def choose(
     return [fact for fact in facts if fact.id in kept]
 
 
-def known_to(model: Model) -> Callable[[Sequence[Fact]], list[bool]]:
+def known_to(model: Model) -> Known:
     """What `choose` asks: whether the model's first choice is each fact's target (the first token of it)."""
     return lambda facts: [answer.known for answer in ask_facts(model, facts)]

@@ -8,7 +8,7 @@ first token has a key that resembles every other first token's; ‖ΔW‖ / ‖W
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 
@@ -58,7 +58,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Near:
-    """Another subject with a key like k*: their cosine, and the edit's leak there."""
+    """Another subject, the cosine of its key with k*, and the edit's leak there."""
 
     subject: str
     cosine: float
@@ -66,24 +66,43 @@ class Near:
 
 
 @dataclass(frozen=True)
+class KeyCheck:
+    """What an edit does at the keys of one of its facts, and of others like it.
+
+    - `k_C_inv_k`: k*ᵀC⁻¹k*, where the method has one: how unusual the key is.
+    - `first`: the lookup position is the prompt's first token.
+    - `nearest`: the subjects with the largest leak, of known subjects and those of the fact's neighbours.
+    """
+
+    k_C_inv_k: float | None
+    first: bool
+    nearest: tuple[Near, ...]
+
+
+@dataclass(frozen=True)
 class Preflight:
     """What can be known before an edit is applied.
 
     - `relative_norm`: the largest ‖ΔW‖ / ‖W‖ (Frobenius) of the edit's weights.
-    - `k_C_inv_k`: k*ᵀC⁻¹k*, where the method has one: how unusual the key is.
-    - `first`: the lookup position is the prompt's first token.
-    - `nearest`: known subjects, and those of the fact's neighbours, with the largest leak.
+    - `facts`: of each of the edit's facts what happens at its key.
     - `warnings`: what to think of, in words.
     """
 
     relative_norm: float
-    k_C_inv_k: float | None
-    first: bool
-    nearest: tuple[Near, ...]
+    facts: tuple[KeyCheck, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def worst(self) -> Near | None:
+        """The subject with the largest leak of all."""
+        return max((near for fact in self.facts for near in fact.nearest), key=lambda near: near.leak, default=None)
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+    def fact_dict(self, i: int = 0) -> dict:
+        """What concerns one of the facts, for JSON."""
+        return {"relative_norm": self.relative_norm, **asdict(self.facts[i]), "warnings": self.warnings}
 
 
 @dataclass(frozen=True)
@@ -108,8 +127,8 @@ class OldNeuron:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The edit's own fact before and after, and perplexity on a plain text.
+class FactOutcome:
+    """One of an edit's facts before and after.
 
     `lens` and `neurons` tell whether the old answer survives elsewhere: both answers by layer at the read position, and
     the neurons that made the old one.
@@ -117,10 +136,17 @@ class Outcome:
 
     before: RewriteQuality
     after: RewriteQuality
-    perplexity_before: float | None
-    perplexity_after: float | None
     lens: tuple[LensRow, ...] | None = None
     neurons: tuple[OldNeuron, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Each of an edit's facts before and after, and perplexity on a plain text."""
+
+    facts: tuple[FactOutcome, ...]
+    perplexity_before: float | None
+    perplexity_after: float | None
 
     @property
     def perplexity_change(self) -> float:
@@ -130,8 +156,8 @@ class Outcome:
     @property
     def neighbours_lost(self) -> float:
         """The share of neighbours that preferred their own answer before and the new target after."""
-        pairs = list(zip(self.before.neighbours, self.after.neighbours, strict=True))
-        return sum(b.prefers_true and a.prefers_new for b, a in pairs) / len(pairs) if pairs else 0.0
+        pairs = [pair for f in self.facts for pair in zip(f.before.neighbours, f.after.neighbours, strict=True)]
+        return sum(before.prefers_true and after.prefers_new for before, after in pairs) / len(pairs) if pairs else 0.0
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -142,66 +168,45 @@ def preflight(
 ) -> Preflight:
     """Look at `edit` beside the weights that it changes and the keys of other subjects, those of `facts` (built-in).
 
-    `model` is not changed. `preserved` are those keys, if they are there already.
+    `model` is not changed. `preserved` are those keys, if they are there already. An edit of several layers is looked
+    at where it changes most. Raises `InputError` for an edit without facts.
     """
-    fact = _fact(edit)
+    _check_facts(edit)
     layers = model.down_layers()
     norms = [d.norm() / model.down_weight(layers[path]).float().norm().item() for path, d in edit.deltas.items()]
-    prompt = model.encode(fact.prompt, fact.subject)
     path, delta = max(edit.deltas.items(), key=lambda item: item[1].norm())
-    if preserved is None or preserved.layer != layers[path]:
-        preserved = preserved_keys(model, layers[path], facts)
-    near = [n for n in fact.neighbours if n.subject and n.subject in n.prompt]
-    prompts = [prompt, *(model.encode(n.prompt, n.subject) for n in near)]
-    k_star, *others = lookup_keys(model, layers[path], prompts)
-    names = [*(n.subject for n in near), *preserved.subjects]
-    nearest = _nearest(delta, k_star, names, [*others, *preserved.keys], fact.subject)
-    first = prompt.lookup == 0
-    return Preflight(
-        relative_norm=max(norms),
-        k_C_inv_k=edit.notes.get("k_C_inv_k"),
-        first=first,
-        nearest=nearest,
-        warnings=tuple(_warnings(edit, layers[path], max(norms), first, nearest, Guard())),
-    )
+    layer = layers[path]
+    if preserved is None or preserved.layer != layer:
+        preserved = preserved_keys(model, layer, facts)
+    checks = _key_checks(model, layer, edit, delta, preserved)
+    return Preflight(max(norms), checks, tuple(_warnings(edit, layer, max(norms), checks, Guard())))
 
 
 def outcome(model: Model, edit: Edit, *, lens: bool = False, text: str | None = None) -> Outcome:
-    """Ask the edit's own fact, its paraphrases and its neighbours, and read a plain text, without and with `edit`.
+    """Ask the edit's own facts, their paraphrases and neighbours, and read a plain text, without and with `edit`.
 
-    The model is as it was after; other edits that are on it stay on it. A masked model has no perplexity.
+    The model is as it was after; other edits that are on it stay on it. A masked model has no perplexity. Raises
+    `InputError` for an edit without facts.
     """
-    fact = _fact(edit)
-    before = _asked(model, fact, lens, text)
+    _check_facts(edit)
+    before = _state(model, edit.facts, lens, text)
     with applied(model, edit):
-        after = _asked(model, fact, lens, text)
-    if not lens:
-        return Outcome(before.contrasts, after.contrasts, before.perplexity, after.perplexity)
-    pairs = enumerate(zip(before.lens, after.lens, strict=True))
-    strongest = before.scores.flatten().argsort(descending=True)[:STRONGEST].tolist()
-    sites = [divmod(i, model.n_neurons) for i in strongest]
-    return Outcome(
-        before.contrasts,
-        after.contrasts,
-        before.perplexity,
-        after.perplexity,
-        tuple(LensRow(layer, *b, *a) for layer, (b, a) in pairs),
-        tuple(OldNeuron(*site, before.scores[site].item(), after.scores[site].item()) for site in sites),
-    )
+        after = _state(model, edit.facts, lens, text)
+    facts = zip(before.facts, after.facts, strict=True)
+    return Outcome(tuple(_fact_outcome(model, *pair) for pair in facts), before.perplexity, after.perplexity)
 
 
-def check(found: Preflight, after: Outcome | None, guard: Guard) -> None:
+def check(before: Preflight, after: Outcome | None, guard: Guard) -> None:
     """Raise `GuardError`, in one line, for an edit that does more than `guard` lets it."""
-    if found.relative_norm > guard.relative_norm:
+    if before.relative_norm > guard.relative_norm:
         raise GuardError(
-            f"the edit changes its weight by {found.relative_norm:.2f} of its norm, the guard allows "
+            f"the edit changes its weight by {before.relative_norm:.2f} of its norm, the guard allows "
             f"{guard.relative_norm:g}; try another layer, more contexts or a longer prompt"
         )
-    if found.nearest and found.nearest[0].leak > guard.leak:
-        near = found.nearest[0]
+    if (near := before.worst) is not None and near.leak > guard.leak:
         raise GuardError(
-            f"the edit would change {near.subject!r} by {near.leak:.0%} of what it changes its own subject, the guard "
-            f"allows {guard.leak:.0%}; name the subject more fully, or put words before it"
+            f"the edit would move {near.subject!r} {near.leak:.0%} as much as its own subject, the guard allows "
+            f"{guard.leak:.0%}; name the subject more fully, or put words before it"
         )
     if after is None:
         return
@@ -240,66 +245,112 @@ def perplexity(model: Model, text: str | None = None) -> float:
     return math.exp(total / count)
 
 
-def _fact(edit: Edit) -> Fact:
-    if len(edit.facts) != 1:
-        raise InputError(f"the edit is of {len(edit.facts)} facts, expected one; look at edits one by one")
-    return edit.facts[0]
+def _check_facts(edit: Edit) -> None:
+    if not edit.facts:
+        raise InputError("the edit says of no fact that it is for it, expected one or more; it cannot be asked")
 
 
-def _nearest(
-    delta: Delta, k_star: Tensor, subjects: Sequence[str], keys: Sequence[Tensor], subject: str
-) -> tuple[Near, ...]:
-    others = [i for i, name in enumerate(subjects) if name.casefold() != subject.casefold()]
-    if not others:
-        return ()
-    keys = torch.stack([keys[i] for i in others])
-    own = delta.of(k_star).norm().item()
-    leaks = delta.of(keys).norm(dim=1) / max(own, 1e-30)
-    cosines = torch.cosine_similarity(keys, k_star[None], dim=1)
-    found: dict[str, Near] = {}
+def _key_checks(model: Model, layer: int, edit: Edit, delta: Delta, preserved: PreservedKeys) -> tuple[KeyCheck, ...]:
+    """What `delta` does at the key of each fact, its neighbours and the preserved keys, all in one product."""
+    prompts = [model.encode(fact.prompt, fact.subject) for fact in edit.facts]
+    near = [(i, n) for i, fact in enumerate(edit.facts) for n in fact.neighbours if n.subject and n.subject in n.prompt]
+    keys = lookup_keys(model, layer, [*prompts, *(model.encode(n.prompt, n.subject) for _, n in near)])
+    edited = {fact.subject.casefold() for fact in edit.facts}  # which are meant to change
+    subjects = [(i, n.subject) for i, n in near] + [(None, subject) for subject in preserved.subjects]
+    kept = [row for row, (_, subject) in enumerate(subjects) if subject.casefold() not in edited]
+    subjects = [subjects[row] for row in kept]
+    others = torch.cat([keys[len(prompts) :], preserved.keys])[kept]
+    moved = delta.of(others).norm(dim=1)
+    k_C_inv_k = edit.notes.get("k_C_inv_k")  # of an edit of several facts, one for each
+    k_C_inv_k = k_C_inv_k if isinstance(k_C_inv_k, list | tuple) else [k_C_inv_k] * len(prompts)
+    checks = []
+    for i, (prompt, k_star, value) in enumerate(zip(prompts, keys, k_C_inv_k, strict=False)):
+        rows = [row for row, (owner, _) in enumerate(subjects) if owner in (None, i)]
+        leaks = moved[rows] / max(delta.of(k_star).norm().item(), 1e-30)
+        cosines = torch.cosine_similarity(others[rows], k_star[None], dim=1)
+        nearest = _nearest([subjects[row][1] for row in rows], leaks, cosines)
+        checks.append(KeyCheck(value, prompt.lookup == 0, nearest))
+    return tuple(checks)
+
+
+def _nearest(subjects: Sequence[str], leaks: Tensor, cosines: Tensor) -> tuple[Near, ...]:
+    """The subjects with the largest leaks, each once."""
+    nearest: dict[str, Near] = {}
     for i in leaks.argsort(descending=True).tolist():
-        name = subjects[others[i]]
-        found.setdefault(name, Near(name, cosines[i].item(), leaks[i].item()))
-        if len(found) == NEAREST:
+        nearest.setdefault(subjects[i], Near(subjects[i], cosines[i].item(), leaks[i].item()))
+        if len(nearest) == NEAREST:
             break
-    return tuple(found.values())
+    return tuple(nearest.values())
 
 
-def _warnings(edit: Edit, layer: int, norm: float, first: bool, nearest: Sequence[Near], guard: Guard):
-    if first:
-        yield (
-            "the subject is the prompt's first token: its key resembles that of every other first token, so such edits "
-            "are less specific; edit a prompt that has words before it" + (", or in layer 0" if layer else "")
-        )
+def _warnings(edit: Edit, layer: int, norm: float, checks: Sequence[KeyCheck], guard: Guard) -> Iterator[str]:
+    several = len(checks) > 1
+    for fact, key in zip(edit.facts, checks, strict=True):
+        what = f"{fact.subject!r}" if several else "the subject"
+        if key.first:
+            yield (
+                f"{what} is the prompt's first token: its key resembles that of every other first token, so such edits "
+                "are less specific; edit a prompt that has words before it" + (", or in layer 0" if layer else "")
+            )
     if norm > guard.relative_norm:
         yield f"the weight changes by {norm:.2f} of its norm; sound edits change it by a few tenths"
-    if nearest and nearest[0].leak > 0.5:
-        yield f"{nearest[0].subject!r} is changed by {nearest[0].leak:.0%} of what the subject is"
-    if edit.notes.get("probability", 1.0) < 0.5:
-        yield f"the search ended with a probability of {edit.notes['probability']:.2f} for the new target"
+    for fact, key in zip(edit.facts, checks, strict=True):
+        if key.nearest and key.nearest[0].leak > 0.5:
+            own = f"{fact.subject!r}" if several else "its own subject"
+            yield f"the edit moves {key.nearest[0].subject!r} {key.nearest[0].leak:.0%} as much as {own}"
+    probability = edit.notes.get("probability", 1.0)
+    if isinstance(probability, float) and probability < 0.5:
+        yield f"the search ended with a probability of {probability:.2f} for the new target"
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What one state of the model says: `scores` (n_layers, n_neurons) are for the old answer."""
+class _FactState:
+    """What one state of the model says of one fact: `scores` (n_layers, n_neurons) are for the old answer."""
 
-    contrasts: RewriteQuality
-    perplexity: float | None
+    quality: RewriteQuality
     lens: list[tuple[float, float]] | None
     scores: Tensor | None
 
 
-def _asked(model: Model, fact: Fact, lens: bool, text: str | None) -> _Asked:
-    (found,) = rewrite_quality(model, [fact])
+@dataclass(frozen=True)
+class _State:
+    """What one state of the model says."""
+
+    facts: tuple[_FactState, ...]
+    perplexity: float | None
+
+
+def _state(model: Model, facts: Sequence[Fact], lens: bool, text: str | None) -> _State:
     plain = None if model.masked else perplexity(model, text)
-    if not lens:
-        return _Asked(found, plain, None, None)
-    return _Asked(found, plain, _lens(model, fact), rank(model, fact.prompt, fact.target, method="gradient"))
+    states = tuple(
+        _FactState(
+            quality,
+            _lens(model, fact) if lens else None,
+            rank(model, fact.prompt, fact.target, method="gradient") if lens else None,
+        )
+        for fact, quality in zip(facts, rewrite_quality(model, facts), strict=True)
+    )
+    return _State(states, plain)
+
+
+def _fact_outcome(model: Model, before: _FactState, after: _FactState) -> FactOutcome:
+    if before.lens is None:
+        return FactOutcome(before.quality, after.quality)
+    strongest = before.scores.flatten().argsort(descending=True)[:STRONGEST].tolist()
+    sites = [divmod(i, model.n_neurons) for i in strongest]
+    return FactOutcome(
+        before.quality,
+        after.quality,
+        tuple(LensRow(layer, *b, *a) for layer, (b, a) in enumerate(zip(before.lens, after.lens, strict=True))),
+        tuple(OldNeuron(*site, before.scores[site].item(), after.scores[site].item()) for site in sites),
+    )
 
 
 def _lens(model: Model, fact: Fact) -> list[tuple[float, float]]:
     """After each layer the probabilities of the two targets' tokens, the first that differ."""
     true, new = (model.query(fact.prompt, target, fact.subject) for target in (fact.target, fact.target_new))
     step = parting(true.target_ids, new.target_ids) or 0
-    found = logit_lens(model, Aim(true.steps[step], true.target_ids[step], new.target_ids[step]), top=1)
-    return list(zip(found.probability[1:, 0].tolist(), found.foil_probability[1:, 0].tolist(), strict=True))
+    aim = Aim(true.steps[step], true.target_ids[step], new.target_ids[step])
+    projection = logit_lens(model, aim, top=1)
+    pairs = zip(projection.probability[1:, 0].tolist(), projection.foil_probability[1:, 0].tolist(), strict=True)
+    return list(pairs)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,7 +21,7 @@ from ..models.adapter import Model, frozen
 from ..models.passes.objective import Objective, at_least_float, read_rows
 from ..models.passes.sweep import sweep
 from ..prompts import Prompt, Query
-from .attribution import AttributionConfig, attribute, make_path
+from .attribution import AUTO_NODES, AttributionConfig, attribute, make_path
 from .scaled_answers import SWEEP_ROWS
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
@@ -50,6 +51,18 @@ def rank(
     score = {"activation": _activation, "logit": _logit, "ablation": _ablation}[method]
     scores = [score(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
     return torch.stack(scores).mean(0)
+
+
+def ranking_passes(method: str, nodes: int | str, layers: Sequence[int] | None, model: Model | None) -> int:
+    """How many sequences run through the model to score the neurons of `layers` (all) for one prompt.
+
+    Each node of an integral is a row a layer, forward and backward. A model that is out of reach (None) counts as one
+    layer.
+    """
+    if method != "ig":
+        return 1
+    n_layers = 1 if model is None else len(layers or range(model.n_layers))
+    return 1 + n_layers * (AUTO_NODES if nodes == "auto" else nodes)
 
 
 def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):

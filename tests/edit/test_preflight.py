@@ -8,6 +8,8 @@ from support.tiny import tiny
 from support.trained import facts, trained
 
 from knowedit.edit.covariance import Covariance
+from knowedit.edit.delta import LowRank
+from knowedit.edit.edit import make_edit
 from knowedit.edit.methods.rome import RomeConfig, rome
 from knowedit.edit.methods.v_star import VStarSearch
 from knowedit.edit.preflight import Guard, GuardError, check, outcome, perplexity, preflight
@@ -32,39 +34,94 @@ def edited():
 
 def test_preflight_tells_norm_and_nearest(edited):
     model, edit = edited
-    found = preflight(model, edit, facts=HOMES)
+    before = preflight(model, edit, facts=HOMES)
     ((_, delta),) = edit.deltas.items()
-    assert found.relative_norm == pytest.approx((delta.matrix().norm() / model.down_weight(0).norm()).item())
-    assert found.k_C_inv_k == edit.notes["k_C_inv_k"]
-    assert edit.facts[0].subject not in {near.subject for near in found.nearest}
-    leaks = [near.leak for near in found.nearest]
-    assert leaks == sorted(leaks, reverse=True) and all(-1.001 <= near.cosine <= 1.001 for near in found.nearest)
+    assert before.relative_norm == pytest.approx((delta.matrix().norm() / model.down_weight(0).norm()).item())
+    (key,) = before.facts
+    assert key.k_C_inv_k == edit.notes["k_C_inv_k"]
+    assert edit.facts[0].subject not in {near.subject for near in key.nearest}
+    leaks = [near.leak for near in key.nearest]
+    assert leaks == sorted(leaks, reverse=True) and all(-1.001 <= near.cosine <= 1.001 for near in key.nearest)
+    assert before.worst == key.nearest[0]
+    assert before.fact_dict()["nearest"][0]["leak"] == leaks[0]
 
 
 def test_the_first_token_is_warned_of(edited):
     model, edit = edited
-    found = preflight(model, edit, facts=HOMES)
-    assert found.first and "first token" in found.warnings[0]
-    assert found.warnings[0].endswith("words before it"), "it is in layer 0 already"
+    before = preflight(model, edit, facts=HOMES)
+    assert before.facts[0].first and "first token" in before.warnings[0]
+    assert before.warnings[0].endswith("words before it"), "it is in layer 0 already"
     later = replace(edit, facts=(replace(edit.facts[0], template="The home of {} is"),))
-    found = preflight(model, later, facts=HOMES)
-    assert not found.first and not any("first token" in warning for warning in found.warnings)
+    before = preflight(model, later, facts=HOMES)
+    assert not before.facts[0].first and not any("first token" in warning for warning in before.warnings)
 
 
 def test_outcome_is_of_the_edit_and_leaves_the_model_alone(edited):
     model, edit = edited
-    before = {name: p.clone() for name, p in model.hf.named_parameters()}
-    found = outcome(model, edit, lens=True, text=TEXT)
-    assert all(torch.equal(p, before[name]) for name, p in model.hf.named_parameters())
-    assert found.before.prompt.says_true and found.after.prompt.says_new
-    assert len(found.lens) == model.n_layers
-    last = found.lens[-1]
-    assert last.after_new == pytest.approx(found.after.prompt.p_new, rel=1e-4)
-    assert last.before_true == pytest.approx(found.before.prompt.p_true, rel=1e-4)
-    assert found.perplexity_after != found.perplexity_before
-    befores = [neuron.before for neuron in found.neurons]
+    weights = {name: p.clone() for name, p in model.hf.named_parameters()}
+    result = outcome(model, edit, lens=True, text=TEXT)
+    assert all(torch.equal(p, weights[name]) for name, p in model.hf.named_parameters())
+    (fact,) = result.facts
+    assert fact.before.prompt.says_true and fact.after.prompt.says_new
+    assert len(fact.lens) == model.n_layers
+    last = fact.lens[-1]
+    assert last.after_new == pytest.approx(fact.after.prompt.p_new, rel=1e-4)
+    assert last.before_true == pytest.approx(fact.before.prompt.p_true, rel=1e-4)
+    assert result.perplexity_after != result.perplexity_before
+    befores = [neuron.before for neuron in fact.neurons]
     assert befores == sorted(befores, reverse=True) and befores[0] > 0
-    assert sum(n.after for n in found.neurons) < sum(befores), "the old answer rests on them no more"
+    assert sum(n.after for n in fact.neurons) < sum(befores), "the old answer rests on them no more"
+
+
+@pytest.fixture(scope="module")
+def together(edited):
+    """One edit of three facts: the sum of their edits by ROME."""
+    model, first = edited
+    C = Covariance(0, torch.eye(model.n_neurons), 100, {})
+    others = [rome(model, replace(f, target_new="Cirra", neighbours=()), CONFIG, covariance=C) for f in HOMES[4:6]]
+    edits = [first, *others]
+    deltas = [delta for edit in edits for delta in edit.deltas.values()]
+    change = LowRank(torch.cat([delta.u for delta in deltas], 1), torch.cat([delta.v for delta in deltas], 1))
+    facts = [edit.facts[0] for edit in edits]
+    notes = {"k_C_inv_k": [edit.notes["k_C_inv_k"] for edit in edits]}
+    return model, make_edit(model, {0: change}, method="sum", config={}, facts=facts, notes=notes)
+
+
+def test_an_edit_of_several_facts_is_looked_at_fact_by_fact(together):
+    model, edit = together
+    before = preflight(model, edit, facts=HOMES)
+    assert [key.k_C_inv_k for key in before.facts] == edit.notes["k_C_inv_k"]
+    edited = {fact.subject for fact in edit.facts}
+    assert not edited & {near.subject for key in before.facts for near in key.nearest}, "they are meant to change"
+    for fact, key in zip(edit.facts, before.facts, strict=True):
+        alone = replace(edit, facts=(fact,), notes={})
+        (same,) = preflight(model, alone, facts=[f for f in HOMES if f.subject not in edited]).facts
+        kept = [near for near in same.nearest if near.subject not in edited]
+        assert [near.subject for near in key.nearest] == [near.subject for near in kept]
+        assert [near.leak for near in key.nearest] == pytest.approx([near.leak for near in kept], rel=1e-5)
+    assert before.worst.leak == max(near.leak for key in before.facts for near in key.nearest)
+    assert sum("'s first token" in warning for warning in before.warnings) == 3
+    assert all(any(warning.startswith(repr(s)) for warning in before.warnings) for s in edited)
+
+
+def test_the_outcome_of_several_facts_is_that_of_each(together):
+    model, edit = together
+    result = outcome(model, edit, text=TEXT)
+    for fact, each in zip(edit.facts, result.facts, strict=True):
+        (alone,) = outcome(model, replace(edit, facts=(fact,)), text=TEXT).facts
+        assert each.after.prompt.p_new == pytest.approx(alone.after.prompt.p_new, rel=1e-4)
+        assert each.before.prompt.p_true == pytest.approx(alone.before.prompt.p_true, rel=1e-4)
+        assert len(each.after.neighbours) == len(fact.neighbours)
+    lost = [b.prefers_true and a.prefers_new for f in result.facts
+            for b, a in zip(f.before.neighbours, f.after.neighbours, strict=True)]  # fmt: skip
+    assert len(lost) == 3 and result.neighbours_lost == sum(lost) / 3
+
+
+def test_an_edit_without_facts_cannot_be_asked(edited):
+    model, edit = edited
+    for look in (preflight, outcome):
+        with pytest.raises(InputError, match="no fact"):
+            look(model, replace(edit, facts=()))
 
 
 def test_the_guard_stops_what_is_past_it(edited):
@@ -74,8 +131,8 @@ def test_the_guard_stops_what_is_past_it(edited):
     check(before, after, loose)
     with pytest.raises(GuardError, match="of its norm"):
         check(before, after, replace(loose, relative_norm=before.relative_norm / 2))
-    with pytest.raises(GuardError, match=before.nearest[0].subject):
-        check(before, after, replace(loose, leak=before.nearest[0].leak / 2))
+    with pytest.raises(GuardError, match=f"move {before.worst.subject!r} .* as much as its own subject"):
+        check(before, after, replace(loose, leak=before.worst.leak / 2))
     worse = replace(after, perplexity_after=after.perplexity_before * 1.5)
     with pytest.raises(GuardError, match="50.0%"):
         check(before, worse, replace(loose, perplexity=0.1))

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ...edit.methods.table import METHODS
 from ..shared.options import AsJson, Device, RemoteCode
 from ..shared.output import line, note, print_json, table
 
@@ -49,7 +50,7 @@ def edit(
     out: Out = None,
     source: SourceName = None,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="rome, fine_tune, knowledge_neurons or none.")] = None,
+    method: Annotated[str | None, typer.Option(help=", ".join(METHODS) + ".")] = None,
     layer: Annotated[int | None, typer.Option(help="The edited layer; by default that of a table.")] = None,
     settings: Settings = [],  # noqa: B006
     config: Config = None,

@@ -11,24 +11,16 @@ from typing import Annotated
 
 import typer
 
-from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, load
+from ...edit.methods.table import METHODS
+from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, Texts, load
 from ..shared.output import print_json
-from ..shared.progress import Clock
-from .edit_making import make
+from ..shared.progress import Clock, progress
 from .edit_report import show
 
 SCHEMA = "knowedit.edit-report/1"
-METHODS = ("rome", "knowledge_neurons", "fine_tune")
+AUTO = "auto"  # the layer, to be chosen by trying
 
-_FOR = {  # options that only some methods have
-    "layer": ("rome", "fine_tune"),
-    "contexts": ("rome",),
-    "tokens": ("rome",),
-    "text": ("rome",),
-    "norm_constraint": ("fine_tune",),
-}
 _OPEN = "\N{REPLACEMENT CHARACTER}"  # the old answer until the model was asked for it
-_Texts = list[str]
 
 
 def edit(
@@ -41,25 +33,26 @@ def edit(
         str | None, typer.Option(help="The old answer; by default the model's own first choice.")
     ] = None,
     fact: Annotated[str | None, typer.Option(help="A built-in fact by id, instead of a TEMPLATE.")] = None,
-    paraphrase: Annotated[_Texts, typer.Option(help="Another way to ask, which should change too. Repeat it.")] = [],  # noqa: B006
+    paraphrase: Annotated[Texts, typer.Option(help="Another way to ask, which should change too. Repeat it.")] = [],  # noqa: B006
     neighbour: Annotated[
-        _Texts, typer.Option(help='"PROMPT=ANSWER" about something else, which should stay. Repeat it.')
+        Texts, typer.Option(help='"PROMPT=ANSWER" about something else, which should stay. Repeat it.')
     ] = [],  # noqa: B006
-    method: Annotated[str, typer.Option(help="rome, knowledge_neurons or fine_tune.")] = "rome",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="; ".join(f"{name}, {row.words}" for name, row in METHODS.items() if row.edits)
+        ),
+    ] = "rome",
     layer: Annotated[
-        str | None, typer.Option(help="The edited layer, or `auto`: by trying; by default that of a table.")
+        str | None,
+        typer.Option(metavar="N|auto", help="The edited layer, or the best by trying; by default a table's."),
     ] = None,
+    settings: Annotated[
+        Texts, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as lr=0.2. Repeat it.")
+    ] = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
     guard: Annotated[bool, typer.Option("--guard", help="Refuse an edit that does damage; nothing is saved.")] = False,
     out: Annotated[Path | None, typer.Option(help="A new folder for the edit.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampled contexts.")] = 0,
-    contexts: Annotated[int | None, typer.Option(help="How many contexts stand before the prompt, rome.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens for the covariance, rome.")] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Text for the covariance, as `knowedit covariance` takes it.")
-    ] = None,
-    norm_constraint: Annotated[
-        float | None, typer.Option(help="Largest change of an entry of the weight, fine_tune: this is FT-L.")
-    ] = None,
     lens: Annotated[
         bool, typer.Option("--lens", help="Also whether the old answer survives: by layer, and its neurons.")
     ] = False,
@@ -75,64 +68,65 @@ def edit(
     """
     from ...files import check_new
 
-    given = {"layer": layer, "contexts": contexts, "tokens": tokens, "text": text, "norm_constraint": norm_constraint}
-    _check_method(method, given)
-    where = _layer(layer, method)
-    asked = _asked(template, subject, target_new, target_true, fact, paraphrase, neighbour)
+    method_settings = _settings(method, layer, settings, seed)
+    request = _request(template, subject, target_new, target_true, fact, paraphrase, neighbour)
     if out is not None:
         check_new(out)  # at once, what could not be saved after minutes of work
     seconds, clock = {}, Clock()
-    wrapped = load(model, dtype, device, trust_remote_code)
+    edited = load(model, dtype, device, trust_remote_code)
     seconds["load"] = clock.lap()
-    assumed = asked.target == _OPEN
+    assumed = request.target == _OPEN
     if assumed:
-        asked = replace(asked, target=_first_choice(wrapped, asked))
-    _check_prompts(wrapped, asked)
-    made, preserved = make(wrapped, asked, method, where, given | {"seed": seed}, seconds)
-    report = _checked(wrapped, made, preserved, guard, lens, seconds)
+        request = replace(request, target=_first_choice(edited, request))
+    _check_prompts(edited, request)
+    change, preserved = _make(edited, request, method, layer, method_settings, seconds)
+    checks = _checked(edited, change, preserved, guard, lens, seconds)
     report = {
-        "schema": SCHEMA, "model": wrapped.name, "method": method, **_layers(wrapped, made),
-        "fact": asdict(asked), "target_true_is_first_choice": assumed, **report, "notes": dict(made.notes),
-        "content_hash": made.content_hash, "seconds": seconds, "out": None if out is None else str(made.save(out)),
-    }  # fmt: skip
+        "schema": SCHEMA,
+        "model": edited.name,
+        "method": method,
+        **_layers(edited, change),
+        "fact": asdict(request),
+        "target_true_is_first_choice": assumed,
+        **checks,
+        "notes": dict(change.notes),
+        "content_hash": change.content_hash,
+        "seconds": seconds,
+        "out": None if out is None else str(change.save(out)),
+    }
     print_json(report) if as_json else show(report)
 
 
 # ---------------------------------------------------------------- what was asked for
 
 
-def _check_method(method: str, given: dict) -> None:
-    """Refuse an unknown method, and options that it would not use."""
-    from ...errors import InputError, did_you_mean
+def _settings(method: str, layer: str | None, pairs: list[str], seed: int | None) -> dict:
+    """The method's settings as they were given, without the layer; checked, as far as that needs no model."""
+    from ...edit.methods.table import find_method, method_config
+    from ...errors import InputError
+    from ...settings import parse_settings
 
-    if method not in METHODS:
-        raise InputError(
-            f"no method is called {method!r}{did_you_mean(method, METHODS)}; there are {', '.join(METHODS)}"
-        )
-    for name, value in given.items():
-        if value is not None and method not in _FOR[name]:
-            raise InputError(
-                f"--{name.replace('_', '-')} is for {' and '.join(_FOR[name])}, but the method is {method}; "
-                "leave it out"
-            )
+    settings = parse_settings(pairs)
+    if seed is not None:
+        settings["seed"] = seed
+    if method in METHODS and not METHODS[method].edits:
+        raise InputError(f"the method {method} makes no edit, it leaves the model as it is; choose another")
+    if layer == AUTO and not find_method(method).tries_layers:
+        raise InputError(f"the method {method} does not choose its layer by trying; give a number, or no layer")
+    method_config(method, settings, None if layer == AUTO else _number(layer))
+    return settings
 
 
-def _layer(text: str | None, method: str) -> int | str | None:
+def _number(layer: str | None) -> int | None:
     from ...errors import InputError
 
-    if text is None:
-        return None
-    if text == "auto" and method != "rome":
-        raise InputError(f"--layer auto chooses the layer for rome, and the method is {method}; give a number")
-    if text == "auto":
-        return text
     try:
-        return int(text)
+        return None if layer is None else int(layer)
     except ValueError:
-        raise InputError(f"the layer is {text!r}, expected a whole number or auto") from None
+        raise InputError(f"the layer is {layer!r}, expected a whole number or {AUTO}") from None
 
 
-def _asked(template, subject, target_new, target_true, fact, paraphrases: list[str], neighbours: list[str]):
+def _request(template, subject, target_new, target_true, fact, paraphrases: list[str], neighbours: list[str]):
     """The fact, with `_OPEN` as its target where that is the model's to say."""
     from ...edit.edit import check_request
     from ...errors import InputError
@@ -144,23 +138,22 @@ def _asked(template, subject, target_new, target_true, fact, paraphrases: list[s
     if fact is not None:
         if subject is not None or target_true is not None:
             raise InputError("--fact brings its own subject and old answer; leave --subject and --target-true out")
-        found = find_fact(fact)
-        wanted = found.target_new if target_new is None else target_new
+        request = find_fact(fact)
+        target_new = request.target_new if target_new is None else target_new
     else:
         for name, value in (("--subject", subject), ("--target-new", target_new)):
             if value is None:
                 raise InputError(f"a TEMPLATE needs {name}; see knowedit edit --help")
         target = _OPEN if target_true is None else target_true
-        found = Fact(template=templated(template, subject), subject=subject, target=target)
-        wanted = target_new
-    found = replace(
-        found,
-        target_new=wanted,
-        paraphrases=(*found.paraphrases, *(templated(text, found.subject) for text in paraphrases)),
-        neighbours=(*found.neighbours, *map(_neighbour, neighbours)),
+        request = Fact(template=templated(template, subject), subject=subject, target=target)
+    request = replace(
+        request,
+        target_new=target_new,
+        paraphrases=(*request.paraphrases, *(templated(text, request.subject) for text in paraphrases)),
+        neighbours=(*request.neighbours, *map(_neighbour, neighbours)),
     )
-    check_request(found)
-    return found
+    check_request(request)
+    return request
 
 
 def _neighbour(text: str):
@@ -173,16 +166,16 @@ def _neighbour(text: str):
     return Neighbour(prompt, answer)
 
 
-def _first_choice(wrapped, fact) -> str:
+def _first_choice(model, fact) -> str:
     """What the model says now: its most probable token that is text."""
     from ...answers import ask
     from ...errors import InputError
 
-    query = wrapped.query(fact.prompt, fact.target_new, fact.subject)
-    (answer,) = ask(wrapped, [query], top=min(20, wrapped.vocabulary))
+    query = model.query(fact.prompt, fact.target_new, fact.subject)
+    (answer,) = ask(model, [query], top=min(20, model.vocabulary))
     for word, _ in answer.top:
         try:
-            wrapped.query(fact.prompt, word, fact.subject)
+            model.query(fact.prompt, word, fact.subject)
         except InputError:
             continue
         if word.strip() == fact.target_new.strip():
@@ -194,45 +187,62 @@ def _first_choice(wrapped, fact) -> str:
     raise InputError(f"the model has no word as an answer to {fact.prompt!r}; name the old one with --target-true")
 
 
-def _check_prompts(wrapped, fact) -> None:
+def _check_prompts(model, fact) -> None:
     """A prompt or answer that the tokenizer cannot use is said before anything is computed."""
     from ...facts import fill
 
     for template in (fact.template, *fact.paraphrases, *fact.heldout):
         for target in (fact.target, fact.target_new):
-            wrapped.query(fill(template, fact.subject), target, fact.subject)
+            model.query(fill(template, fact.subject), target, fact.subject)
     for neighbour in fact.neighbours:
         for target in (neighbour.target, fact.target_new):
-            wrapped.query(neighbour.prompt, target)
+            model.query(neighbour.prompt, target)
 
 
-# ---------------------------------------------------------------- what it does
+# ---------------------------------------------------------------- what is done
 
 
-def _checked(wrapped, made, preserved, guard: bool, lens: bool, seconds: dict) -> dict:
-    """Pre-flight and after-check, as the report has them; raises `GuardError` with `guard`."""
+def _make(model, fact, method: str, layer: str | None, settings: dict, seconds: dict):
+    """The edit, and the keys of other subjects if the method needed them; times go into `seconds`."""
+    from ...edit.methods.best_layer import best_layer
+    from ...edit.methods.table import method_config, prepare
+    from ...sources import builtin_facts
+
+    clock = Clock()
+    if layer == AUTO:
+        with progress("trying layers", None, "layer") as step:
+            number = best_layer(model, progress=step)
+        seconds["layer"] = clock.lap()
+    else:
+        number = _number(layer)
+    config = method_config(method, settings, number, model)
+    editor = prepare(model, method, config, builtin_facts(), progress)
+    seconds["prepare"] = clock.lap()
+    (change,) = editor([fact])
+    seconds["edit"] = clock.lap()
+    return change, editor.preserved
+
+
+def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict) -> dict:
+    """What is seen before and after the edit, as the report has it; raises `GuardError` with `guard`."""
     from ...edit.preflight import Guard, check, outcome, preflight
 
     clock = Clock()
-    before = preflight(wrapped, made, preserved=preserved)
+    before = preflight(model, change, preserved=preserved)
     if guard:
         check(before, None, Guard())  # what needs no further run of the model
-    after = outcome(wrapped, made, lens=lens)
+    after = outcome(model, change, lens=lens)
     if guard:
         check(before, after, Guard())
     seconds["check"] = clock.lap()
-    found = after.as_dict()
     return {
-        "before": found["before"],
-        "after": found["after"],
+        **asdict(after.facts[0]),
         "perplexity": {"before": after.perplexity_before, "after": after.perplexity_after},
-        "lens": found["lens"],
-        "neurons": found["neurons"],
-        "preflight": before.as_dict(),
+        "preflight": before.fact_dict(),
         "guard": asdict(Guard()) if guard else None,
     }
 
 
-def _layers(wrapped, made) -> dict:
-    layers = sorted(wrapped.down_layers()[path] for path in made.deltas)
+def _layers(model, change) -> dict:
+    layers = sorted(model.down_layers()[path] for path in change.deltas)
     return {"layer": layers[0] if len(layers) == 1 else None, "layers": layers}

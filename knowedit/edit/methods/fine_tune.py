@@ -29,9 +29,11 @@ from ...models.passes.batches import batches
 from ...prompts import Query
 from ..delta import Dense
 from ..edit import Edit, check_request, make_edit
+from .method import Bars, Editor, Method
 from .search_rows import Rows, log_probabilities
 
 AT_ONCE = 2**28  # bytes of ΔW that are trained at once, beside as much for its gradient and twice as much for Adam
+COPIES = 4  # of a ΔW that is trained: its place in the batch, its gradient and Adam's two moments
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,14 @@ class FineTuneConfig:
 
 
 # What was published with ROME and is used with EasyEdit, by model. The paper chose layer and ε of each by its Score.
-PUBLISHED: Mapping[tuple[str, str], FineTuneConfig] = MappingProxyType(
+PUBLISHED: Mapping[str, FineTuneConfig] = MappingProxyType(
     {
-        ("FT", "gpt2-xl"): FineTuneConfig(layer=1),
-        ("FT", "gpt-j-6b"): FineTuneConfig(layer=21),
-        ("FT-L", "gpt2-medium"): FineTuneConfig(layer=0, norm_constraint=2e-3),
-        ("FT-L", "gpt2-large"): FineTuneConfig(layer=0, norm_constraint=1e-3),
-        ("FT-L", "gpt2-xl"): FineTuneConfig(layer=0, norm_constraint=5e-4),
-        ("FT-L", "gpt-j-6b"): FineTuneConfig(layer=0, norm_constraint=5e-5),
+        "FT gpt2-xl": FineTuneConfig(layer=1),
+        "FT gpt-j-6b": FineTuneConfig(layer=21),
+        "FT-L gpt2-medium": FineTuneConfig(layer=0, norm_constraint=2e-3),
+        "FT-L gpt2-large": FineTuneConfig(layer=0, norm_constraint=1e-3),
+        "FT-L gpt2-xl": FineTuneConfig(layer=0, norm_constraint=5e-4),
+        "FT-L gpt-j-6b": FineTuneConfig(layer=0, norm_constraint=5e-5),
     }
 )
 
@@ -132,8 +134,8 @@ def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[t
         for _ in range(config.steps):
             with torch.enable_grad():
                 loss = _losses(rows, config.layer, [deltas[i] for i in going])
-            for i, found in zip(going, loss, strict=True):
-                losses[i].append(_finite(found, config))
+            for i, current in zip(going, loss, strict=True):
+                losses[i].append(_finite(current, config))
                 if losses[i][-1] < config.stop_loss:
                     final[i] = losses[i][-1]
             left = [j for j, i in enumerate(going) if i not in final]
@@ -173,3 +175,30 @@ def _losses(rows: Rows, layer: int, deltas: list[Tensor]) -> Tensor:
     nll = -log_probabilities(rows.model, hidden[rows.at]).gather(1, rows.token[:, None])[:, 0]
     total = torch.zeros(len(deltas), device=nll.device).index_add(0, rows.read_of, nll)
     return total / rows.read_of.bincount(minlength=len(deltas))
+
+
+# ---------------------------------------------------------------- as the table has it
+
+
+def _prepare(model: Model, config: FineTuneConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
+    def edit(facts: Sequence[Fact]) -> list[Edit]:
+        with bars("training", len(facts), "edit") as step:
+            step(0)
+            return fine_tune_many(model, facts, config)
+
+    return Editor(edit)
+
+
+def _passes(
+    config: FineTuneConfig, facts: Sequence[Fact], others: Sequence[Fact], model: Model | None
+) -> dict[str, int]:
+    """At most, forward and backward."""
+    return {"search": len(facts) * config.steps}
+
+
+def _memory(config: FineTuneConfig, model: Model, batch: int) -> dict[str, int]:
+    """Every ΔW of the batch, and the copies of those that are trained at once."""
+    return {"changes": 4 * model.d_model * model.n_neurons * (batch + COPIES * min(batch, at_once(model)))}
+
+
+METHOD = Method(FineTuneConfig, _prepare, passes=_passes, memory=_memory, published=PUBLISHED)

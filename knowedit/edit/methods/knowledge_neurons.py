@@ -29,12 +29,15 @@ from ...facts import Fact
 from ...locate.locate import LocateConfig, locate_fact
 from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
+from ...locate.rankings import ranking_passes
 from ...models.adapter import Model
 from ...models.passes.replay import record
+from ...progress import counted
 from ...sources import builtin_facts
 from ..delta import LowRank
 from ..edit import Edit, check_request, make_edit
-from .relation_neurons import RelationNeurons
+from .method import Bars, Editor, Method
+from .relation_neurons import RelationNeurons, relation_of
 
 Sites = Iterable[tuple[int, int]]  # (layer, index), as a NeuronSet gives them
 
@@ -260,3 +263,43 @@ def _columns(model: Model, columns: Tensor, indices: list[int]) -> LowRank:
 
 def _listed(sites: Sites) -> list[list[int]]:
     return [list(site) for site in sites]
+
+
+# ---------------------------------------------------------------- as the table has it
+
+
+def _prepare(model: Model, config: KnowledgeNeuronsConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
+    pool = ControlPool(model, ())  # what else neurons answer for does not matter here
+    relations = RelationNeurons(model, facts, config.locate, config.others)
+
+    def edit(facts: Sequence[Fact]) -> list[Edit]:
+        with bars("locating", len(facts), "fact") as step:
+            step(0)
+            return [one_fact(fact) for fact in counted(facts, step)]
+
+    def one_fact(fact: Fact) -> Edit:
+        others = relations.of_others(fact) if config.shared < 1 else ()
+        return knowledge_neurons(model, fact, config, others=others, pool=pool)
+
+    return Editor(edit)
+
+
+def _passes(
+    config: KnowledgeNeuronsConfig, facts: Sequence[Fact], others: Sequence[Fact], model: Model | None
+) -> dict[str, int]:
+    """To locate the facts, and at most `config.others` others of each relation."""
+    passes = {"search": _located(facts, config.locate, model)}
+    if config.shared < 1:
+        relations = {relation_of(fact) for fact in facts} - {None}
+        beside = [[fact for fact in others if relation_of(fact) == relation] for relation in sorted(relations)]
+        passes["others"] = sum(_located(some[: config.others + 1], config.locate, model) for some in beside)
+    return passes
+
+
+def _located(facts: Sequence[Fact], config: LocateConfig, model: Model | None) -> int:
+    return sum(1 + len(fact.paraphrases) for fact in facts) * ranking_passes(
+        config.method, config.attribution.nodes, config.layers, model
+    )
+
+
+METHOD = Method(KnowledgeNeuronsConfig, _prepare, passes=_passes)

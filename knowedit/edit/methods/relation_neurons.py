@@ -24,6 +24,11 @@ from ..apply import unedited
 Site = tuple[int, int]  # (layer, index)
 
 
+def relation_of(fact: Fact) -> str | None:
+    """What the fact's relation is called."""
+    return fact.relation or fact.relation_name
+
+
 class RelationNeurons:
     """Locates other facts of a fact's relation, each once, on the model without its edits.
 
@@ -32,9 +37,9 @@ class RelationNeurons:
 
     def __init__(self, model: Model, facts: Sequence[Fact], locate: LocateConfig, count: int):
         self.model, self.locate, self.count = model, locate, count
-        self._by_relation: dict[str, list[Fact]] = {}
+        self._by_relation: dict[str | None, list[Fact]] = {}
         for fact in drawing_order(facts, seed=0):
-            if relation := fact.relation or fact.relation_name:
+            if relation := relation_of(fact):
                 self._by_relation.setdefault(relation, []).append(fact)
         self._pool = ControlPool(model, ())  # what else neurons answer for does not matter here
         self._located: dict[Fact, list[Site] | None] = {}
@@ -49,7 +54,7 @@ class RelationNeurons:
         subject = fact.subject.casefold()
         neurons: list[list[Site]] = []
         with unedited(self.model):
-            for other in self._by_relation.get(fact.relation or fact.relation_name or "", ()):
+            for other in self._by_relation.get(relation_of(fact), ()):
                 if len(neurons) == self.count:
                     break
                 if other.subject.casefold() != subject and (sites := self._neurons_of(other)) is not None:

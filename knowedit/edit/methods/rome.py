@@ -27,13 +27,22 @@ from ...models.adapter import Model
 from ...progress import Progress, silent
 from ...texts.corpus import contexts as sample_contexts
 from ..apply import unedited
-from ..covariance import Covariance, covariance
+from ..covariance import Covariance, covariance, default_tokens
 from ..delta import LowRank
 from ..edit import Edit, check_request, make_edit
 from ..preserved_keys import PreservedKeys, preserved_keys
+from .method import Bars, Editor, Method
 from .v_star import Value, VStarSearch, find_v_star, request
 
 KEYS = ("plain", "mean", "mixed")
+
+
+@dataclass(frozen=True)
+class KeyText:
+    """The text whose keys C is estimated from: `text` and `tokens` are `covariance`'s source and tokens."""
+
+    text: str | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,9 @@ class RomeConfig:
     - `search`: how δ is found.
     - `contexts`: the context prefixes, or how many are to be sampled from the model with `seed`.
     - `lengths`: tokens of sampled contexts, in turn.
+    - `covariance`: the text that C is estimated from.
     - `shrinkage`: what is added to C's diagonal, as a fraction of its mean.
-    - `preserve`: the weight of other subjects' keys beside C (`preserve.py`); 0 as in ROME.
+    - `preserve`: the weight of other subjects' keys beside C (`preserved_keys.py`); 0 as in ROME.
     """
 
     layer: int | None = None
@@ -54,6 +64,7 @@ class RomeConfig:
     search: VStarSearch = field(default_factory=VStarSearch)
     contexts: int | tuple[str, ...] = 5
     lengths: tuple[int, ...] = (5, 10)
+    covariance: KeyText = field(default_factory=KeyText)
     shrinkage: float = 1e-2
     preserve: float = 3.0
     seed: int = 0
@@ -153,22 +164,16 @@ def rome_many(
     config = settled(model, config)
     layer = config.layer
     targets = [check_request(fact) for fact in facts]
-    texts = config.contexts
-    if isinstance(texts, int):
-        with unedited(model):  # the same contexts for a model that other edits are on
-            texts = sample_contexts(model, texts, lengths=config.lengths, seed=config.seed)
-    requests = [request(model, fact, target, texts) for fact, target in zip(facts, targets, strict=True)]
-    C = covariance or _covariance(model, layer)
+    config = _with_contexts(model, config)
+    requests = [request(model, fact, target, config.contexts) for fact, target in zip(facts, targets, strict=True)]
+    C = covariance or _covariance(model, config)
     if preserved is None:
-        preserved = preserved_keys(model, layer, None if config.preserve else ())
-    for name, kept in (("covariance is", C), ("preserved keys are", preserved)):
-        if kept.layer != layer:
-            raise InputError(f"the {name} of layer {kept.layer}, expected layer {layer}, which is edited")
+        preserved = _preserved(model, config)
+    for name, statistics in (("covariance is", C), ("preserved keys are", preserved)):
+        if statistics.layer != layer:
+            raise InputError(f"the {name} of layer {statistics.layer}, expected layer {layer}, which is edited")
     values = find_v_star(model, requests, layer, config.search, progress)
-    return [
-        edit_of(model, fact, value, C, preserved, replace(config, contexts=tuple(texts)))
-        for fact, value in zip(facts, values, strict=True)
-    ]
+    return [edit_of(model, fact, value, C, preserved, config) for fact, value in zip(facts, values, strict=True)]
 
 
 def settled(model: Model, config: RomeConfig | None) -> RomeConfig:
@@ -181,8 +186,22 @@ def settled(model: Model, config: RomeConfig | None) -> RomeConfig:
     return config
 
 
-def _covariance(model: Model, layer: int) -> Covariance:
-    return covariance(model, [layer])[layer]
+def _with_contexts(model: Model, config: RomeConfig) -> RomeConfig:
+    """`config` with the texts of its contexts, the same for a model that edits are on."""
+    texts = config.contexts
+    if isinstance(texts, int):
+        with unedited(model):
+            texts = sample_contexts(model, texts, lengths=config.lengths, seed=config.seed)
+    return replace(config, contexts=tuple(texts))
+
+
+def _covariance(model: Model, config: RomeConfig, progress: Progress = silent) -> Covariance:
+    text = config.covariance
+    return covariance(model, [config.layer], source=text.text, tokens=text.tokens, progress=progress)[config.layer]
+
+
+def _preserved(model: Model, config: RomeConfig) -> PreservedKeys:
+    return preserved_keys(model, config.layer, None if config.preserve else ())
 
 
 def edit_of(
@@ -221,3 +240,42 @@ def edit_of(
         seed=config.seed,
         notes=notes,
     )
+
+
+# ---------------------------------------------------------------- as the table has it
+
+
+def _prepare(model: Model, config: RomeConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
+    config = settled(model, config)
+    with unedited(model):
+        with bars("covariance", config.covariance.tokens or default_tokens(model), "token") as step:
+            C = _covariance(model, config, step)
+        preserved = _preserved(model, config)
+        config = _with_contexts(model, config)
+
+    def edit(facts: Sequence[Fact]) -> list[Edit]:
+        with bars("searching", len(facts), "edit") as step:
+            return rome_many(model, facts, config, covariance=C, preserved=preserved, progress=step)
+
+    return Editor(edit, preserved if config.preserve else None)
+
+
+def _passes(config: RomeConfig, facts: Sequence[Fact], others: Sequence[Fact], model: Model | None) -> dict[str, int]:
+    """At most, forward and backward: the prompt by itself and behind each context, and the essence."""
+    contexts = config.contexts if isinstance(config.contexts, int) else len(config.contexts)
+    return {"search": len(facts) * (contexts + 2) * config.search.steps}
+
+
+def _memory(config: RomeConfig, model: Model, batch: int) -> dict[str, int]:
+    return {"covariance": (4 + 8) * model.n_neurons**2}  # in float32, and its factor in float64
+
+
+METHOD = Method(
+    RomeConfig,
+    _prepare,
+    passes=_passes,
+    memory=_memory,
+    model_config=rome_config,
+    published=PUBLISHED,
+    tries_layers=True,
+)

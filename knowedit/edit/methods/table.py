@@ -1,124 +1,105 @@
-"""The editing methods as a benchmark uses them: prepared once for a model, then given facts in batches.
+"""All editing methods, a row each: `knowedit edit`, `knowedit bench edit` and a dry run read this table alone.
 
-    editor = make_editor(model, "rome", {"search": {"lr": 0.5}})
-    edits = editor(facts)                # None where the method leaves the model as it is
+    config = method_config("rome", {"search": {"lr": 0.5}}, model=model)
+    editor = prepare(model, "rome", config, facts)
+    edits = editor(facts)
 
-`published` among the settings names those that are taken from a paper: `gpt2-xl` for ROME, `FT gpt2-xl` or
-`FT-L gpt2-xl` for fine-tuning.
+A new method is a file that holds a `METHOD` (`method.py` says what that is) and a row that names the file. `published`
+among the settings takes those of a paper: `gpt2-xl` for ROME, `FT gpt2-xl` or `FT-L gpt2-xl` for fine-tuning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, did_you_mean
-from ...facts import Fact
-from ...locate.neuron_kinds import ControlPool
-from ...models.adapter import Model
 from ...settings import overridden
-from ...texts.corpus import contexts as sample_contexts
-from ..apply import unedited
-from ..covariance import covariance
-from ..edit import Edit
-from ..preserved_keys import preserved_keys
-from .fine_tune import PUBLISHED as FT_PUBLISHED, FineTuneConfig, fine_tune_many
-from .knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
-from .relation_neurons import RelationNeurons
-from .rome import PUBLISHED, RomeConfig, rome_config, rome_many
+from .method import Bars, Editor, Method, no_bars
 
-METHODS = ("rome", "fine_tune", "knowledge_neurons", "none")
-
-Editor = Callable[[Sequence[Fact]], list[Edit | None]]
+if TYPE_CHECKING:
+    from ...facts import Fact
+    from ...models.adapter import Model
 
 
-def check_method(name: str) -> str:
-    """Return `name` if it is a method; raise `InputError` otherwise."""
+@dataclass(frozen=True)
+class Row:
+    """A method: `words` for `--help`, and `file`, the module that holds its `METHOD`, loaded when it is first used.
+
+    `edits`: whether it makes edits at all; one that does not has only benchmarks as its use.
+    """
+
+    words: str
+    file: str
+    edits: bool = True
+
+    @property
+    def method(self) -> Method:
+        return import_module(self.file, __package__).METHOD
+
+
+METHODS: dict[str, Row] = {
+    "rome": Row("a rank-one update of one layer (Meng et al. 2022)", ".rome"),
+    "fine_tune": Row("gradient descent on one layer: FT, and FT-L with norm_constraint", ".fine_tune"),
+    "knowledge_neurons": Row("value slots of located neurons rewritten (Dai et al. 2022)", ".knowledge_neurons"),
+    "none": Row("the model as it is", ".none", edits=False),
+}
+
+
+def find_method(name: str) -> Method:
+    """The method of that name. Raises `InputError` where there is none."""
     if name not in METHODS:
         raise InputError(f"no method is called {name!r}{did_you_mean(name, METHODS)}; there are {', '.join(METHODS)}")
-    return name
+    return METHODS[name].method
 
 
-def method_config(method: str, settings: Mapping, layer: int | None = None, model: Model | None = None):
-    """The config of `method` (None for `none`): the model's own settings, or published ones, with `settings` over them.
+def method_config(name: str, settings: Mapping, layer: int | None = None, model: Model | None = None) -> Any:
+    """The settings of the method `name`: the model's own, or published ones, with `settings` and `layer` over them.
 
-    Without a model the defaults stand for the model's own. Raises `InputError` for a setting that the method does not
-    have.
+    Without a model the defaults stand for the model's own. Raises `InputError` for an unknown method or setting, a
+    layer that the model does not have, and a model that nothing was tuned for where no layer is given.
     """
-    check_method(method)
+    method = find_method(name)
     settings = dict(settings)
-    name = settings.pop("published", None)
-    if method == "none":
-        if settings or name or layer is not None:
-            raise InputError("the method none leaves the model as it is and has no settings")
-        return None
-    if method == "knowledge_neurons":
-        if layer is not None:
-            raise InputError("knowledge_neurons edits where the neurons are; leave out the layer")
-        return overridden(KnowledgeNeuronsConfig(), settings)
-    base = _rome(name, model, layer) if method == "rome" else _fine_tune(name)
+    layer = settings.pop("layer", None) if layer is None else layer
+    base = _base(method, settings.pop("published", None), layer, model)
+    if settings and not fields(base):
+        raise InputError(f"the method {name} has no settings, found {', '.join(map(str, settings))}; leave them out")
+    if layer is not None:
+        if not hasattr(base, "layer"):
+            raise InputError(f"the method {name} takes no layer, found {layer}; leave it out")
+        settings["layer"] = layer
     config = overridden(base, settings)
-    return config if layer is None else replace(config, layer=layer)
+    if model is not None and getattr(config, "layer", None) is not None:
+        model.check_layer(config.layer)
+    return config
 
 
-def _rome(name: str | None, model: Model | None, layer: int | None) -> RomeConfig:
-    if name is not None:
-        if name not in PUBLISHED:
-            known = ", ".join(PUBLISHED)
-            raise InputError(f"nothing was published for {name!r}{did_you_mean(name, PUBLISHED)}; there are {known}")
-        return PUBLISHED[name]
-    if model is None:
-        return RomeConfig()
+def prepare(model: Model, name: str, config: Any, facts: Sequence[Fact], bars: Bars = no_bars) -> Editor:
+    """What makes edits by the method `name` on `model`, with all made that they share.
+
+    `config` is of `method_config`. `facts` are all of a source, among which a method looks for others of a relation;
+    `bars` show how far the work is. Edits that are on the model play no part in what is prepared.
+    """
+    return find_method(name).prepare(model, config, facts, bars)
+
+
+def _base(method: Method, published: str | None, layer: int | None, model: Model | None) -> Any:
+    if published is not None:
+        if published not in method.published:
+            known = ", ".join(method.published) or "none for this method"
+            raise InputError(
+                f"no settings were published as {published!r}{did_you_mean(str(published), method.published)}; "
+                f"there are {known}"
+            )
+        return method.published[published]
+    if model is None or method.model_config is None:
+        return method.config()
     try:
-        return rome_config(model)
+        return method.model_config(model)
     except InputError:
         if layer is None:
             raise
-        return RomeConfig()
-
-
-def _fine_tune(name: str | None) -> FineTuneConfig:
-    if name is None:
-        return FineTuneConfig()
-    known = {" ".join(key): config for key, config in FT_PUBLISHED.items()}
-    if name not in known:
-        raise InputError(f"nothing was published for {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
-    return known[name]
-
-
-def make_editor(model: Model, method: str, config, facts: Sequence[Fact]) -> Editor:
-    """What makes edits of facts by `method`, each to be applied alone to `model` as it is when called.
-
-    `facts` are all of their source, among which a method looks for others of a relation.
-    """
-    if method == "none":
-        return lambda facts: [None] * len(facts)
-    if method == "fine_tune":
-        model.check_layer(config.layer)
-        return lambda facts: fine_tune_many(model, facts, config)
-    if method == "knowledge_neurons":
-        pool = ControlPool(model, ())  # what else neurons answer for does not matter here
-        relations = RelationNeurons(model, facts, config.locate, config.others)
-
-        def edit(fact: Fact) -> Edit:
-            others = relations.of_others(fact) if config.shared < 1 else ()
-            return knowledge_neurons(model, fact, config, others=others, pool=pool)
-
-        return lambda facts: [edit(fact) for fact in facts]
-    model.check_layer(config.layer)
-    with unedited(model):
-        given = {
-            "covariance": covariance(model, [config.layer])[config.layer],
-            "preserved": preserved_keys(model, config.layer, None if config.preserve else ()),
-        }
-        if isinstance(config.contexts, int):
-            texts = sample_contexts(model, config.contexts, config.lengths, seed=config.seed)
-            config = replace(config, contexts=texts)
-    return lambda facts: list(rome_many(model, facts, config, **given))
-
-
-def config_dict(config) -> dict | None:
-    """For JSON."""
-    if config is None:
-        return None
-    return config.as_dict() if hasattr(config, "as_dict") else asdict(config)
+        return method.config()

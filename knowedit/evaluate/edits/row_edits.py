@@ -4,7 +4,8 @@
         model.hf(input_ids=tokens)                  # (3, length)
 
 An edit adds ΔW x to what a down-projection gives out, and that needs only the token's own x. For ΔW = u vᵀ the factors
-of a row's edits are put side by side, so all updates of a batch are two small batched products.
+of a row's edits are put side by side, so all updates of a batch are two small batched products. An edit of several
+facts, whose factors are wide, and a dense one are held once and run on all rows that have them.
 
 The sum is made in float32 (float64 in float64 models) and rounded once to the model's type. In float32 a row gives what
 the model with the edit in its weights gives, but for the order of additions; in bfloat16 the edited weight would be
@@ -50,34 +51,39 @@ def row_edits(model: Model, edits: Sequence[Edit | None], rows: Sequence[int] | 
     """
     owner = torch.as_tensor(range(len(edits)) if rows is None else rows)
     owner = owner[:, None] if owner.dim() == 1 else owner
+    first: dict[Edit | None, int] = {}  # facts that are changed together have one edit
+    owner = torch.tensor([first.setdefault(edit, i) for i, edit in enumerate(edits)])[owner]
     layers = model.down_layers()
     hooks = []
     used = [edits[i] for i in owner.unique().tolist()]
     for path in sorted({path for edit in used if edit is not None for path in edit.deltas}):
         if path not in layers:
             raise InputError(f"an edit is for {path!r}, which is no down-projection of {model.name}: use its own model")
-        deltas = {i: edit.deltas[path] for i, edit in enumerate(edits) if edit is not None and path in edit.deltas}
-        hooks.append(on_pass(model.down(layers[path]), _Added(deltas, owner)))
+        changing = {i: edit for edit, i in first.items() if edit is not None and path in edit.deltas}
+        deltas = {i: edit.deltas[path] for i, edit in changing.items()}
+        shared = {i for i, edit in changing.items() if len(edit.facts) > 1}
+        hooks.append(on_pass(model.down(layers[path]), _RowDeltas(deltas, owner, shared)))
     with hooked(*hooks):
         yield
 
 
-class _Added:
+class _RowDeltas:
     """Adds to a module's output what each token's own edit adds.
 
     - `u` (rows, k, out), `v` (rows, in, k): the factors of a row's edits side by side, zeros where it has fewer;
       `mine` (rows, length or 1, k): which of them are a token's.
-    - `dense`: (rows that have it, full change, which tokens of these rows are its own).
+    - `whole`: (rows that have it, change, which tokens of these rows are its own), of dense changes and of `shared`
+      ones, which many facts have.
     """
 
-    def __init__(self, deltas: dict[int, Delta], owner: Tensor):
-        low = {i: delta for i, delta in deltas.items() if isinstance(delta, LowRank)}
+    def __init__(self, deltas: dict[int, Delta], owner: Tensor, shared: set[int]):
+        narrow = {i: delta for i, delta in deltas.items() if isinstance(delta, LowRank) and i not in shared}
         self.rows = len(owner)
-        self.dense = []
-        for i in sorted(set(owner.unique().tolist()) & (deltas.keys() - low.keys())):
-            some = (owner == i).any(1).nonzero()[:, 0]
-            self.dense.append((some, deltas[i], (owner[some] == i)[..., None]))
-        columns = [[i for i in row.unique().tolist() if i in low for _ in range(low[i].rank)] for row in owner]
+        self.whole = []
+        for i in sorted(set(owner.unique().tolist()) & (deltas.keys() - narrow.keys())):
+            having = (owner == i).any(1).nonzero()[:, 0]
+            self.whole.append((having, deltas[i], (owner[having] == i)[..., None]))
+        columns = [[i for i in row.unique().tolist() if i in narrow for _ in range(narrow[i].rank)] for row in owner]
         rank = max(map(len, columns))
         out, width = next(iter(deltas.values())).shape
         self.u = torch.zeros(self.rows, rank, out)
@@ -85,9 +91,9 @@ class _Added:
         self.mine = torch.zeros(*owner.shape, rank)
         for r, ids in enumerate(columns):
             if ids:
-                some = [low[i] for i in dict.fromkeys(ids)]
-                self.u[r, : len(ids)] = torch.cat([delta.u for delta in some], 1).T
-                self.v[r, :, : len(ids)] = torch.cat([delta.v for delta in some], 1)
+                own = [narrow[i] for i in dict.fromkeys(ids)]
+                self.u[r, : len(ids)] = torch.cat([delta.u for delta in own], 1).T
+                self.v[r, :, : len(ids)] = torch.cat([delta.v for delta in own], 1)
                 self.mine[r, :, : len(ids)] = (owner[r, :, None] == torch.tensor(ids)).float()
 
     @torch.no_grad()
@@ -98,7 +104,14 @@ class _Added:
         self.u, self.v, self.mine = (factor.to(x.device, wide) for factor in (self.u, self.v, self.mine))
         x = x.reshape(self.rows, -1, x.shape[-1]).to(wide)  # some families flatten rows and tokens
         added = torch.bmm(torch.bmm(x, self.v) * self.mine, self.u)
-        for some, delta, mine in self.dense:
-            some = some.to(x.device)
-            added[some] += delta.of(x[some]).to(wide) * mine.to(x.device)
+        for having, delta, mine in self.whole:
+            having = having.to(x.device)
+            added[having] += _product(delta, x[having]) * mine.to(x.device)
         return (output.to(wide) + added.reshape(output.shape)).to(output.dtype)
+
+
+def _product(delta: Delta, x: Tensor) -> Tensor:
+    """ΔW x in the type of `x`."""
+    if isinstance(delta, LowRank):
+        return (x @ delta.v.to(x)) @ delta.u.to(x).T
+    return delta.of(x).to(x)

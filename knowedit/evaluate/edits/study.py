@@ -1,7 +1,8 @@
 """`knowedit bench edit`: what edits do, record by record, each beside the unedited model.
 
-Single edits are never applied: the edits of a batch are made together, and everything is asked in shared forward
-passes in which each row has its own edit (`scoring.py`). Sequential edits all stay on; after some numbers of them
+The edits of a batch are made together and never applied: everything is asked in shared forward passes in which each
+row has its own edit (`scoring.py`). A method that changes many facts by one edit makes one of each batch, and the
+records say by `content_hash` which edit they are under. Sequential edits all stay on; after some numbers of them
 (`checkpoints`) every record edited so far is asked again.
 """
 
@@ -19,11 +20,12 @@ import torch
 from ...edit.apply import apply, unedited
 from ...edit.delta import LowRank
 from ...edit.edit import Edit, check_request, make_edit
-from ...edit.methods.table import Editor, check_method, config_dict, make_editor, method_config
-from ...errors import InputError
+from ...edit.methods.method import Editor, config_dict
+from ...edit.methods.table import find_method, method_config, prepare
+from ...errors import InputError, KnoweditError
 from ...facts import Fact
 from ...models.adapter import Model
-from ...selection import choose, known_to
+from ...selection import Known, choose, known_to
 from ...sources import Source
 from ..runs.study import FactStudy, error_line
 from .drift import Drift
@@ -46,7 +48,7 @@ class EditStudyConfig:
     - `limit`, `sample`, `seed`: as `choose` takes them: the first so many of these facts, or so many drawn.
     - `method`, `settings`, `layer`: as `method_config` takes them; settings by default those of the model.
     - `sequential`: edits stay on; `checkpoints`: after how many all records so far are asked again.
-    - `batch`: records that are edited and asked together.
+    - `batch`: records that are edited and asked together; with a method that changes facts together, by one edit.
     - `metrics`: of the summary; empty for all that there are.
     - `perplexity`: relative rise on a short plain text, and drift of the subject's essence, for every record.
     - `generate`: also what the model writes of its own accord, and the probes of the facts.
@@ -74,7 +76,6 @@ class EditStudyConfig:
     seed: int = 0
 
     def __post_init__(self):
-        check_method(self.method)
         method_config(self.method, self.settings, self.layer)
         for name in self.metrics:
             check_metric(name)
@@ -114,10 +115,9 @@ class EditStudy(FactStudy):
         self.drift = Drift(model)
         self.sequential = config.sequential
         self.skipped += _without_new_target(self.source)
-        self.method = method_config(config.method, config.settings, config.layer, model)
-        if (layer := getattr(self.method, "layer", None)) is not None:
-            model.check_layer(layer)
-        self.config = {**config.as_dict(), "resolved": config_dict(self.method)}
+        self.method = find_method(config.method)
+        self.method_settings = method_config(config.method, config.settings, config.layer, model)
+        self.config = {**config.as_dict(), "resolved": config_dict(self.method_settings)}
         self._so_far: list[Fact] = []
 
     @classmethod
@@ -130,7 +130,9 @@ class EditStudy(FactStudy):
 
     def run(self, batch: list[str]) -> list[dict]:
         facts = [self.facts[i] for i in batch]
-        return self._one_after_the_other(facts) if self.sequential else self._single(facts)
+        if self.sequential:
+            return self._one_after_the_other(facts)
+        return self._together(facts) if self.method.together else self._side_by_side(facts)
 
     def restore(self, rows: list[dict]) -> None:
         for row in rows:
@@ -142,50 +144,72 @@ class EditStudy(FactStudy):
                 self._so_far.append(fact)
 
     def summarise(self, rows: Iterable[dict]) -> dict:
-        found = summary(rows, self.settings.metrics, self.settings.seed)
-        return {**found, "skipped": len(self.skipped)}
+        return {**summary(rows, self.settings.metrics, self.settings.seed), "skipped": len(self.skipped)}
 
-    # ---------------------------------------------------------------- single edits
+    # ---------------------------------------------------------------- edits beside the unedited model
 
-    def _single(self, facts: Sequence[Fact]) -> list[dict]:
+    def _together(self, facts: Sequence[Fact]) -> list[dict]:
+        """The records of facts that one edit changes; a fact that cannot be asked is left out of it, with its error."""
+        editable: list[Fact] = []
+        errors: dict[str | None, str] = {}
+        for fact in facts:
+            try:
+                self.model.query(fact.prompt, check_request(fact), fact.subject)
+                editable.append(fact)
+            except KnoweditError as error:
+                errors[fact.id] = error_line(error)
+        try:
+            rows = self._side_by_side(editable) if editable else []
+        except Exception as error:  # to try facts alone would measure another edit
+            rows, errors = [], errors | {fact.id: error_line(error) for fact in editable}
+        return [*rows, *({"id": id, "error": error} for id, error in errors.items())]
+
+    def _side_by_side(self, facts: Sequence[Fact]) -> list[dict]:
+        """The records of facts, each asked under the edit that changes it; no edit is applied."""
         start = time.perf_counter()
         for fact in facts:
             check_request(fact)
         edits = self._editor(facts)
-        made = time.perf_counter()
+        edited = time.perf_counter()
         n = len(facts)
-        found = self._ask([None] * n + edits, [*facts, *facts])
-        asked = time.perf_counter()
+        metrics = self._ask([None] * n + edits, [*facts, *facts])
+        scored = time.perf_counter()
         drifts = self._drifts(facts, edits)
-        written = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
+        writing = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
+        notes = {edit: _notes(edit) for edit in edits}
         rows = [
             {
-                **_about(fact), "before": {**before, **write[0]},
-                "after": {**after, **drift, **write[1]}, "perplexity": rise, "edit": _notes(edit),
+                **_about(fact),
+                "before": {**before, **written_before},
+                "after": {**after, **drift, **written_after},
+                "perplexity": rise,
+                "edit": notes[edit],
             }
-            for fact, edit, before, after, (rise, drift), write in zip(
-                facts, edits, found[:n], found[n:], drifts, written, strict=True
+            for fact, edit, before, after, (rise, drift), (written_before, written_after) in zip(
+                facts, edits, metrics[:n], metrics[n:], drifts, writing, strict=True
             )
-        ]  # fmt: skip
+        ]
         done = time.perf_counter()
-        seconds = {"edit": (made - start) / n, "score": (asked - made) / n, "other": (done - asked) / n}
+        seconds = {"edit": (edited - start) / n, "score": (scored - edited) / n, "other": (done - scored) / n}
         return [{**row, "seconds": seconds} for row in rows]
 
     def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[Metrics]:
         """What is measured of free writing."""
         if not self.settings.generate:
             return [{} for _ in facts]
-        return generation_metrics(
-            self.model, facts, edits, seed=self.settings.seed, references=self.references
-        )  # fmt: skip
+        return generation_metrics(self.model, facts, edits, seed=self.settings.seed, references=self.references)
 
     def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[float | None, Metrics]]:
         """Relative rise of perplexity, and drift of the essence."""
         if not self.settings.perplexity:
             return [(None, {}) for _ in facts]
-        essence = self.drift.essence(facts, edits)
-        rises = self.drift.perplexity(edits)
-        return [(rise, {} if kl is None else {"essence": kl}) for rise, kl in zip(rises, essence, strict=True)]
+        essences = self.drift.essence(facts, edits)
+        unique = list(dict.fromkeys(edits))
+        rises = dict(zip(unique, self.drift.perplexity(unique), strict=True))
+        return [
+            (rises[edit], {} if essence is None else {"essence": essence})
+            for edit, essence in zip(edits, essences, strict=True)
+        ]
 
     # ---------------------------------------------------------------- sequential edits
 
@@ -193,7 +217,7 @@ class EditStudy(FactStudy):
         rows = []
         with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
             before = [(self._ask([None], [fact])[0], self._written([fact], [None])[0]) for fact in facts]
-        for fact, (asked, wrote) in zip(facts, before, strict=True):
+        for fact, (metrics_before, written_before) in zip(facts, before, strict=True):
             start = time.perf_counter()
             try:
                 check_request(fact)
@@ -204,24 +228,27 @@ class EditStudy(FactStudy):
             if edit is not None:
                 apply(self.model, edit)
             self._so_far.append(fact)
-            made = time.perf_counter()
+            edited = time.perf_counter()
             (after,) = self._ask([None], [fact])
             ((rise, drift),) = self._drifts([fact], [None])
-            (writes,) = self._written([fact], [None])
-            row = {**_about(fact), "before": {**asked, **wrote},
-                   "after": {**after, **drift, **writes}, "perplexity": rise,
-                   "edit": {**_notes(edit), **self._factors(edit)}}  # fmt: skip
+            (written_after,) = self._written([fact], [None])
+            row = {
+                **_about(fact),
+                "before": {**metrics_before, **written_before},
+                "after": {**after, **drift, **written_after},
+                "perplexity": rise,
+                "edit": {**_notes(edit), **self._factors(edit)},
+            }
             if len(self._so_far) in self.settings.checkpoints:
                 row["checkpoint"] = self._checkpoint()
-            row["seconds"] = {"edit": made - start, "score": time.perf_counter() - made}
+            row["seconds"] = {"edit": edited - start, "score": time.perf_counter() - edited}
             rows.append(row)
         return rows
 
     def _checkpoint(self) -> dict:
         """All records edited so far, and plain text, under all edits that are on."""
-        found = self._ask([None] * len(self._so_far), self._so_far)
+        metrics = summarise(self._ask([None] * len(self._so_far), self._so_far), self.settings.seed)
         rise = self.drift.perplexity([None])[0] if self.settings.perplexity else None
-        metrics = summarise(found, self.settings.seed)
         return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
 
     def _again(self, fact: Fact, notes: dict) -> Edit | None:
@@ -247,13 +274,13 @@ class EditStudy(FactStudy):
     def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Metrics]:
         pairs = [self._pairs(fact) for fact in facts]
         scores = score_edits(self.model, edits, pairs)
-        return [self._found(fact, some) for fact, some in zip(facts, scores, strict=True)]
+        return [self._metrics(fact, own) for fact, own in zip(facts, scores, strict=True)]
 
     def _pairs(self, fact: Fact) -> list[tuple[str, str]]:
-        asked = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
-        return asked + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
+        pairs = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
+        return pairs + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
 
-    def _found(self, fact: Fact, scores: Sequence[Score]) -> Metrics:
+    def _metrics(self, fact: Fact, scores: Sequence[Score]) -> Metrics:
         n = 2 * len(asked_of(fact))
         metrics = record_metrics(fact, scores[0:n:2], scores[1:n:2])
         if self._zsre:
@@ -262,24 +289,32 @@ class EditStudy(FactStudy):
 
     @cached_property
     def _editor(self) -> Editor:
-        return make_editor(self.model, self.settings.method, self.method, self.source.facts)
+        return prepare(self.model, self.settings.method, self.method_settings, self.source.facts)
 
     @cached_property
     def _zsre(self) -> bool:
         return self.source.format == "zsre"
 
-    def chosen_facts(self) -> Sequence[Fact]:
-        facts = [fact for fact in self.source.facts if fact.target_new is not None]
-        if not facts:
+    def chosen_facts(self) -> list[Fact]:
+        if not usable_facts(self.source):
             raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
-        config = self.settings
-        known = known_to(self.model) if config.known_only else None
-        found = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
-        if not found:
+        facts = chosen_facts(self.settings, self.source, known_to(self.model) if self.settings.known_only else None)
+        if not facts:
             raise InputError(
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
             )
-        return found
+        return facts
+
+
+def usable_facts(source: Source) -> list[Fact]:
+    """The facts of a source that can be edited: those with a new target."""
+    return [fact for fact in source.facts if fact.target_new is not None]
+
+
+def chosen_facts(config: EditStudyConfig, source: Source, known: Known | None = None) -> list[Fact]:
+    """The facts that `config` chooses, in their order; those that the model knows where `known` tells."""
+    facts = usable_facts(source)
+    return choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
 
 
 def _references(config: EditStudyConfig) -> References | None:
@@ -295,11 +330,12 @@ def _about(fact: Fact) -> dict:
 
 
 def _notes(edit: Edit | None) -> dict:
+    """What a record keeps of its edit. Records of facts that were changed together have one `content_hash`."""
     if edit is None:
         return {"method": None}
     kept = {name: edit.notes[name] for name in NOTES if name in edit.notes}
     norm = sum(delta.norm() ** 2 for delta in edit.deltas.values()) ** 0.5
-    return {"method": edit.method, "norm": norm, **kept}
+    return {"method": edit.method, "content_hash": edit.content_hash, "facts": len(edit.facts), "norm": norm, **kept}
 
 
 def _encoded(factor: torch.Tensor) -> dict:

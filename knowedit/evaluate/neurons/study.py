@@ -25,7 +25,7 @@ from ...locate.proof import AMPLIFY, SUPPRESS, draw
 from ...locate.rankings import RANKINGS, rank
 from ...locate.scaled_answers import ScaledAnswers
 from ...models.adapter import Model
-from ...selection import choose, known_to
+from ...selection import Known, choose, known_to
 from ...sources import Source
 from ..edits.scoring import score_edits
 from ..runs.study import FactStudy
@@ -253,16 +253,24 @@ class NeuronStudy(FactStudy):
         return ControlPool(self.model, list(self.facts.values()))
 
     def chosen_facts(self) -> list[Fact]:
-        facts = of_relations(self.source.facts, self.settings.relations)
-        config = self.settings
-        known = known_to(self.model) if config.known_only else None
-        facts = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
-        facts = spread_over_relations(facts, self.settings.per_relation)
+        facts = chosen_facts(self.settings, self.source, known_to(self.model) if self.settings.known_only else None)
         if not facts:
             raise InputError(
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; choose another source"
             )
         return facts
+
+
+def usable_facts(source: Source) -> list[Fact]:
+    """The facts of a source that neurons can be located for: all of them."""
+    return list(source.facts)
+
+
+def chosen_facts(config: NeuronStudyConfig, source: Source, known: Known | None = None) -> list[Fact]:
+    """The facts that `config` chooses, in their order; those that the model knows where `known` tells."""
+    facts = of_relations(usable_facts(source), config.relations)
+    facts = choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
+    return spread_over_relations(facts, config.per_relation)
 
 
 def prompts_of(fact: Fact, most: int) -> tuple[list[str], list[str]]:

@@ -192,9 +192,11 @@ class _Telling:
             "created": own.created,
             "own_prompt": own.facts[0].prompt,
             "perplexity_change": None if after.perplexity_before is None else after.perplexity_change,
-            **asdict(after),
-            "preflight": asdict(before),
-            "survives": _survives(after),
+            **asdict(after.facts[0]),
+            "perplexity_before": after.perplexity_before,
+            "perplexity_after": after.perplexity_after,
+            "preflight": before.fact_dict(),
+            "survives": _survives(after.facts[0]),
         }
 
     def lens(self) -> dict:

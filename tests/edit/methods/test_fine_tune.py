@@ -163,8 +163,8 @@ def test_provenance():
 
 
 def test_published_settings():
-    assert PUBLISHED["FT-L", "gpt2-xl"].norm_constraint == 5e-4
-    assert all((config.norm_constraint is None) == (name == "FT") for (name, _), config in PUBLISHED.items())
+    assert PUBLISHED["FT-L gpt2-xl"].norm_constraint == 5e-4
+    assert all((config.norm_constraint is None) == name.startswith("FT ") for name, config in PUBLISHED.items())
 
 
 @pytest.mark.parametrize(
