@@ -21,7 +21,7 @@ from knowedit.cli import app
 from knowedit.edit.rewrite_quality import rewrite_quality
 
 EDIT = ("edit", "Zarn lives in", "--subject", "Zarn", "--target-new", "Bexum")
-ROME = (*EDIT, "--layer", "0", "--tokens", "400", "--contexts", "2")
+ROME = (*EDIT, "--layer", "0", "--set", "covariance.tokens=400", "--set", "contexts=2")
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def test_edit_reports_what_the_saved_edit_does(run, tmp_path):
     report = json.loads(text)
     assert report["schema"] == "knowedit.edit-report/1"
     assert (report["method"], report["layer"], report["layers"], report["out"]) == ("rome", 0, [0], str(out))
-    assert {"load", "covariance", "edit"} <= set(report["seconds"])
+    assert {"load", "prepare", "edit", "check"} == set(report["seconds"])
     assert report["preflight"]["relative_norm"] > 0 and report["preflight"]["first"] is True
     assert len(report["lens"]) == 3
     edit, model = knowedit.load_edit(out), trained()
@@ -109,7 +109,16 @@ def test_a_built_in_fact_brings_its_prompts(run, monkeypatch):
 
     monkeypatch.setattr(sources, "builtin_facts", facts)
     status, out, err = run(
-        "edit", "--fact", "home/zarn", "--target-new", "Cirra", "--layer", "0", "--tokens", "400", "--json"
+        "edit",
+        "--fact",
+        "home/zarn",
+        "--target-new",
+        "Cirra",
+        "--layer",
+        "0",
+        "--set",
+        "covariance.tokens=400",
+        "--json",
     )
     assert status == 0, err
     report = json.loads(out)
@@ -143,7 +152,7 @@ def test_layer_auto_takes_the_best_layer(run, monkeypatch):
     import knowedit.edit.methods.best_layer as layer
 
     monkeypatch.setattr(layer, "best_layer", lambda model, *_, **__: 2)
-    status, out, err = run(*EDIT, "--layer", "auto", "--tokens", "400", "--json")
+    status, out, err = run(*EDIT, "--layer", "auto", "--set", "covariance.tokens=400", "--json")
     assert status == 0, err
     assert json.loads(out)["layer"] == 2
 
@@ -153,7 +162,7 @@ def test_a_masked_model_is_edited_too(run, tmp_path):
     for part in (model.hf, model.tokenizer):
         part.save_pretrained(tmp_path / "bert")
     command = ("edit", "Paris is the capital of [MASK].", "--subject", "Paris", "--target-new", "Italy", "--layer", "1")
-    command = (*command, "--tokens", "200", "--out", str(tmp_path / "edit"))
+    command = (*command, "--set", "covariance.tokens=200", "--out", str(tmp_path / "edit"))
     status, out, err = run(*command, model=str(tmp_path / "bert"))
     assert status == 0, err
     assert "Perplexity" not in out and "Paris is the capital of [MASK]." in out
@@ -278,21 +287,27 @@ def test_covariance_reports_its_conditioning(run):
         ((*EDIT[:-1], "", "--target-true", "Aldor"), ("target_new is ''",)),
         ((*EDIT[:-1], "Aldor", "--layer", "0"), ("'Aldor' is the model's first choice already",)),
         ((*EDIT[:-1], "Timbuktu", "--layer", "0"), ("does not know", "Timbuktu")),
-        ((*EDIT, "--layer", "3", "--tokens", "400"), ("layer 3 is out of range", "0 to 2")),
+        ((*EDIT, "--layer", "3"), ("layer 3 is out of range", "0 to 2")),
         ((*EDIT, "--layer=-1"), ("layer -1 is out of range",)),
         ((*EDIT, "--layer", "first"), ("'first'", "auto")),
         ((*EDIT, "--method", "fine_tune", "--layer", "3"), ("layer 3 is out of range",)),
-        ((*EDIT, "--method", "fine_tune", "--layer", "auto"), ("auto", "rome")),
-        ((*EDIT, "--method", "knowledge_neurons", "--layer", "1"), ("--layer is for rome and fine_tune",)),
-        ((*EDIT, "--method", "fine_tune", "--norm-constraint", "0"), ("norm_constraint is 0",)),
-        ((*EDIT, "--norm-constraint", "1e-3"), ("--norm-constraint is for fine_tune",)),
+        ((*EDIT, "--method", "fine_tune", "--layer", "auto"), ("fine_tune does not choose its layer by trying",)),
+        ((*EDIT, "--method", "knowledge_neurons", "--layer", "1"), ("takes no layer, found 1; leave it out",)),
+        ((*EDIT, "--method", "fine_tune", "--set", "norm_constraint=0"), ("norm_constraint is 0",)),
+        ((*EDIT, "--set", "norm_constraint=1e-3"), ("no setting is called 'norm_constraint'", "there are contexts")),
+        ((*EDIT, "--method", "fine_tune", "--set", "lrr=1"), ("no setting is called 'lrr'", "did you mean 'lr'")),
+        ((*EDIT, "--method", "knowledge_neurons", "--seed", "1"), ("no setting is called 'seed'",)),
+        ((*EDIT, "--set", "search.lr"), ("'search.lr'", "NAME=VALUE")),
+        ((*EDIT, "--set", "search.lr=high"), ("wrong type",)),
+        ((*EDIT, "--set", "published=gpt2xl"), ("'gpt2xl'", "did you mean 'gpt2-xl'")),
+        ((*EDIT, "--method", "none"), ("none makes no edit", "choose another")),
         ((*EDIT, "--method", "romee"), ("'romee'", "did you mean 'rome'")),
         (EDIT, ("no table has the layer", "auto")),
         ((*EDIT, "--layer", "auto"), ("knows none of the facts", "give a layer")),
-        ((*EDIT, "--layer", "0", "--tokens", "20"), ("20 tokens are too few", "48 or more")),
-        ((*EDIT, "--layer", "0", "--tokens", "0"), ("0 tokens",)),
-        ((*EDIT, "--layer", "0", "--tokens", "400", "--text", "/nowhere.txt"), ("/nowhere.txt",)),
-        ((*ROME, "--contexts", "-1"), ("contexts are -1",)),
+        ((*EDIT, "--layer", "0", "--set", "covariance.tokens=20"), ("20 tokens are too few", "48 or more")),
+        ((*EDIT, "--layer", "0", "--set", "covariance.tokens=0"), ("0 tokens",)),
+        ((*EDIT, "--layer", "0", "--set", "covariance.text=/nowhere.txt"), ("/nowhere.txt",)),
+        ((*ROME, "--set", "contexts=-1"), ("contexts are -1",)),
         ((*ROME, "--paraphrase", "He lives in"), ("'Zarn' is not in the prompt 'He lives in'",)),
         ((*ROME, "--neighbour", "Quill lives in"), ("'Quill lives in'", "PROMPT=ANSWER")),
         ((*ROME, "--neighbour", "Quill lives in="), ("PROMPT=ANSWER",)),
@@ -385,8 +400,8 @@ def test_text_from_outside_is_inert(run, tmp_path):
     out = tmp_path / "edit"
     for command, model in (
         (("edit", HOSTILE, "--subject", "\x1b[31mZarn\x1b[0m", "--target-new", "Bexum", "--target-true", "Aldor",
-          "--paraphrase", "[/red] " + HOSTILE, "--neighbour", f"{HOSTILE}=Aldor", "--layer", "0", "--tokens", "400",
-          "--contexts", "0", "--out", str(out)), True),
+          "--paraphrase", "[/red] " + HOSTILE, "--neighbour", f"{HOSTILE}=Aldor", "--layer", "0",
+          "--set", "covariance.tokens=400", "--set", "contexts=0", "--out", str(out)), True),
         (("show", str(out)), False),
         (("generate", HOSTILE, "--edit", str(out), "--tokens", "3"), True),
     ):  # fmt: skip

@@ -11,7 +11,7 @@ from knowedit.edit.apply import applied
 from knowedit.edit.methods import relation_neurons
 from knowedit.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig, knowledge_neurons
 from knowedit.edit.methods.relation_neurons import RelationNeurons
-from knowedit.edit.methods.table import make_editor
+from knowedit.edit.methods.table import prepare
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
@@ -104,7 +104,7 @@ def test_without_the_filter_the_editor_rewrites_all_that_is_located():
 
 
 def edits(config: KnowledgeNeuronsConfig, some: list[Fact]):
-    return make_editor(trained(), "knowledge_neurons", config, facts())(some)
+    return prepare(trained(), "knowledge_neurons", config, facts())(some)
 
 
 def test_built_in_facts_stand_beside_a_fact_by_default(monkeypatch):

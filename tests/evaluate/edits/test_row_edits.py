@@ -1,8 +1,10 @@
 """A row with its own edit gives what the model with that edit in its weights gives."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from support.edits import random_edit, same, weights
+from support.edits import FACT, random_edit, same, weights
 from support.tiny import FAMILIES, tiny
 
 from knowedit.edit.apply import applied
@@ -118,3 +120,24 @@ def test_edits_of_other_weights_are_refused():
         check_edits(model, [good, other])
     with pytest.raises(InputError, match="no down-projection"):
         check_edits(model, [random_edit(tiny("llama"), 0)])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
+def test_an_edit_of_many_facts_is_shared_by_its_rows(family):
+    """It is held once, whatever its rank, beside edits of one row each; also where it is named twice."""
+    model = tiny(family)
+    many = random_edit(model, 0, 2, seed=4, rank=20, scale=0.05, facts=(FACT, replace(FACT, target_new="Berlin")))
+    edits = [many, random_edit(model, 2, seed=5), None, many]
+    tokens = tokens_of(model, rows=6)
+    rows = (0, 1, 2, 3, 0, 1)
+    with row_edits(model, edits, rows):
+        found = logits(model, tokens)
+    plain = logits(model, tokens)
+    for r, edit in enumerate(edits[i] for i in rows):
+        if edit is None:
+            assert torch.equal(found[r], plain[r])
+            continue
+        with applied(model, edit):
+            wanted = logits(model, tokens[r : r + 1])[0]
+        assert (wanted - plain[r]).abs().max() > 0.01
+        assert (found[r] - wanted).abs().max() <= 2e-5 * wanted.abs().max()

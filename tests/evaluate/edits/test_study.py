@@ -10,7 +10,7 @@ from support.trained import trained
 
 from knowedit.edit.apply import applied, edits_on
 from knowedit.edit.covariance import Covariance
-from knowedit.edit.methods import table as methods
+from knowedit.edit.methods import rome as rome_method
 from knowedit.edit.rewrite_quality import rates, rewrite_quality
 from knowedit.errors import InputError
 from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig, summary
@@ -25,7 +25,7 @@ def prepared(monkeypatch):
     def identity(model, layers, **_):
         return {layer: Covariance(layer, torch.eye(model.n_neurons), 1000, {}) for layer in layers}
 
-    monkeypatch.setattr(methods, "covariance", identity)
+    monkeypatch.setattr(rome_method, "covariance", identity)
 
 
 def test_single_edits_measure_what_applying_each_does(tmp_path, prepared):
@@ -181,8 +181,9 @@ def test_another_setting_or_other_data_are_refused(tmp_path, prepared):
         ({"settings": {"search": 3}}, "expected settings of its own"),
         ({"settings": {"published": "gpt-2-xl"}}, "did you mean 'gpt2-xl'"),
         ({"method": "fine_tune", "settings": {"published": "gpt2-xl"}}, "did you mean"),
-        ({"method": "none", "layer": 1}, "has no settings"),
-        ({"method": "knowledge_neurons", "layer": 1}, "leave out the layer"),
+        ({"method": "none", "layer": 1}, "the method none takes no layer, found 1; leave it out"),
+        ({"method": "none", "settings": {"lr": 1}}, "the method none has no settings, found lr; leave them out"),
+        ({"method": "knowledge_neurons", "layer": 1}, "takes no layer, found 1; leave it out"),
         ({"batch": 0}, "the batch is 0"),
         ({"snippets": "data"}, "add --generate"),
         ({"checkpoints": (10, 1)}, "rising numbers"),
