@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import knowedit
 from knowedit.answers import ask_facts
-from knowedit.cli.locate_many import evenly
 from knowedit.facts import Fact, fill
 from knowedit.models.adapter import Model
 from knowedit.prompts import Query
+from knowedit.selection import evenly
 
 PROMPT, SUBJECT, TARGET = "The Eiffel Tower is located in the city of", "Eiffel Tower", "Paris"
 REPORTED = 200

@@ -22,22 +22,49 @@ BATCH_TOKENS = 768
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one query.
+    """A target after a prompt: the log-probability of each of its tokens given those before it (nats), and their ranks,
+    1 for the model's first choice.
 
-    - `probability`: of the whole target; `per_token`: the geometric mean of its tokens' probabilities.
-    - `rank`: of its first token, 1 for the model's first choice; `greedy`: every token of it is the first choice.
-    - `top`: the model's first choices for the first token with their probabilities.
+    - `top`: the model's first choices for the first token with their probabilities, if they were asked for.
     """
 
-    probability: float
-    per_token: float
-    rank: int
-    greedy: bool
-    top: tuple[tuple[str, float], ...]
+    log_p: tuple[float, ...]
+    ranks: tuple[int, ...]
+    top: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def probability(self) -> float:
+        """Of the whole target."""
+        return exp(sum(self.log_p))
+
+    @property
+    def nll(self) -> float:
+        """The mean negative log-likelihood of the target's tokens."""
+        return -sum(self.log_p) / len(self.log_p)
+
+    @property
+    def per_token(self) -> float:
+        """p̃, the geometric mean of the probabilities of the target's tokens."""
+        return exp(-self.nll)
+
+    @property
+    def rank(self) -> int:
+        """Of the target's first token."""
+        return self.ranks[0]
+
+    @property
+    def greedy(self) -> bool:
+        """Every token of the target is the first choice."""
+        return all(rank == 1 for rank in self.ranks)
 
     @property
     def known(self) -> bool:
         return self.rank == 1
+
+    def as_dict(self) -> dict:
+        """For JSON."""
+        names = ("probability", "per_token", "rank", "greedy", "top")
+        return {name: getattr(self, name) for name in names}
 
 
 def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress = silent) -> list[Answer]:
@@ -93,7 +120,6 @@ def _log_p(model: Model, rows: list[tuple[int, ...]], places: list[tuple[int, in
 
 
 def _answer(reads: dict[int, tuple]) -> Answer:
-    log_p = [log_p for log_p, *_ in reads.values()]
-    _, rank, top = reads[min(reads)]
-    greedy = all(rank == 1 for _, rank, _ in reads.values())
-    return Answer(exp(sum(log_p)), exp(sum(log_p) / len(log_p)), rank, greedy, top)
+    """The reads of a target by their position."""
+    log_p, ranks, tops = zip(*(reads[position] for position in sorted(reads)), strict=True)
+    return Answer(log_p, ranks, tops[0])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .answers import ask_facts
+from .errors import InputError, did_you_mean
 from .facts import Fact
 from .models.adapter import Model
 from .sources import Source, load_source
@@ -56,6 +57,47 @@ def choose(
     return [fact for fact in facts if fact.id in kept]
 
 
-def known_to(model: Model) -> Known:
+def known_to(model: Model, chat: bool = False) -> Known:
     """What `choose` asks: whether the model's first choice is each fact's target (the first token of it)."""
-    return lambda facts: [answer.known for answer in ask_facts(model, facts)]
+    return lambda facts: [answer.known for answer in ask_facts(model, facts, chat=chat)]
+
+
+def of_relations(facts: Sequence[Fact], relations: Sequence[str]) -> list[Fact]:
+    """The facts of some relations, by name or id; all facts where none is named. Raises `InputError` for others."""
+    names = sorted({name for fact in facts for name in (fact.relation, fact.relation_name) if name})
+    for name in relations:
+        if name not in names:
+            raise InputError(f"no relation is called {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
+    return [fact for fact in facts if not relations or {fact.relation, fact.relation_name} & set(relations)]
+
+
+def spread_over_relations(facts: Sequence[Fact], most: int | None) -> list[Fact]:
+    """At most `most` facts of each relation, evenly spread, in their order."""
+    if most is None:
+        return list(facts)
+    by_relation: dict = {}
+    for fact in facts:
+        by_relation.setdefault(fact.relation, []).append(fact)
+    kept = {fact.id for group in by_relation.values() for fact in evenly_spaced(group, most)}
+    return [fact for fact in facts if fact.id in kept]
+
+
+def evenly(facts: Sequence[Fact], limit: int | None) -> Sequence[Fact]:
+    """At most `limit` facts, taken in turn from the relations and spread over each."""
+    if limit is None or limit >= len(facts):
+        return facts
+    by_relation: dict = {}
+    for fact in facts:
+        by_relation.setdefault(fact.relation, []).append(fact)
+    quota = {name: limit // len(by_relation) + (i < limit % len(by_relation)) for i, name in enumerate(by_relation)}
+    kept = {
+        fact.id
+        for name, group in by_relation.items()
+        for fact in group[:: max(1, len(group) // max(1, quota[name]))][: quota[name]]
+    }
+    return tuple(fact for fact in facts if fact.id in kept)
+
+
+def evenly_spaced(items: Sequence, n: int) -> list:
+    """At most `n` of `items`, evenly spread."""
+    return list(items) if len(items) <= n else [items[i * len(items) // n] for i in range(n)]

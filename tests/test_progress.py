@@ -16,6 +16,7 @@ from knowedit import Fact, RomeConfig
 from knowedit.edit import Covariance
 from knowedit.edit.methods.v_star import request
 from knowedit.facts import Neighbour
+from knowedit.locate.locate import LocateConfig
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.neuron_card import CardConfig
 from knowedit.memory.shared_neurons import PolysemanticityConfig
@@ -67,6 +68,12 @@ CASES = {
     ),
     "locate.locate.locate_fact": lambda call, folder: call(trained(), THREE[0], negatives=["Zarn works as"]) and 4,
     "locate.locate.locate_prompts": lambda call, folder: call(trained(), [THREE[0].prompt], THREE[0].target) and 1,
+    "locate.locate.score_prompts": lambda call, folder: len(
+        call(trained(), [THREE[0].prompt], THREE[0].target, LocateConfig(method="gradient"))
+    ),
+    "locate.locate.score_negatives": lambda call, folder: len(
+        call(trained(), [f.prompt for f in THREE], LocateConfig(method="gradient"))
+    ),
     "memory.neuron_card.cards": lambda call, folder: (
         call(tiny("gpt2"), [(1, 5)], config=CardConfig(tokens=120))[0].tokens
     ),

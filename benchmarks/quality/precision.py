@@ -1,4 +1,4 @@
-"""What is left of facts, located neurons and ROME edits of the default model at 8, 4, 2 and 1 bit; for docs/mlp.md.
+"""What is left of facts, located neurons and ROME edits at 8, 4, 2 and 1 bit; for docs/analyses/mlp.md.
 
 Built-in facts that the model knows, evenly over relations; the edits are ROME's of some of them, with its own settings.
 MLPs are rounded and, as control, attention.

@@ -16,9 +16,10 @@ from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 from knowedit.locate.proof import measure, summarise
+from knowedit.selection import evenly
 
 from ..registry import benchmark
-from ..samples import evenly, heldout_queries, known
+from ..samples import heldout_queries, known
 
 STRONGEST = 5
 SPLIT = 60  # the known facts that are reported; the development facts are others

@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.locate.rankings import RANKINGS, rank
+from knowedit.selection import evenly
 from knowedit.statistics import mean
 
 from ..registry import benchmark
-from ..samples import evenly, known, query_of
+from ..samples import known, query_of
 from ..timing import Stopwatch
 
 

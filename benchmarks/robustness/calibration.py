@@ -39,7 +39,7 @@ def calibration(runs: int = 200) -> dict:
         for layer in rng.choice(model.n_layers, int(rng.integers(1, 6)), replace=False):
             strongest = activations[layer].argsort(descending=True)
             strong.append((int(layer), int(strongest[int(rng.integers(64))])))
-        (candidate,) = draw(strong, activations, 1, rng, strata=True)
+        (candidate,) = draw(strong, activations, 1, rng, by_activation=True)
         proof = prove(model, candidate, queries, seed=run + 1)
         for way in WAYS:
             p[way].append(getattr(proof, f"p_{way}"))

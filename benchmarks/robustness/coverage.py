@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from knowedit.evaluate.edits.metrics import summarise
+from knowedit.evaluate.edits.summary import summarise
 
 from ..registry import benchmark
 
@@ -80,9 +80,9 @@ def coverage(truth: Truth, n: int, sets: int, seed: int = 0, plain: bool = True)
     held = {"summarise": dict.fromkeys(NAMES, 0), **({"percentile": dict.fromkeys(NAMES[:-1], 0)} if plain else {})}
     for s in tqdm(range(sets), desc=f"{n} records", disable=not plain):
         records = truth.draw(n, rng)
-        summary = summarise(records, seed=s)
+        means = summarise(records, seed=s)
         for name in NAMES:
-            held["summarise"][name] += summary[name]["low"] <= true_values[name] <= summary[name]["high"]
+            held["summarise"][name] += means[name].low <= true_values[name] <= means[name].high
         if plain:
             values = np.array([[record[name] for name in NAMES[:-1]] for record in records])
             draws = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) @ values / n

@@ -19,11 +19,13 @@ from collections.abc import Iterable
 from knowedit.evaluate.edits import summary as edit_summary
 from knowedit.evaluate.neurons import summary as neuron_summary
 from knowedit.evaluate.runs.engine import run_study
+from knowedit.locate.neurons import Neuron, NeuronSet
 
 from ..registry import benchmark
 
 RECORDS = {"edit": (1000, 20_000), "neurons": (1000, 5000)}
 BATCH = 16
+DRAWS = 20
 RATES = ("ES", "PS", "NS", "ES_argmax", "PS_argmax", "NS_argmax", "EM", "PM", "NM", "free_ES", "free_PS", "GE")
 
 
@@ -111,12 +113,24 @@ class StandIn:
                 "edit": {"method": "rome", "norm": draw.random()},
                 "seconds": {"edit": 0.1},
             }
-        sites = [[draw.randrange(30), draw.randrange(1536)] for _ in range(4)]
-        effects = {state: [draw.random() for _ in range(5)] for state in ("suppressed", "amplified")}
-        located = {**effects, "neurons": sites}
-        return {
+        sites = [(draw.randrange(30), draw.randrange(1536)) for _ in range(4)]
+        neurons = tuple(Neuron(*site, 0.1, None, 1.0, 1.0, "fact", ("a",) * 8, ("b",) * 8) for site in sites)
+        located = NeuronSet("stand-in", "0" * 64, "Danielle Darrieux speaks", "French", neurons, 0.5)
+
+        def changed(n: int) -> dict[str, list[float]]:
+            return {what: [draw.random() for _ in range(n)] for what in ("suppressed", "amplified")}
+
+        def prompts(n: int) -> dict[str, list[float]]:
+            return {"before": [draw.random() for _ in range(n)], **changed(n)}
+
+        proof = {
+            **prompts(5),
+            "control": {"activation": changed(DRAWS), "layer": changed(DRAWS)},
+            "match": {"located": 1.0, "drawn": 1.0, "drawn_by_layer": 0.1},
             "neurons": 4,
-            "before": [draw.random() for _ in range(5)],
-            "methods": {"ig": located, "activation": located, "random": effects},
-            "seconds": {"locate": 0.1},
+            "specificity": {"same_relation": prompts(8), "other_relations": prompts(8)},
+            "recalled": 1.0,
+            "rivals": {"activation": changed(5)},
         }
+        rivals = {"activation": sites}
+        return {"located": located.as_dict(), "proof": proof, "rivals": rivals, "seconds": {"locate": 0.1}}

@@ -14,12 +14,14 @@ from dataclasses import replace
 
 from tqdm.auto import tqdm
 
+from knowedit.answers import Answer
 from knowedit.edit.apply import applied
 from knowedit.edit.edit import Edit
 from knowedit.edit.methods.rome import SMOLLM2, RomeConfig
-from knowedit.evaluate.edits.metrics import asked_of, record_metrics, summarise
+from knowedit.evaluate.edits.metrics import Observation, both_targets, measure, metrics_of
 from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.evaluate.edits.study import EditStudyConfig
+from knowedit.evaluate.edits.summary import summarise
 from knowedit.facts import Fact
 from knowedit.models.adapter import Model
 from knowedit.sources import load_source
@@ -77,12 +79,15 @@ def _cycle(sides: Sides, facts: Sequence[Fact], plain: RomeConfig, ours: RomeCon
         "seconds_a_record": {name: watch.total(name) / len(facts) for name in rows},
         "ratio": watch.total("plain") / watch.total("ours"),
         "largest_gap_of_a_metric": max(abs(a[name] - b[name]) for a, b in pairs for name in NAMES if name in a),
-        "metrics": {name: summarise(metrics) for name, metrics in rows.items()},
+        "metrics": {
+            name: {metric: mean.as_dict() for metric, mean in summarise(metrics).items()}
+            for name, metrics in rows.items()
+        },
     }
 
 
 def _ours(sides: Sides, facts: Sequence[Fact], config: RomeConfig) -> list[dict]:
-    pairs = [_pairs(fact) for fact in facts]
+    pairs = [both_targets(fact) for fact in facts]
     score_edits(sides.model, [None] * len(facts), pairs)  # the unedited columns
     scores = score_edits(sides.model, sides.made(facts, config), pairs)
     return [_metrics(*pair) for pair in zip(facts, scores, strict=True)]
@@ -91,25 +96,21 @@ def _ours(sides: Sides, facts: Sequence[Fact], config: RomeConfig) -> list[dict]
 def _plain(sides: Sides, facts: Sequence[Fact], config: RomeConfig) -> list[dict]:
     rows = []
     for fact in facts:
-        batched(sides.model, _pairs(fact))
+        batched(sides.model, both_targets(fact))
         value = sides.plain(sides.requests([fact], config.contexts)[0], config.search)
         with applied(sides.model, *sides.edits([fact], [value], config)):
-            rows.append(_metrics(fact, batched(sides.model, _pairs(fact))))
+            rows.append(_metrics(fact, batched(sides.model, both_targets(fact))))
     return rows
 
 
-def _pairs(fact: Fact) -> list[tuple[str, str]]:
-    return [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
-
-
-def _metrics(fact: Fact, scores: Sequence) -> dict:
-    return record_metrics(fact, scores[0::2], scores[1::2])
+def _metrics(fact: Fact, answers: Sequence[Answer]) -> dict:
+    return measure(Observation(fact, dict(zip(both_targets(fact), answers, strict=True))), metrics_of("builtin"))
 
 
 @benchmark("speed.records_evaluation", "How much faster than two plain ways is the evaluation of edited records alone?")
 def records_evaluation(source: str, records: int = 40) -> dict:
     sides, facts = Sides(), load_source(source, limit=records).facts
-    model, pairs = sides.model, [_pairs(fact) for fact in facts]
+    model, pairs = sides.model, [both_targets(fact) for fact in facts]
     edits = sides.made(facts, sides.with_contexts())
     watch, gap = Stopwatch(), 0.0
     for start in tqdm(range(0, len(facts), BATCH), desc="evaluation"):

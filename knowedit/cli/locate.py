@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .shared.facts import choose_facts
+from .benchmarks import bench
 from .shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, layer_list, load
 from .shared.output import line, note, percent, print_json, table
+from .shared.progress import Clock, progress
 
 SCHEMA = "knowedit.locate/1"
 
@@ -31,7 +32,7 @@ def locate(
     facts: Annotated[
         str | None, typer.Option(help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for --facts; a run that was cut off goes on there.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --facts: the run's folder.")] = None,
     relation: Annotated[str | None, typer.Option(help="With --facts: only this relation.")] = None,
     known: Annotated[bool, typer.Option("--known", help="With --facts: only facts that the model knows.")] = False,
     limit: Annotated[int | None, typer.Option(help="With --facts: at most so many, evenly over the relations.")] = None,
@@ -58,6 +59,12 @@ def locate(
     device: Device = None,
     trust_remote_code: RemoteCode = False,
     chat: Chat = False,
+    resume: bench.Resume = False,
+    shard: bench.Shard = None,
+    engine: bench.Engine = "serial",
+    workers: bench.Workers = 1,
+    address: bench.Address = None,
+    dry_run: bench.DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Locate the neurons that make the model give an answer, and prove it.
@@ -68,36 +75,35 @@ def locate(
     from ..locate.attribution import AttributionConfig
     from ..locate.locate import LocateConfig
 
-    if baseline not in ("zero", "mean"):
-        raise InputError(f"baseline {baseline!r} is not zero or mean")
-    if sum(x is not None for x in (prompt, fact, facts)) != 1:
+    if sum(choice is not None for choice in (prompt, fact, facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")
     config = LocateConfig(
         method=method,
         attribution=AttributionConfig(
             of=of, foil=foil, nodes=_integer(nodes, "auto"), quadrature=quadrature, tolerance=tolerance,
-            position=_integer(position, "read", "lookup"),
+            baseline=baseline, position=_integer(position, "read", "lookup"),
         ),
         t=t, p=p, adjust=adjust, most=most, layers=layer_list(layers), drop=tuple(drop), chat=chat,
     )  # fmt: skip
-    if facts is not None and out is None:
-        raise InputError("--facts needs --out DIR, the folder for its results")
-    if facts is not None:
-        from .locate_many import locate_many, show
-
-        chosen = choose_facts(facts, relation)
-        wrapped = load(model, dtype, device, trust_remote_code)
-        config = _with_baseline(wrapped, config, baseline)
-        summary = locate_many(wrapped, chosen, out, config, negative, draws, seed, known, limit)
-        print_json(summary) if as_json else show(summary, out)
+    if facts is None:
+        own_words = prompt, target, subject, paraphrase, heldout
+        prompts = _prompts_in_words(*own_words) if fact is None else _prompts_of_fact(fact)
+        record = _locate_one(prompts, negative, config, draws, seed, model, dtype, device, trust_remote_code)
+        print_json(record) if as_json else _show(record)
         return
-    asked = _asked_fact(fact) if fact is not None else _asked_prompt(prompt, target, subject, paraphrase, heldout)
-    started = time.perf_counter()
-    wrapped = load(model, dtype, device, trust_remote_code)
-    config = _with_baseline(wrapped, config, baseline)
-    seconds = {"load": time.perf_counter() - started}
-    record = _run(wrapped, asked, negative, config, draws, seed, seconds)
-    print_json(record) if as_json else _show(record)
+    from ..evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
+
+    settings = NeuronStudyConfig(
+        source=facts, model=model, dtype=dtype, relations=() if relation is None else (relation,), known_only=known,
+        locate=config, prompts=None, negatives=tuple(negative), draws=draws, activation=False, batch=1, limit=limit,
+        evenly=True, seed=seed,
+    )  # fmt: skip
+    build = partial(NeuronStudy.from_config, settings, device=device, trust_remote_code=trust_remote_code)
+    run = {
+        "resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address,
+        "gpus": bench.gpus(device),
+    }  # fmt: skip
+    bench.execute("neurons", settings, build, out, run, None, dry_run, as_json, show=_show_run)
 
 
 def _integer(text: str, *words: str):
@@ -111,118 +117,73 @@ def _integer(text: str, *words: str):
         raise InputError(f"found {text!r}, expected a whole number or {' or '.join(words)}") from None
 
 
-def _with_baseline(wrapped, config, baseline: str):
-    """The mean baseline is one of this model's, so it waits until the model is there."""
-    from dataclasses import replace
-
-    from ..locate.locate import mean_activation
-    from ..sources import builtin_facts
-
-    if baseline == "zero":
-        return config
-    mean = mean_activation(wrapped, [fact.prompt for fact in builtin_facts()[::10]])
-    return replace(config, attribution=replace(config.attribution, baseline=mean))
-
-
-def _asked_fact(name: str) -> dict:
-    from ..facts import fill
+def _prompts_of_fact(name: str):
+    from ..locate.fact_prompts import FactPrompts
     from ..sources import find_fact
 
-    fact = find_fact(name)
-    return {
-        "prompts": [fill(template, fact.subject) for template in (fact.template, *fact.paraphrases)],
-        "heldout": [fill(template, fact.subject) for template in fact.heldout],
-        "target": fact.target,
-        "subject": fact.subject,
-        "relation": fact.relation,
-    }
+    return FactPrompts.of_fact(find_fact(name))
 
 
-def _asked_prompt(
-    prompt: str, target: str | None, subject: str | None, paraphrases: list[str], heldout: list[str]
-) -> dict:
-    """A fact in the user's own words; with a subject and nothing held out, the last paraphrase is."""
+def _prompts_in_words(prompt: str, target: str | None, subject: str | None, paraphrases: list[str], heldout: list[str]):
     from ..errors import InputError
-    from ..facts import SLOT, fill, templated
-    from ..sources import builtin_facts
+    from ..locate.fact_prompts import FactPrompts
 
     if target is None:
         raise InputError("a PROMPT needs --target, the answer whose neurons are wanted")
-    if subject is None:
-        if any(SLOT in text for text in (prompt, *paraphrases, *heldout)):
-            raise InputError(f"a prompt with {SLOT} needs --subject, which takes its place")
-        filled = lambda text: text  # noqa: E731
-    else:
-        filled = lambda text: fill(templated(text, subject), subject)  # noqa: E731
-        if paraphrases and not heldout:
-            paraphrases, heldout = paraphrases[:-1], paraphrases[-1:]
-    same = [f for f in builtin_facts() if subject and f.subject == subject and f.target == target]
-    return {
-        "prompts": [filled(text) for text in (prompt, *paraphrases)],
-        "heldout": [filled(text) for text in heldout],
-        "target": target,
-        "subject": subject,
-        "relation": same[0].relation if same else None,
-    }
+    return FactPrompts.in_words(prompt, target, subject, paraphrases, heldout)
 
 
-def _run(wrapped, asked: dict, negatives: list[str], config, draws: int, seed: int, seconds: dict) -> dict:
-    from tqdm.auto import tqdm
-
+def _locate_one(
+    prompts, negatives: list[str], config, draws: int, seed: int, name: str, dtype, device, trust_remote_code: bool
+) -> dict:
     from ..locate.locate import locate_prompts
     from ..locate.neuron_kinds import ControlPool
-    from ..locate.proof import prove
+    from ..locate.proof import prove_located
     from ..sources import builtin_facts
 
-    for text in (*asked["prompts"], *asked["heldout"]):  # a mistyped one is said before anything is computed
-        wrapped.query(text, asked["target"], asked["subject"], chat=config.chat)
+    clock = Clock()
+    model = load(name, dtype, device, trust_remote_code)
+    seconds = {"load": clock.lap()}
+    prompts.check(model, config.chat)  # a mistyped one is said before anything is computed
     for text in negatives:
-        wrapped.encode(text, chat=config.chat)
-    pool = ControlPool(wrapped, builtin_facts())
-    started = time.perf_counter()
-    with tqdm(total=len(asked["prompts"]) + len(negatives), desc="attributing", unit="prompt", leave=False) as bar:
-        found = locate_prompts(
-            wrapped, asked["prompts"], asked["target"], config,
-            subject=asked["subject"], relation=asked["relation"], negatives=negatives, pool=pool,
-            progress=lambda done: bar.update(done - bar.n),
+        model.encode(text, chat=config.chat)
+    pool = ControlPool(model, builtin_facts())
+    with progress("attributing", len(prompts.locating) + len(negatives), "prompt") as step:
+        located = locate_prompts(
+            model, prompts.locating, prompts.target, config, subject=prompts.subject, relation=prompts.relation,
+            negatives=negatives, pool=pool, progress=step,
         )  # fmt: skip
-    seconds["attribution"] = time.perf_counter() - started
-    started = time.perf_counter()
+    seconds["attribution"] = clock.lap()
     proof = None
-    if len(found):
+    if len(located):
         note("proving: suppressing and amplifying, beside random neurons") if sys.stderr.isatty() else None
-        on = asked["heldout"] or asked["prompts"][:1]
-        queries = [wrapped.query(text, asked["target"], asked["subject"], chat=config.chat) for text in on]
-        controls = pool.controls(asked["subject"], asked["target"], asked["relation"])
-        others = {"same_relation": controls.relation, "other_relations": controls.general}
-        proof = prove(wrapped, found, queries, draws=draws, seed=seed, heldout=bool(asked["heldout"]), others=others)
-    seconds["effect"] = time.perf_counter() - started
-    return _record(found, proof, asked, seconds)
+        proof = prove_located(model, located, prompts.heldout, pool=pool, draws=draws, seed=seed)
+    seconds["effect"] = clock.lap()
+    return _record(located, proof, prompts.heldout, seconds)
 
 
-def _record(found, proof, asked: dict, seconds: dict) -> dict:
+def _record(located, proof, heldout, seconds: dict) -> dict:
     """What `--json` prints."""
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     effect = {"suppress": nothing, "amplify": nothing, "control_suppress": nothing, "control_amplify": nothing}
-    neurons = found.as_dict()["neurons"]
     return {
         "schema": SCHEMA,
-        "model": found.model,
-        "weights_hash": found.weights_hash,
-        "prompt": found.prompt,
-        "subject": found.subject,
-        "target": found.target,
-        "probability": found.probability,
-        "method": found.method,
-        "refined_on": found.refined_on,
-        "heldout": asked["heldout"],
-        "negatives": found.negatives,
-        "note": found.note,
-        "neurons": neurons,
-        "completeness": {"max_gap": max(found.gap), "by_layer": list(found.gap)} if found.gap else None,
+        "model": located.model,
+        "weights_hash": located.weights_hash,
+        "prompt": located.prompt,
+        "subject": located.subject,
+        "target": located.target,
+        "probability": located.probability,
+        "method": located.method,
+        "refined_on": located.refined_on,
+        "heldout": list(heldout),
+        "negatives": located.negatives,
+        "note": located.note,
+        "neurons": located.as_dict()["neurons"],
+        "completeness": {"max_gap": max(located.gap), "by_layer": list(located.gap)} if located.gap else None,
         "effect": effect if proof is None else proof.as_dict(),
-        "tests": found.tests,
-        "config": found.config,
+        "tests": located.tests,
+        "config": located.config,
         "seconds": seconds,
     }
 
@@ -269,3 +230,29 @@ def _show_effect(effect: dict, Estimate) -> None:
         suppress, amplify = (Estimate(**changes[w]).text("change") for w in ("suppress", "amplify"))
         n = changes["suppress"]["n"]
         line(f"Other facts, {name.replace('_', ' ')}: suppress {suppress}, amplify {amplify} (n = {n})")
+
+
+def _show_run(run, as_json: bool) -> None:
+    """The summary of many facts."""
+    from ..statistics import Estimate
+
+    summary = run.summary
+    if as_json:
+        print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
+        return
+    with_neurons = summary["records"] - summary["failed"] - summary["empty"]
+    line(
+        f"{summary['records']} facts, {with_neurons} with neurons, {summary['failed']} failed; results in {run.folder}"
+    )
+    proof = summary["proof"]
+    if proof is None:
+        line("No fact has both neurons and a prompt to prove them on.")
+        return
+    line(f"{proof['neurons']:.1f} neurons a fact; mean probability on held-out prompts {proof['probability']:.3f}")
+    for what in ("suppress", "amplify"):
+        located, matched, by_layer = (
+            Estimate(**proof[f"{kind}{what}"]).text("change") for kind in ("", "control_", "layer_control_")
+        )
+        line(f"{what}: located {located}, p = {proof[f'p_{what}']:.3f}")
+        line(f"  random by layer and activation {matched}")
+        line(f"  random by layer {by_layer}")

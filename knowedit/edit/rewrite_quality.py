@@ -6,10 +6,10 @@ ROME's evaluation; beside it stands whether every token of the target would be t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from ..answers import ask
+from ..answers import Answer, ask
 from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
@@ -54,18 +54,43 @@ class RewriteQuality:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Question:
+    """A prompt with two targets; `kind` is "rewrite", "paraphrase" or "neighbour".
+
+    A neighbour's `target_true` is its own right answer.
+    """
+
+    kind: str
+    prompt: str
+    target_true: str
+    target_new: str
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """The prompt with the true and with the new target."""
+        return (self.prompt, self.target_true), (self.prompt, self.target_new)
+
+
 def rewrite_quality(model: Model, facts: Sequence[Fact], heldout: bool = True) -> list[RewriteQuality]:
     """Ask the prompts of `facts` that have a `target_new`; paraphrases are held-out ones too, if `heldout`."""
-    asked, sizes = [], []
-    for fact in facts:
-        paraphrases = paraphrases_of(fact, heldout)
-        asked += [(prompt, fact.target, fact.target_new) for prompt in (fact.prompt, *paraphrases)]
-        asked += [(n.prompt, n.target, fact.target_new) for n in fact.neighbours]
-        sizes.append((len(paraphrases), len(fact.neighbours)))
-    found = iter(contrast(model, asked))
+    questions = [questions_of(fact, heldout) for fact in facts]
+    pairs = [pair for of_fact in questions for question in of_fact for pair in question.pairs]
+    answers = dict(zip(pairs, ask(model, [model.query(*pair) for pair in pairs]), strict=True))
+    return [quality_of(of_fact, answers) for of_fact in questions]
+
+
+def questions_of(fact: Fact, heldout: bool = False) -> list[Question]:
+    """What is asked of `fact`: its prompt, its paraphrases and rephrasings, its neighbours, in this order.
+
+    Held-out templates are among the paraphrases if `heldout`. Raises `InputError` for a fact without `target_new`.
+    """
+    if fact.target_new is None:
+        raise InputError(f"the fact {fact.id or fact.prompt!r} has no target_new, expected the answer that it is given")
     return [
-        RewriteQuality(next(found), tuple(next(found) for _ in range(p)), tuple(next(found) for _ in range(n)))
-        for p, n in sizes
+        Question("rewrite", fact.prompt, fact.target, fact.target_new),
+        *(Question("paraphrase", prompt, fact.target, fact.target_new) for prompt in paraphrases_of(fact, heldout)),
+        *(Question("neighbour", near.prompt, near.target, fact.target_new) for near in fact.neighbours),
     ]
 
 
@@ -75,33 +100,39 @@ def paraphrases_of(fact: Fact, heldout: bool) -> list[str]:
     return [*(fill(template, fact.subject) for template in templates), *fact.rephrasings]
 
 
-def contrast(model: Model, asked: Sequence[tuple[str, str, str]]) -> list[TargetPair]:
-    """Ask prompts, each with its old and its new target: (prompt, target_true, target_new)."""
-    queries = [model.query(prompt, target) for prompt, *targets in asked for target in targets]
-    found = ask(model, queries)
-    pairs = zip(found[::2], found[1::2], strict=True)
-    return [
-        TargetPair(prompt, true.per_token, new.per_token, true.greedy, new.greedy, true.top)
-        for (prompt, *_), (true, new) in zip(asked, pairs, strict=True)
-    ]
+def quality_of(questions: Sequence[Question], answers: Mapping[tuple[str, str], Answer]) -> RewriteQuality:
+    """The answers to a fact's questions, found by their (prompt, target)."""
+    by_kind: dict[str, list[TargetPair]] = {"rewrite": [], "paraphrase": [], "neighbour": []}
+    for question in questions:
+        true, new = (answers[pair] for pair in question.pairs)
+        by_kind[question.kind].append(
+            TargetPair(question.prompt, true.per_token, new.per_token, true.greedy, new.greedy, true.top)
+        )
+    (prompt,) = by_kind["rewrite"]
+    return RewriteQuality(prompt, tuple(by_kind["paraphrase"]), tuple(by_kind["neighbour"]))
 
 
-def rates(found: Sequence[RewriteQuality]) -> dict[str, list[float]]:
-    """Per fact, as in ROME: efficacy, paraphrase and neighbourhood success (by probability, and by first choice)."""
-    if not found:
-        raise InputError("there is nothing to rate: no fact was asked")
-    return {
-        "ES": [float(c.prompt.prefers_new) for c in found],
-        "PS": [_mean([p.prefers_new for p in c.paraphrases]) for c in found],
-        "NS": [_mean([n.prefers_true for n in c.neighbours]) for c in found],
-        "ES_argmax": [float(c.prompt.says_new) for c in found],
-        "PS_argmax": [_mean([p.says_new for p in c.paraphrases]) for c in found],
-        "NS_argmax": [_mean([n.says_true for n in c.neighbours]) for c in found],
-        "EM": [c.prompt.p_new - c.prompt.p_true for c in found],
-        "PM": [_mean([p.p_new - p.p_true for p in c.paraphrases]) for c in found],
-        "NM": [_mean([n.p_true - n.p_new for n in c.neighbours]) for c in found],
-    }
-
-
-def _mean(values: Sequence) -> float:
+def mean_of(values: Sequence[float]) -> float:
+    """The mean, NaN of nothing."""
     return sum(values) / len(values) if values else float("nan")
+
+
+# success, and the magnitude of it, as in ROME: by probability, and whether all tokens of a target are first choices
+RATES: dict[str, Callable[[RewriteQuality], float]] = {
+    "ES": lambda quality: float(quality.prompt.prefers_new),
+    "PS": lambda quality: mean_of([pair.prefers_new for pair in quality.paraphrases]),
+    "NS": lambda quality: mean_of([pair.prefers_true for pair in quality.neighbours]),
+    "ES_argmax": lambda quality: float(quality.prompt.says_new),
+    "PS_argmax": lambda quality: mean_of([pair.says_new for pair in quality.paraphrases]),
+    "NS_argmax": lambda quality: mean_of([pair.says_true for pair in quality.neighbours]),
+    "EM": lambda quality: quality.prompt.p_new - quality.prompt.p_true,
+    "PM": lambda quality: mean_of([pair.p_new - pair.p_true for pair in quality.paraphrases]),
+    "NM": lambda quality: mean_of([pair.p_true - pair.p_new for pair in quality.neighbours]),
+}
+
+
+def rates(qualities: Sequence[RewriteQuality]) -> dict[str, list[float]]:
+    """The `RATES` of each fact, NaN where it has no such prompt."""
+    if not qualities:
+        raise InputError("there is nothing to rate: no fact was asked")
+    return {name: [rate(quality) for quality in qualities] for name, rate in RATES.items()}

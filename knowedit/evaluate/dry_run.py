@@ -39,7 +39,7 @@ def dry_run(study: str, config) -> dict:
     unknown: dict[str, str] = {}
     source = _tried(unknown, "source", lambda: source_of(config))
     model = _tried(unknown, "model", lambda: _model(config))
-    settings = _tried(unknown, "method", lambda: plans.method_settings(config, model)) or {}
+    settings = _tried(unknown, "method", lambda: plans.method_settings(config, model)) or {"name": config.method}
     facts = [] if source is None else plans.chosen_facts(config, source)
     plan = plans.plan(config, source, facts, model)
     shape = None if model is None else _shape(config, model)
@@ -54,7 +54,7 @@ def dry_run(study: str, config) -> dict:
         "skipped": None if source is None else _skipped(plans, source),
         "format": None if source is None else source.format,
         "model": shape,
-        "method": {"name": config.method, **settings},
+        "method": settings,
         "passes": None if passes is None else _with_total(passes),
         "memory": None if shape is None else _with_total({"weights": shape["bytes"], **plan["memory"]}),
         "unknown": unknown,

@@ -4,12 +4,15 @@ attribution        `knowedit.attribute`: integrated gradients of every neuron, i
 integration_path   the points between baseline and activation, and their quadrature
 quadrature         Gauss-Legendre, Riemann and other rules
 scaled_answers     what is attributed: the answer's score with activations scaled
+baseline           where the paths start: zero, or the mean activation
 captum_engine      the same attributions by captum, as an independent check
 rankings           the baselines: activation × gradient, contribution, random
+refinement         from the scores of several prompts to the neurons that they share
 neurons            `Neuron`, `NeuronSet`
 locate             `knowedit.locate_fact`: from a fact's prompts to its neurons
+fact_prompts       which prompts of a fact locate, and which only prove
 proof              `knowedit.prove`: suppressed and amplified on held-out prompts, against matched random sets
-neuron_kinds       the control sets of proofs
+neuron_kinds       what a neuron answers to, and the known facts that tell it
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +21,7 @@ from ..lazy import exports
 
 if TYPE_CHECKING:
     from .attribution import Attribution as Attribution, attribute_many as attribute_many
-    from .locate import mean_activation as mean_activation
+    from .baseline import mean_activation as mean_activation
     from .proof import Proof as Proof
     from .rankings import RANKINGS as RANKINGS
 else:

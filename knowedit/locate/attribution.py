@@ -26,6 +26,7 @@ from ..models.adapter import Model
 from ..models.passes.objective import KINDS, Objective
 from ..models.passes.replay import record
 from ..prompts import Prompt, Query
+from .baseline import BASELINES, baseline_tensor
 from .integration_path import IntegrationPath, Node
 from .quadrature import RULES, rule
 
@@ -41,11 +42,12 @@ class AttributionConfig:
     - `of`: the F that is attributed: `probability`, `log_probability`, `logit`, or `logit_difference` to `foil`.
     - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"` (Gauss-Legendre, refined
       where the layer's gap exceeds `tolerance`, in units of F).
-    - `baseline`: `"zero"`, or a tensor (n_layers, n_neurons) such as `mean_activation` gives.
+    - `baseline`: `"zero"`, `"mean"` (over built-in prompts), or a tensor (n_layers, n_neurons) such as
+      `mean_activation` gives.
     - `position`: `"read"`, `"lookup"`, or a token index of the prompt.
     - `joint`: for targets of several tokens, scale all read positions together and attribute the product of the
       conditional probabilities; otherwise each token is attributed at its own read position and scores are averaged.
-    - `row_limit`: row-layers alive at once; None chooses some from the size of the weights.
+    - `row_limit`: row-layers alive at once; None derives it from the size of the weights.
     - `engine`: `sweep`, or `captum` as a slow reference.
     """
 
@@ -81,10 +83,17 @@ class AttributionConfig:
             raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
         if self.row_limit is not None and (not isinstance(self.row_limit, int) or self.row_limit < 1):
             raise InputError(f"the row limit is {self.row_limit!r}, expected at least 1 row-layer")
-        if not isinstance(self.baseline, Tensor) and self.baseline != "zero":
-            raise InputError(f"baseline {self.baseline!r} is not 'zero' or a tensor; `mean_activation` makes one")
+        if not isinstance(self.baseline, Tensor) and self.baseline not in BASELINES:
+            raise InputError(
+                f"the baseline is {self.baseline!r}, expected 'zero', 'mean' or a tensor as `mean_activation` gives it"
+            )
         if self.of == "logit_difference" and self.foil is None:
             raise InputError("a logit difference needs a foil: the answer that the target is compared with")
+
+    @property
+    def baseline_name(self) -> str:
+        """`zero`, `mean` or `tensor`."""
+        return self.baseline if isinstance(self.baseline, str) else "tensor"
 
 
 @dataclass(frozen=True)
@@ -131,8 +140,8 @@ def attribute(
 
     ```python
     model = knowedit.load("smollm2-135m")
-    found = knowedit.attribute(model, "The Eiffel Tower is located in the city of", "Paris")
-    found.scores.flatten().topk(5)
+    attribution = knowedit.attribute(model, "The Eiffel Tower is located in the city of", "Paris")
+    attribution.scores.flatten().topk(5)
     ```
 
     Raises `InputError` for an unusable prompt, target or option.
@@ -215,17 +224,12 @@ def make_path(model: Model, ids, positions, reads, objectives, config: Attributi
     """Record `ids` from the first position that is altered on, and lay the paths of all layers through it."""
     recording = record(model, ids, start=min(positions))
     offset = recording.start
-    baseline = config.baseline
-    if isinstance(baseline, str):
-        baseline = torch.zeros(model.n_layers, model.n_neurons)
-    elif tuple(baseline.shape) != (model.n_layers, model.n_neurons):
-        raise InputError(f"the baseline is {tuple(baseline.shape)}, expected {(model.n_layers, model.n_neurons)}")
     return IntegrationPath(
         recording,
         [p - offset for p in positions],
         [r - offset for r in reads],
         objectives,
-        baseline,
+        baseline_tensor(model, config.baseline),
         config.row_limit or _budget(model, recording),
     )
 
@@ -295,23 +299,23 @@ def _quadrature(path: IntegrationPath, config: AttributionConfig) -> tuple[Tenso
     auto = config.nodes == "auto"
     alphas, weights = rule(config.quadrature, AUTO_NODES if auto else config.nodes)
     clean = path.clean
-    wanted = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
+    open_segments = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
     done: list[list[_Segment]] = [[] for _ in range(n_layers)]
     spent = [0] * n_layers
     for _ in range(MAX_ROUNDS):
-        _evaluate(path, wanted, alphas, weights)
-        for segment in wanted:
+        _evaluate(path, open_segments, alphas, weights)
+        for segment in open_segments:
             done[segment.layer].append(segment)
             spent[segment.layer] += len(alphas)
-        wanted = []
+        open_segments = []
         for layer in range(n_layers) if auto else ():
             if sum(s.gap for s in done[layer]) <= config.tolerance:
                 continue
             # refine where the gap sits, leave what already has less than its share of the tolerance
             share = config.tolerance / (2 * len(done[layer]))
-            wanted += [part for s in done[layer] if s.gap > share for part in s.split(config.tolerance)]
+            open_segments += [part for s in done[layer] if s.gap > share for part in s.split(config.tolerance)]
             done[layer] = [s for s in done[layer] if s.gap <= share]
-        if not wanted:
+        if not open_segments:
             break
     scores = torch.stack([sum(s.scores for s in segments) for segments in done])
     return scores, [min(segments, key=lambda s: s.lo).f_lo for segments in done], spent

@@ -24,7 +24,7 @@ from ..models.passes.sweep import chunks, counts, sweep
 class Node:
     """One row: point `alpha` on the path of `layer`, its gradient to be added to sum `segment` with `weight`.
 
-    Without a weight only F is wanted there.
+    Without a weight only F is computed there.
     """
 
     layer: int
@@ -78,10 +78,10 @@ class IntegrationPath:
         values: dict[Node, float] = {}
         sums: dict[int, Tensor] = {}
         with frozen(self.model):
-            for wanted, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
-                some = sorted(n for n in nodes if bool(n.weight) == wanted)
-                for part in chunks([n.layer for n in some], self.model.n_layers, budget):
-                    self._integrate(some[part], wanted, values, sums)
+            for gradient, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
+                rows = sorted(n for n in nodes if bool(n.weight) == gradient)
+                for part in chunks([n.layer for n in rows], self.model.n_layers, budget):
+                    self._integrate(rows[part], gradient, values, sums)
         return values, sums
 
     def _integrate(self, nodes: list[Node], gradient: bool, values: dict[Node, float], sums: dict[int, Tensor]) -> None:

@@ -1,24 +1,24 @@
-"""From a fact to its neurons: score every prompt, keep what is coarse, refine over paraphrases, label what is left."""
+"""From a fact to its neurons: score every prompt, refine over the paraphrases, describe the neurons that are left."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..facts import Fact, fill
 from ..models.adapter import Model
-from ..models.passes.replay import record
 from ..progress import Progress, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
 from .attribution import Attribution, AttributionConfig, attribute
-from .neuron_kinds import ControlPool, Controls, kinds
-from .neurons import KINDS, Neuron, NeuronSet, adjusted_p, coarse, shared, vocabulary
+from .baseline import with_baseline
+from .neuron_kinds import ControlPool, kinds
+from .neurons import KINDS, Neuron, NeuronSet, vocabulary
 from .rankings import RANKINGS, rank
+from .refinement import Refinement, refine
 from .scaled_answers import ScaledAnswers
 
 
@@ -28,7 +28,7 @@ class LocateConfig:
 
     - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates.
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
-    - `most`: keep at most so many neurons, the strongest.
+    - `most`: the largest number of neurons that are kept, the strongest.
     - `layers`: locate in these layers only.
     - `drop`: kinds to leave out of the set, `("general",)` for instance.
     - `chat`: ask through the tokenizer's chat template.
@@ -57,16 +57,31 @@ class LocateConfig:
             if kind not in KINDS:
                 raise InputError(f"no kind is called {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")
         if self.most is not None and self.most < 1:
-            raise InputError(f"at most {self.most!r} neurons were asked for, expected 1 or more")
+            raise InputError(f"most is {self.most!r}, expected a number of neurons from 1 on")
 
     def as_dict(self) -> dict:
         """For JSON: a baseline tensor is only named."""
-        record = asdict(self)
-        if not isinstance(self.attribution.baseline, str):
-            record["attribution"]["baseline"] = "tensor"
+        record = asdict(replace(self, attribution=replace(self.attribution, baseline="zero")))
+        record["attribution"]["baseline"] = self.attribution.baseline_name
         for name in ("layers", "drop"):
             record[name] = None if record[name] is None else list(record[name])
         return record
+
+
+@dataclass(frozen=True)
+class PromptScores:
+    """The scores of all neurons for one prompt and its target.
+
+    - `text`: the prompt as it was given; `query`: the same with its target, as tokens.
+    - `scores`: (n_layers, n_neurons); `attribution`: what they come from, where the method is `ig`.
+    - `answers`: the target's probability, as it is and with neurons scaled.
+    """
+
+    text: str
+    query: Query
+    scores: Tensor
+    answers: ScaledAnswers
+    attribution: Attribution | None
 
 
 def locate_fact(
@@ -81,14 +96,13 @@ def locate_fact(
 ) -> NeuronSet:
     """The neurons with which `model` recalls `fact`.
 
-    The fact's template and paraphrases locate them; its held-out templates are not looked at. `negatives` are prompts
-    about something else: what is coarse for them, for the answer that the model itself gives there, is removed.
-    `pool` holds the controls that tell the neurons' kinds (the built-in facts by default). `progress` counts prompts,
-    negatives too.
+    The fact's template and paraphrases locate them; its held-out templates play no part. `negatives` are prompts about
+    something else: neurons that are coarse there, for the model's own answer, are removed. `pool` holds the controls
+    that tell the neurons' kinds (the built-in facts by default). `progress` counts prompts, negatives too.
 
     Raises `InputError` for prompts and targets that cannot be used.
     """
-    found = locate_prompts(
+    located = locate_prompts(
         model,
         [fill(template, fact.subject) for template in (fact.template, *fact.paraphrases)],
         fact.target,
@@ -100,7 +114,7 @@ def locate_fact(
         weights_hash=weights_hash,
         progress=progress,
     )
-    return replace(found, fact=fact.id)
+    return replace(located, fact=fact.id)
 
 
 def locate_prompts(
@@ -116,135 +130,157 @@ def locate_prompts(
     weights_hash: str | None = None,
     progress: Progress = silent,
 ) -> NeuronSet:
-    """As `locate_fact`, for prompts in so many words: the first is the fact, the others refine it."""
+    """The neurons that the prompts of one fact share, as `locate_fact` returns them; the first prompt is the fact's."""
     config = config or LocateConfig()
+    scoring = replace(config, attribution=with_baseline(model, config.attribution))
+    scored = score_prompts(model, prompts, target, scoring, subject=subject, progress=progress)
+    others = score_negatives(model, negatives, scoring, progress=lambda done: progress(len(prompts) + done))
+    return describe(
+        model, scored, config, target=target, subject=subject, relation=relation, negatives=others, pool=pool,
+        weights_hash=weights_hash,
+    )  # fmt: skip
+
+
+def score_prompts(
+    model: Model,
+    prompts: Sequence[str],
+    target: str,
+    config: LocateConfig,
+    *,
+    subject: str | None = None,
+    progress: Progress = silent,
+) -> list[PromptScores]:
+    """The scores of all neurons for each of the prompts, which one `target` answers."""
+    if not prompts:
+        raise InputError("there is no prompt to locate neurons with; give one that the target continues")
     for layer in config.layers or ():
         model.check_layer(layer)
-    found = []
+    scored = []
     for prompt in prompts:
-        found.append(_score(model, model.query(prompt, target, subject, chat=config.chat), config))
-        progress(len(found))
-    sets = [coarse(f.scores, config.t, config.layers) for f in found]
-    p = adjusted_p(sets, config.p) if config.adjust else config.p
-    rates = shared(sets, p)
-    removed = set()
-    for done, prompt in enumerate(negatives, len(prompts) + 1):
-        scores = _score(model, _own_answer(model, prompt, config), config).scores
-        removed |= set(coarse(scores, config.t, config.layers)) & set(rates)
-        progress(done)
-    chosen = sorted((s for s in rates if s not in removed), key=lambda s: -_mean(found, s))
+        scored.append(_score(model, prompt, model.query(prompt, target, subject, chat=config.chat), config))
+        progress(len(scored))
+    return scored
+
+
+def score_negatives(
+    model: Model, prompts: Sequence[str], config: LocateConfig, *, progress: Progress = silent
+) -> list[PromptScores]:
+    """The scores for each of the prompts, whose target is the model's own first choice."""
+    scored = []
+    for prompt in prompts:
+        scored.append(_score(model, prompt, _own_answer(model, prompt, config), config))
+        progress(len(scored))
+    return scored
+
+
+def describe(
+    model: Model,
+    scored: Sequence[PromptScores],
+    config: LocateConfig,
+    *,
+    target: str,
+    subject: str | None = None,
+    relation: str | None = None,
+    fact: str | None = None,
+    negatives: Sequence[PromptScores] = (),
+    pool: ControlPool | None = None,
+    weights_hash: str | None = None,
+) -> NeuronSet:
+    """The neurons that scored prompts share, with their kinds and words: the second half of `locate_prompts`."""
+    refined = refine(
+        [prompt.scores for prompt in scored], config.t, config.p, adjust=config.adjust, layers=config.layers,
+        negatives=[prompt.scores for prompt in negatives],
+    )  # fmt: skip
     controls = (pool or ControlPool(model, builtin_facts())).controls(subject, target, relation)
-    neurons = [n for n in _describe(model, found, rates, chosen, controls) if n.kind not in config.drop]
-    main = found[0]
+    first = scored[0]
+    sites = list(refined.scores)
+    activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
+    labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
+    neurons = tuple(
+        _neuron(model, site, scored, refined, activation, kind)
+        for site, activation, kind in zip(sites, activations, labels, strict=True)
+        if kind not in config.drop
+    )
     return NeuronSet(
         model=model.name,
         weights_hash=weights_hash or model.weights_hash(),
-        prompt=prompts[0],
+        prompt=first.text,
         target=target,
-        neurons=tuple(neurons[: config.most]),
-        probability=main.response.probability,
+        neurons=neurons[: config.most],
+        probability=first.answers.probability,
         method=config.method,
         subject=subject,
+        fact=fact,
         relation=relation,
-        refined_on=tuple(prompts),
-        negatives=tuple(negatives),
-        gap=tuple(main.attribution.gap.tolist()) if main.attribution else (),
-        tests={"p": p, "controls": controls.counts()},
+        refined_on=tuple(prompt.text for prompt in scored),
+        negatives=tuple(prompt.text for prompt in negatives),
+        gap=tuple(first.attribution.gap.tolist()) if first.attribution else (),
+        tests={"p": refined.p, "controls": controls.counts()},
         config=config.as_dict(),
-        note=_note(model, sets, rates, removed, neurons, p, main.response, config),
+        note=_note(model, refined, neurons, first.answers, config),
     )
 
 
-@dataclass
-class _Found:
-    """One prompt's scores."""
-
-    scores: Tensor
-    response: ScaledAnswers
-    attribution: Attribution | None
-
-
-def _score(model: Model, query: Query, config: LocateConfig) -> _Found:
+def _score(model: Model, text: str, query: Query, config: LocateConfig) -> PromptScores:
     if config.method == "ig":
         attribution = attribute(model, query, config=config.attribution)
-        return _Found(attribution.scores, ScaledAnswers(model, query), attribution)
-    return _Found(
-        rank(model, query, method=config.method, config=config.attribution), ScaledAnswers(model, query), None
-    )
+        return PromptScores(text, query, attribution.scores, ScaledAnswers(model, query), attribution)
+    scores = rank(model, query, method=config.method, config=config.attribution)
+    return PromptScores(text, query, scores, ScaledAnswers(model, query), None)
 
 
 def _own_answer(model: Model, prompt: str, config: LocateConfig) -> Query:
-    """A negative prompt with the model's own first choice as target."""
+    """A prompt with the model's own first choice as target."""
     encoded = model.encode(prompt, chat=config.chat)
     mask = model.tokenizer.mask_token_id if model.masked else None
     top = ScaledAnswers(model, with_target_ids(encoded, (encoded.ids[-1],), mask)).top
     return with_target_ids(encoded, (top,), mask)
 
 
-def _mean(found: list[_Found], site: tuple[int, int]) -> float:
-    return sum(f.scores[site].item() for f in found) / len(found)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
-def _describe(
-    model: Model, found: list[_Found], rates: dict, chosen: list[tuple[int, int]], controls: Controls
-) -> list[Neuron]:
-    activations = [sum(f.response.activations[site].item() for f in found) / len(found) for site in chosen]
-    labels = kinds(model, chosen, activations, found[0].response.query.target_ids[0], controls)
-    neurons = []
-    for site, activation, kind in zip(chosen, activations, labels, strict=True):
-        promotes, suppresses = vocabulary(model, *site, sign=activation)
-        spans = [f.attribution.span[site[0]].item() for f in found if f.attribution]
-        neurons.append(
-            Neuron(
-                layer=site[0],
-                index=site[1],
-                score=_mean(found, site),
-                share=_mean(found, site) / (sum(spans) / len(spans)) if spans and sum(spans) else None,
-                prompts=rates[site],
-                activation=activation,
-                kind=kind,
-                promotes=promotes,
-                suppresses=suppresses,
-            )
-        )
-    return neurons
+def _neuron(
+    model: Model,
+    site: tuple[int, int],
+    scored: Sequence[PromptScores],
+    refined: Refinement,
+    activation: float,
+    kind: str,
+) -> Neuron:
+    promotes, suppresses = vocabulary(model, *site, sign=activation)
+    spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]
+    score = refined.scores[site]
+    return Neuron(
+        layer=site[0],
+        index=site[1],
+        score=score,
+        share=score / _mean(spans) if spans and sum(spans) else None,
+        prompts=refined.rates[site],
+        activation=activation,
+        kind=kind,
+        promotes=promotes,
+        suppresses=suppresses,
+    )
 
 
 def _note(
-    model: Model,
-    sets: list,
-    rates: dict,
-    removed: set,
-    neurons: list,
-    p: float,
-    response: ScaledAnswers,
-    config: LocateConfig,
+    model: Model, refined: Refinement, neurons: Sequence[Neuron], answers: ScaledAnswers, config: LocateConfig
 ) -> str | None:
     """Why a set is empty, or what to think of when reading it."""
     if not neurons:
-        if not any(sets):
+        if not any(refined.coarse):
             return "no neuron raises this target's probability for any of the prompts"
-        if not rates:
+        if not refined.rates:
             return (
-                f"no neuron is coarse for {p:.0%} of the {len(sets)} prompts: the paraphrases share none; lower p or t"
+                f"no neuron is coarse for {refined.p:.0%} of the {len(refined.coarse)} prompts: the paraphrases share "
+                "none; lower p or t"
             )
-        if removed and len(removed) == len(rates):
+        if not refined.scores:
             return "every neuron that the paraphrases share is also coarse for a negative prompt"
-        return f"every neuron found is of a kind that was to be left out ({', '.join(config.drop)})"
-    if not response.known:
-        top = model.tokenizer.decode([response.top])
+        return f"every neuron that was located is of a kind to leave out ({', '.join(config.drop)})"
+    if not answers.known:
+        top = model.tokenizer.decode([answers.top])
         return f"the model does not know this fact: its first choice is {top!r}, not the target"
     return None
-
-
-def mean_activation(model: Model, texts: Sequence[str]) -> Tensor:
-    """The mean of every neuron over all tokens of `texts` but their first: a baseline, (n_layers, n_neurons)."""
-    if not texts:
-        raise InputError("a mean activation needs at least one text")
-    total, tokens = torch.zeros(model.n_layers, model.n_neurons, dtype=torch.float64), 0
-    for text in texts:
-        neurons = record(model, model.encode(text).ids).neurons
-        kept = torch.stack([n[1:].double().cpu() for n in neurons])
-        total += kept.sum(1)
-        tokens += kept.shape[1]
-    return (total / max(tokens, 1)).float()

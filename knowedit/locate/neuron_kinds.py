@@ -15,6 +15,7 @@ facts that the model knows (the target is its top token), by default built-in on
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from .scaled_answers import ScaledAnswers
 
 DROP = 0.1
 CONTROLS = 8  # of each sort
+KEPT = 256  # controls whose keys and values are held, for the next facts
 
 
 @dataclass(frozen=True)
@@ -41,46 +43,68 @@ class Controls:
 
 
 class ControlPool:
-    """Facts that can serve as controls on one model, run when first asked for and kept."""
+    """Facts that can serve as controls on one model, run when they are first needed; the last `KEPT` are kept.
 
-    def __init__(self, model: Model, facts: Sequence[Fact]):
+    `spare` facts are taken where the model knows too few of `facts`.
+    """
+
+    def __init__(self, model: Model, facts: Sequence[Fact], spare: Sequence[Fact] = ()):
         self.model = model
-        self.facts = facts
-        self._responses: dict[str, ScaledAnswers | None] = {}
+        self._groups = [
+            [(fact, {answer.casefold() for answer in (fact.target, *fact.aliases)}) for fact in group]
+            for group in (facts, spare)
+        ]
+        self._asked: OrderedDict[tuple[str, str], ScaledAnswers] = OrderedDict()
+        self._unknown: set[tuple[str, str]] = set()
 
     def controls(self, subject: str | None, target: str, relation: str | None, n: int = CONTROLS) -> Controls:
         """Up to `n` controls of each sort for a fact; the same ones every time."""
-        others = [f for f in self.facts if f.subject != subject]
-        same = {target.casefold()}
-        answer = [f for f in others if same & _answers(f)]
-        rest = [f for f in others if not same & _answers(f)]
-        return Controls(
-            general=self._known([f for f in rest if f.relation != relation], n),
-            relation=self._known([f for f in rest if relation is not None and f.relation == relation], n),
-            answer=self._known(answer, n),
-        )
+        answer = target.casefold()
+        candidates: dict[str, list[list[Fact]]] = {"general": [], "relation": [], "answer": []}
+        for group in self._groups:
+            for facts in candidates.values():
+                facts.append([])
+            for fact, answers in group:
+                if fact.subject == subject:
+                    continue
+                if answer in answers:
+                    candidates["answer"][-1].append(fact)
+                elif fact.relation != relation:
+                    candidates["general"][-1].append(fact)
+                elif relation is not None:
+                    candidates["relation"][-1].append(fact)
+        return Controls(**{sort: self._known(groups, n) for sort, groups in candidates.items()})
 
-    def _known(self, facts: list[Fact], n: int) -> tuple[ScaledAnswers, ...]:
+    def _known(self, groups: list[list[Fact]], n: int) -> tuple[ScaledAnswers, ...]:
         """The first `n` facts that the model knows, in a shuffled order that is always the same."""
-        found = []
-        for fact in random.Random(0).sample(facts, min(len(facts), 4 * n)):
-            response = self._response(fact)
-            if response is not None and response.known:
-                found.append(response)
-            if len(found) == n:
-                break
-        return tuple(found)
+        known: list[ScaledAnswers] = []
+        for facts in groups:
+            for fact in random.Random(0).sample(facts, min(len(facts), 4 * n)):
+                if len(known) == n:
+                    return tuple(known)
+                answers = self._ask(fact)
+                if answers is not None:
+                    known.append(answers)
+        return tuple(known)
 
-    def _response(self, fact: Fact) -> ScaledAnswers | None:
-        """The fact, asked once; None where this tokenizer has no token for its target."""
-        if fact.prompt not in self._responses:
+    def _ask(self, fact: Fact) -> ScaledAnswers | None:
+        """The fact as a control; None where the model does not know it or its tokenizer does not know the target."""
+        key = fact.prompt, fact.target
+        if key in self._unknown:
+            return None
+        if key not in self._asked:
             try:
-                query = self.model.query(fact.prompt, fact.target, fact.subject)
+                answers = ScaledAnswers(self.model, self.model.query(fact.prompt, fact.target, fact.subject))
             except InputError:
-                self._responses[fact.prompt] = None
-            else:
-                self._responses[fact.prompt] = ScaledAnswers(self.model, query)
-        return self._responses[fact.prompt]
+                answers = None
+            if answers is None or not answers.known:
+                self._unknown.add(key)
+                return None
+            self._asked[key] = answers
+            if len(self._asked) > KEPT:
+                self._asked.popitem(last=False)
+        self._asked.move_to_end(key)
+        return self._asked[key]
 
 
 def kinds(
@@ -90,8 +114,8 @@ def kinds(
     rates = {name: _rates(getattr(controls, name), neurons) for name in ("general", "relation", "answer")}
     labels = []
     for i, (neuron, activation) in enumerate(zip(neurons, activations, strict=True)):
-        mine = {name: None if rate is None else rate[i] for name, rate in rates.items()}
-        labels.append(_kind(model, neuron, activation, target_id, mine))
+        own_rates = {name: None if rate is None else rate[i] for name, rate in rates.items()}
+        labels.append(_kind(model, neuron, activation, target_id, own_rates))
     return labels
 
 
@@ -106,16 +130,12 @@ def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: i
     return "fact"
 
 
-def _rates(responses: Sequence[ScaledAnswers], neurons: Sequence[tuple[int, int]]) -> list[float] | None:
-    if not responses:
+def _rates(controls: Sequence[ScaledAnswers], neurons: Sequence[tuple[int, int]]) -> list[float] | None:
+    """The share of controls to which each neuron matters; None without controls."""
+    if not controls:
         return None
     hits = [0] * len(neurons)
-    for response in responses:
-        left = response.scaled([[neuron] for neuron in neurons], 0.0)
-        for i, p in enumerate(left):
-            hits[i] += p <= (1 - DROP) * response.probability
-    return [n / len(responses) for n in hits]
-
-
-def _answers(fact: Fact) -> set[str]:
-    return {answer.casefold() for answer in (fact.target, *fact.aliases)}
+    for control in controls:
+        for i, p in enumerate(control.scaled([[neuron] for neuron in neurons], 0.0)):
+            hits[i] += p <= (1 - DROP) * control.probability
+    return [n / len(controls) for n in hits]

@@ -1,15 +1,12 @@
-"""Neurons: chosen from scores, kept as a value, read as words.
+"""Located neurons: kept as a value, saved as JSON, and read as words.
 
-*Coarse* neurons of a prompt score at least t times the prompt's largest score. *Refined* neurons of a fact are coarse
-for at least a share p of its prompts (Dai et al. 2022, section 3.2). What a neuron says is read off its value vector,
-the column of the down-projection that it scales.
+What a neuron says is read off its value vector, the column of the down-projection that it scales.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -55,8 +52,8 @@ class Neuron:
 class NeuronSet:
     """The located neurons of one fact, strongest first, and what they were located with.
 
-    Iterating gives (layer, index) pairs, which is what `suppress`, `amplify` and `prove` take. `note` says in words
-    why a set is empty or doubtful. Saved as JSON with the hash of the model's weights.
+    Iterating gives (layer, index) pairs, which `suppress`, `amplify` and `prove` take. `note` says in words why a set
+    is empty or doubtful. It is saved as JSON with the hash of the model's weights.
     """
 
     model: str
@@ -97,57 +94,38 @@ class NeuronSet:
     def load(cls, path: str | Path, model: Model | None = None) -> NeuronSet:
         """Read what `save` wrote; with `model` given, raise `DataError` if it was located on other weights."""
         try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            if record.pop("schema", None) != SCHEMA:
-                raise DataError(f"{str(path)!r} is not a neuron set of schema {SCHEMA}; locate the fact again")
-            record["neurons"] = tuple(
+            located = cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise DataError(f"cannot read the neuron set {str(path)!r}: {error.strerror}") from None
+        except ValueError as error:
+            raise DataError(f"{str(path)!r} is damaged ({error}); locate the fact again") from None
+        except DataError as error:
+            raise DataError(f"{str(path)!r}: {error}") from None
+        if model is not None:
+            for site in located:
+                model.check_neuron(*site)
+            if model.weights_hash() != located.weights_hash:
+                raise DataError(
+                    f"{str(path)!r} was located on other weights than those of {model.name}; locate it again"
+                )
+        return located
+
+    @classmethod
+    def from_dict(cls, record: dict) -> NeuronSet:
+        """Read what `as_dict` returned. Raises `DataError` for anything else."""
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            raise DataError(f"this is no neuron set of schema {SCHEMA}; locate the fact again")
+        try:
+            values = {name: value for name, value in record.items() if name != "schema"}
+            values["neurons"] = tuple(
                 Neuron(**{**n, "promotes": tuple(n["promotes"]), "suppresses": tuple(n["suppresses"])})
                 for n in record["neurons"]
             )
             for name in ("refined_on", "negatives", "gap"):
-                record[name] = tuple(record[name])
-            found = cls(**record)
-        except OSError as error:
-            raise DataError(f"cannot read the neuron set {str(path)!r}: {error.strerror}") from None
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{str(path)!r} is damaged ({error}); locate the fact again") from None
-        if model is not None:
-            for site in found:
-                model.check_neuron(*site)
-            if model.weights_hash() != found.weights_hash:
-                raise DataError(
-                    f"{str(path)!r} was located on other weights than those of {model.name}; locate it again"
-                )
-        return found
-
-
-def coarse(scores: Tensor, t: float, layers: Sequence[int] | None = None) -> dict[tuple[int, int], float]:
-    """Neurons whose score is at least `t` times the largest, of all layers or of `layers`, with their scores."""
-    if layers is not None:
-        kept = torch.zeros(len(scores), 1)
-        kept[list(layers)] = 1
-        scores = scores * kept
-    peak = scores.max()
-    if not peak > 0:
-        return {}
-    chosen = (scores >= t * peak).nonzero().tolist()
-    return {(layer, index): scores[layer, index].item() for layer, index in chosen}
-
-
-def shared(sets: Sequence[dict[tuple[int, int], float]], p: float) -> dict[tuple[int, int], float]:
-    """Neurons that are in at least a share `p` of the coarse sets, with that share."""
-    counted = Counter(site for found in sets for site in found)
-    return {site: n / len(sets) for site, n in counted.items() if n >= p * len(sets) - 1e-9}
-
-
-def adjusted_p(sets: Sequence[dict[tuple[int, int], float]], p: float) -> float:
-    """Dai et al.'s adjustment: move p by 0.05, up to six times, towards 2 to 5 neurons."""
-    for _ in range(6):
-        n = len(shared(sets, p))
-        if 2 <= n <= 5:
-            break
-        p = round(p + (0.05 if n > 5 else -0.05), 2)
-    return p
+                values[name] = tuple(values[name])
+            return cls(**values)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"the neuron set is damaged ({error}); locate the fact again") from None
 
 
 @torch.no_grad()
@@ -160,10 +138,10 @@ def vocabulary(
     """
     model.check_neuron(layer, index)
     value = model.down_weight(layer)[:, index].to(model.device) * (1.0 if sign >= 0 else -1.0)
-    odd = read_values(model, value[None])
+    direction = read_values(model, value[None])
     with align_module_device(model.unembedding):
         weight = model.unembedding.weight
-        logits = torch.nn.functional.linear(odd.to(weight), weight)[0]
+        logits = torch.nn.functional.linear(direction.to(weight), weight)[0]
     promoted, suppressed = logits.topk(n).indices.tolist(), (-logits).topk(n).indices.tolist()
     words = [tuple(model.tokenizer.decode([i]) for i in ids) for ids in (promoted, suppressed)]
     return words[0], words[1]

@@ -1,9 +1,9 @@
 """Do the located neurons make the answer? Suppress and amplify them on held-out prompts, beside matched random ones.
 
 For every held-out prompt the target's probability is measured with the neurons at the read position multiplied by
-0 and by 2. The controls are random sets with the same number of neurons in each layer: once matched by layer only,
-once by layer *and* activation (same stratum of |activation| in its layer, averaged over the prompts). The match is
-reported, since a strong neuron has few equals.
+0 and by 2. The controls are random sets with the same number of neurons in each layer: one kind is matched by layer
+only, the other by layer *and* activation (same stratum of |activation| in its layer, averaged over the prompts). The
+match is reported, since a strong neuron has few equals.
 
 Under the hypothesis that the located neurons are nothing special among those of their strata, they are one more
 draw, so p = (1 + draws at least as extreme) / (1 + draws). Over several facts the draws are taken fact by fact and
@@ -12,8 +12,8 @@ the ratio of means (Dai et al. 2022) of each round of draws is compared with tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -22,12 +22,16 @@ from ..errors import InputError
 from ..models.adapter import Model
 from ..prompts import Query
 from ..statistics import Estimate, estimate, log_odds, mean_of_ratios, monte_carlo_p, ratio_of_means
+from .neuron_kinds import ControlPool
+from .neurons import NeuronSet
 from .scaled_answers import ScaledAnswers
 
-SUPPRESS, AMPLIFY = 0.0, 2.0
+FACTORS = {"suppressed": 0.0, "amplified": 2.0}
 LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on
 LEVEL, MATTERS = 0.05, 0.1  # significant: p at most LEVEL, and a change of at least MATTERS of the probability
 FIRST_STRATUM = 32  # neurons; each further stratum, of weaker ones, is twice as large
+
+Sites = Sequence[tuple[int, int]]  # (layer, index)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Effect:
     `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean
     |activation| of the located neurons, and of the draws matched by layer and by activation. `specificity`: before,
     suppressed and amplified probabilities of other facts' targets, by sort of control. `recalled`: share of prompts
-    whose target is the model's first choice.
+    whose target is the model's first choice. `rivals`: by name, suppressed and amplified (prompts,) probabilities with
+    other sets of neurons.
     """
 
     before: np.ndarray
@@ -48,6 +53,7 @@ class Effect:
     neurons: int
     specificity: dict[str, dict[str, np.ndarray]]
     recalled: float
+    rivals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         """For JSON; `from_dict` reads it back."""
@@ -113,6 +119,41 @@ class Proof:
         return asdict(self)
 
 
+def prove_located(
+    model: Model,
+    located: NeuronSet,
+    heldout: Sequence[str],
+    *,
+    pool: ControlPool,
+    draws: int = 200,
+    seed: int = 0,
+) -> Proof:
+    """The proof of located neurons on `heldout` prompts; without any, on the prompt that located them."""
+    effect = measure_located(model, located, heldout or [located.prompt], pool=pool, draws=draws, seed=seed)
+    return summarise([effect], heldout=bool(heldout))
+
+
+def measure_located(
+    model: Model,
+    located: NeuronSet,
+    prompts: Sequence[str],
+    *,
+    pool: ControlPool,
+    draws: int = 200,
+    seed: int = 0,
+    rivals: Mapping[str, Sites] | None = None,
+) -> Effect:
+    """The raw effect of located neurons on their target after `prompts`, and on the known facts of `pool`."""
+    chat, subject = located.config.get("chat", False), located.subject
+    queries = [  # a rephrasing may name the subject in other words
+        model.query(prompt, located.target, subject if subject and subject in prompt else None, chat=chat)
+        for prompt in prompts
+    ]
+    controls = pool.controls(subject, located.target, located.relation)
+    others = {"same_relation": controls.relation, "other_relations": controls.general}
+    return measure(model, located, queries, draws=draws, seed=seed, others=others, rivals=rivals)
+
+
 def prove(
     model: Model,
     neurons: Iterable[tuple[int, int]],
@@ -121,7 +162,7 @@ def prove(
     draws: int = 200,
     seed: int = 0,
     heldout: bool = True,
-    others: dict[str, Sequence[ScaledAnswers]] | None = None,
+    others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
 ) -> Proof:
     """Measure what `neurons` do to the target on `prompts`, which should not have located them (else `heldout=False`).
 
@@ -138,33 +179,36 @@ def measure(
     *,
     draws: int = 200,
     seed: int = 0,
-    others: dict[str, Sequence[ScaledAnswers]] | None = None,
+    others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
+    rivals: Mapping[str, Sites] | None = None,
 ) -> Effect:
-    """The raw effect of `neurons` on the target of `prompts`, with controls."""
+    """The raw effect of `neurons` on the target of `prompts`, with controls.
+
+    `rivals`, by name, are other sets of neurons to measure beside them.
+    """
     located = [model.check_neuron(*site) for site in neurons]
     if not located:
         raise InputError("there are no neurons to prove; locate some first")
     if not prompts:
         raise InputError("a proof needs at least one prompt, best one that was not used to locate")
     if draws < 1:
-        raise InputError(f"a proof needs random draws to compare with, {draws!r} were asked for; give 200 or more")
-    responses = [ScaledAnswers(model, query) for query in prompts]
-    activations = sum(r.activations.abs() for r in responses) / len(responses)
+        raise InputError(f"draws is {draws!r}, expected a number of random sets to compare with, such as 200")
+    answers = [ScaledAnswers(model, query) for query in prompts]
+    activations = sum(prompt.activations.abs() for prompt in answers) / len(answers)
     rng = np.random.default_rng(seed)
-    by_activation = draw(located, activations, draws, rng, strata=True)
-    by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, strata=False)
-    changed = {
-        factor: _scaled(responses, [located, *by_activation, *by_layer], factor) for factor in (SUPPRESS, AMPLIFY)
-    }
-    cut = 1 + draws
-    drawn = {factor: values.mean(0) for factor, values in changed.items()}
+    by_activation = draw(located, activations, draws, rng, by_activation=True)
+    by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, by_activation=False)
+    rivals = rivals or {}
+    sets = [located, *by_activation, *by_layer, *map(list, rivals.values())]
+    scaled = {what: _scaled(answers, sets, factor) for what, factor in FACTORS.items()}  # (prompts, sets)
+    activation_sets, layer_sets = slice(1, 1 + draws), slice(1 + draws, len(sets) - len(rivals))
     return Effect(
-        before=np.array([r.probability for r in responses]),
-        suppressed=changed[SUPPRESS][:, 0],
-        amplified=changed[AMPLIFY][:, 0],
+        before=np.array([prompt.probability for prompt in answers]),
+        suppressed=scaled["suppressed"][:, 0],
+        amplified=scaled["amplified"][:, 0],
         control={
-            "activation": {"suppressed": drawn[SUPPRESS][1:cut], "amplified": drawn[AMPLIFY][1:cut]},
-            "layer": {"suppressed": drawn[SUPPRESS][cut:], "amplified": drawn[AMPLIFY][cut:]},
+            kind: {what: values.mean(0)[chosen] for what, values in scaled.items()}
+            for kind, chosen in (("activation", activation_sets), ("layer", layer_sets))
         },
         match={
             "located": _strength(activations, [located]),
@@ -172,8 +216,12 @@ def measure(
             "drawn_by_layer": _strength(activations, by_layer),
         },
         neurons=len(located),
-        specificity={name: _specificity(found, located) for name, found in (others or {}).items() if found},
-        recalled=float(np.mean([r.known for r in responses])),
+        specificity={name: _specificity(facts, located) for name, facts in (others or {}).items() if facts},
+        recalled=float(np.mean([prompt.known for prompt in answers])),
+        rivals={
+            name: {what: values[:, i] for what, values in scaled.items()}
+            for i, name in enumerate(rivals, len(sets) - len(rivals))
+        },
     )
 
 
@@ -181,23 +229,21 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
     """The proof over several facts, or over the prompts of a single one."""
     if not effects:
         raise InputError("there is nothing to summarise: no fact had neurons")
-    one = len(effects) == 1
+    single = len(effects) == 1
 
-    def units(pick) -> np.ndarray:  # by fact, or by prompt where there is one fact
-        return pick(effects[0]) if one else np.array([pick(e).mean() for e in effects])
+    def units(what: str) -> np.ndarray:  # by fact, or by prompt where there is one fact
+        return getattr(effects[0], what) if single else np.array([getattr(e, what).mean() for e in effects])
 
-    before, suppressed, amplified = (units(pick) for pick in (_before, _suppressed, _amplified))
+    before, suppressed, amplified = (units(what) for what in ("before", "suppressed", "amplified"))
     controls = {
-        (kind, what): _round_changes(effects, kind, what)
-        for kind in ("activation", "layer")
-        for what in ("suppressed", "amplified")
+        (kind, what): _round_changes(effects, kind, what) for kind in ("activation", "layer") for what in FACTORS
     }
     fall, rise = _change(before, suppressed), _change(before, amplified)
     p_suppress = monte_carlo_p(fall, controls["activation", "suppressed"], "less")
     p_amplify = monte_carlo_p(rise, controls["activation", "amplified"], "greater")
     recalled = float(np.mean([e.recalled for e in effects]))
     return Proof(
-        unit="prompts" if one else "facts",
+        unit="prompts" if single else "facts",
         heldout=heldout,
         facts=len(effects),
         draws=min(len(e.control["activation"]["suppressed"]) for e in effects),
@@ -208,8 +254,8 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         amplify=ratio_of_means(before, amplified),
         suppress_ratios=mean_of_ratios(before, suppressed),
         amplify_ratios=mean_of_ratios(before, amplified),
-        suppress_log_odds=estimate(np.mean, (units(lambda e: log_odds(e.suppressed) - log_odds(e.before)),)),
-        amplify_log_odds=estimate(np.mean, (units(lambda e: log_odds(e.amplified) - log_odds(e.before)),)),
+        suppress_log_odds=_log_odds_change(effects, "suppressed"),
+        amplify_log_odds=_log_odds_change(effects, "amplified"),
         control_suppress=estimate(np.mean, (controls["activation", "suppressed"],)),
         control_amplify=estimate(np.mean, (controls["activation", "amplified"],)),
         layer_control_suppress=estimate(np.mean, (controls["layer", "suppressed"],)),
@@ -233,11 +279,14 @@ def strata(activations: Tensor) -> np.ndarray:
 
 
 def draw(
-    located: Sequence[tuple[int, int]], activations: Tensor, draws: int, rng: np.random.Generator, *, strata: bool
+    located: Sites, activations: Tensor, draws: int, rng: np.random.Generator, *, by_activation: bool
 ) -> list[list[tuple[int, int]]]:
     """Random sets with as many neurons in each layer (and stratum) as `located`, none of them located."""
+    labels = {
+        layer: strata(activations[layer]) if by_activation else np.zeros(len(activations[layer]), dtype=int)
+        for layer, _ in located
+    }
     cells: dict[tuple[int, int], list[int]] = {}
-    labels = {layer: _labels(activations[layer], strata) for layer, _ in located}
     for layer, index in located:
         cells.setdefault((layer, labels[layer][index]), []).append(index)
     sets: list[list[tuple[int, int]]] = [[] for _ in range(draws)]
@@ -247,45 +296,34 @@ def draw(
             choices = np.setdiff1d(np.arange(len(labels[layer])), indices)
         if len(choices) < len(indices):
             raise InputError(f"{len(indices)} neurons of layer {layer} leave too few others to draw from")
-        for chosen in sets:
-            chosen.extend((layer, int(i)) for i in rng.choice(choices, len(indices), replace=False))
+        for neurons in sets:
+            neurons.extend((layer, int(i)) for i in rng.choice(choices, len(indices), replace=False))
     return sets
 
 
-def _labels(activations: Tensor, wanted: bool) -> np.ndarray:
-    return strata(activations) if wanted else np.zeros(len(activations), dtype=int)
+def _scaled(answers: Sequence[ScaledAnswers], sets: Sequence[Sites], factor: float) -> np.ndarray:
+    return np.stack([prompt.scaled(sets, factor) for prompt in answers])
 
 
-def _scaled(responses: Sequence[ScaledAnswers], sets, factor: float) -> np.ndarray:
-    return np.stack([response.scaled(sets, factor) for response in responses])
-
-
-def _strength(activations: Tensor, sets) -> float:
+def _strength(activations: Tensor, sets: Sequence[Sites]) -> float:
     return float(np.mean([[activations[site].item() for site in neurons] for neurons in sets]))
 
 
-def _specificity(responses: Sequence[ScaledAnswers], located) -> dict[str, np.ndarray]:
+def _specificity(answers: Sequence[ScaledAnswers], located: Sites) -> dict[str, np.ndarray]:
     return {
-        "before": np.array([r.probability for r in responses]),
-        "suppressed": _scaled(responses, [located], SUPPRESS)[:, 0],
-        "amplified": _scaled(responses, [located], AMPLIFY)[:, 0],
+        "before": np.array([fact.probability for fact in answers]),
+        **{what: _scaled(answers, [located], factor)[:, 0] for what, factor in FACTORS.items()},
     }
-
-
-def _before(effect: Effect) -> np.ndarray:
-    return effect.before
-
-
-def _suppressed(effect: Effect) -> np.ndarray:
-    return effect.suppressed
-
-
-def _amplified(effect: Effect) -> np.ndarray:
-    return effect.amplified
 
 
 def _change(before: np.ndarray, after: np.ndarray) -> float:
     return float((after.mean() - before.mean()) / before.mean())
+
+
+def _log_odds_change(effects: Sequence[Effect], what: str) -> Estimate:
+    """The mean change of log-odds over facts, or over prompts where there is one fact."""
+    changes = [log_odds(getattr(e, what)) - log_odds(e.before) for e in effects]
+    return estimate(np.mean, (changes[0] if len(effects) == 1 else np.array([change.mean() for change in changes]),))
 
 
 def _round_changes(effects: Sequence[Effect], kind: str, what: str) -> np.ndarray:
@@ -300,10 +338,14 @@ def _specificities(effects: Sequence[Effect]) -> dict[str, dict[str, Estimate]]:
     """By sort of control the ratio of means over other facts, or over the averages of several located facts."""
     result = {}
     for name in sorted({name for e in effects for name in e.specificity}):
-        mine = [e.specificity[name] for e in effects if name in e.specificity]
-        arrays = mine[0] if len(mine) == 1 else {k: np.array([m[k].mean() for m in mine]) for k in mine[0]}
+        measured = [e.specificity[name] for e in effects if name in e.specificity]
+        values = (
+            measured[0]
+            if len(measured) == 1
+            else {what: np.array([fact[what].mean() for fact in measured]) for what in measured[0]}
+        )
         result[name] = {
-            "suppress": ratio_of_means(arrays["before"], arrays["suppressed"]),
-            "amplify": ratio_of_means(arrays["before"], arrays["amplified"]),
+            "suppress": ratio_of_means(values["before"], values["suppressed"]),
+            "amplify": ratio_of_means(values["before"], values["amplified"]),
         }
     return result

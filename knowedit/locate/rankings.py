@@ -53,16 +53,14 @@ def rank(
     return torch.stack(scores).mean(0)
 
 
-def ranking_passes(method: str, nodes: int | str, layers: Sequence[int] | None, model: Model | None) -> int:
-    """How many sequences run through the model to score the neurons of `layers` (all) for one prompt.
+def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) -> int:
+    """Sequences that run through the model to score one prompt: the prompt itself, and for `ig` the rows of its paths.
 
-    Each node of an integral is a row a layer, forward and backward. A model that is out of reach (None) counts as one
-    layer.
+    `layers` are those in which neurons are located; None counts one, where the model is not known.
     """
     if method != "ig":
         return 1
-    n_layers = 1 if model is None else len(layers or range(model.n_layers))
-    return 1 + n_layers * (AUTO_NODES if nodes == "auto" else nodes)
+    return 1 + (AUTO_NODES if nodes == "auto" else nodes) * (1 if layers is None else len(layers))
 
 
 def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
         CardConfig as CardConfig,
         card as card,
         cards as cards,
-        read_located as read_located,
     )
     from .shared_neurons import PolysemanticityConfig as PolysemanticityConfig, polysemanticity as polysemanticity
     from .sparsity import (

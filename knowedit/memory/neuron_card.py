@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..errors import DataError, InputError
+from ..errors import InputError
 from ..locate.neurons import Neuron, NeuronSet, vocabulary
 from ..locate.scaled_answers import ScaledAnswers
 from ..models.adapter import Model
@@ -141,8 +140,7 @@ def cards(
     """The cards of some neurons, by one pass over a corpus.
 
     `source` is that of `scan`, or a scan that is there already; `located` are the neurons of facts, as `locate_fact`
-    makes them and `read_located` reads them. `progress` counts tokens. Raises `InputError` for neurons that are not
-    there and what `scan` raises.
+    returns them. `progress` counts tokens. Raises `InputError` for neurons that are not there and what `scan` raises.
     """
     config = config or CardConfig()
     neurons = [model.check_neuron(*site) for site in neurons]
@@ -154,26 +152,6 @@ def cards(
             model, source, layers=layers, tokens=config.tokens, top=config.texts, seed=config.seed, progress=progress
         )
     return tuple(_card(model, layer, index, source, config, located) for layer, index in neurons)
-
-
-def read_located(folder: str | Path, weights_hash: str | None = None) -> tuple[NeuronSet, ...]:
-    """The neurons of all facts in the folder of a `knowedit locate --facts … --out` run.
-
-    Raises `InputError` for a folder that is none, and `DataError` for damaged files and for neurons located on other
-    weights than those with `weights_hash`.
-    """
-    folder = Path(folder)
-    files = sorted((folder / "neurons").glob("*.json"))
-    if not files:
-        raise InputError(
-            f"{str(folder)!r} holds no located neurons (neurons/*.json); give the folder that "
-            "`knowedit locate --facts` wrote with --out"
-        )
-    found = tuple(NeuronSet.load(file) for file in files)
-    for file, one in zip(files, found, strict=True):
-        if weights_hash is not None and one.weights_hash != weights_hash:
-            raise DataError(f"{str(file)!r} was located on other weights than this model's; locate it again")
-    return found
 
 
 def _card(model: Model, layer: int, index: int, found: ActivationScan, config: CardConfig, located) -> Card:

@@ -31,7 +31,7 @@ from ..edit.rewrite_quality import RewriteQuality, rewrite_quality
 from ..errors import InputError, ModelError
 from ..facts import Fact
 from ..locate.attribution import AttributionConfig, attribute
-from ..locate.neurons import coarse
+from ..locate.refinement import coarse
 from ..locate.scaled_answers import ScaledAnswers
 from ..models.adapter import Model
 from ..models.expansion import PARTS, projections

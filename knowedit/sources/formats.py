@@ -18,16 +18,22 @@ from .ripple import knowedit, mquake, rippleedits
 
 @dataclass(frozen=True)
 class Format:
-    """A format: `known_by` are fields that only its records have; `read` makes facts of record `index`."""
+    """A format of records.
+
+    - `known_by`: fields that only its records have.
+    - `read`: makes facts of record `index`.
+    - `metrics`: those of `bench edit` that are measured for this format alone.
+    """
 
     known_by: tuple[str, ...]
     read: Callable[[Fields, int], Iterator[Fact | Skip]]
+    metrics: tuple[str, ...] = ()
 
 
 FORMATS = {
     "counterfact": Format(("requested_rewrite", "neighborhood_prompts"), counterfact),
     "counterfact-lite": Format(("rephrase_prompt", "locality_prompt", "locality_ground_truth"), counterfact_lite),
-    "zsre": Format(("src", "rephrase", "loc"), zsre),
+    "zsre": Format(("src", "rephrase", "loc"), zsre, metrics=("Efficacy", "Paraphrase", "Specificity")),
     "mquake": Format(("requested_rewrite", "questions", "new_answer"), mquake),
     "rippleedits": Format(("edit", "Logical_Generalization"), rippleedits),
     "relations": Format(("prompt_templates", "samples"), relations),

@@ -11,6 +11,9 @@ from support.commands import HOSTILE, fails
 from support.tiny import hf, tokenizer
 from support.trained import facts, trained
 
+from knowedit.evaluate.neurons.study import NeuronStudy
+from knowedit.evaluate.runs.folder import RunFolder
+
 NEEDED = {
     "schema", "model", "prompt", "target", "probability", "neurons", "completeness", "effect", "seconds",
 }  # fmt: skip
@@ -61,24 +64,66 @@ def write_facts(path):
     return str(path)
 
 
-def test_a_file_of_facts_is_located_and_resumed(run, tmp_path):
+def many(source, out, *arguments):
+    return ("locate", "--facts", source, "--out", str(out), "--draws", "20", "--nodes", "8", *arguments)
+
+
+def untimed(folder):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(folder).rows()]
+
+
+def test_a_file_of_facts_is_a_run_that_resumes(run, tmp_path):
     source, out = write_facts(tmp_path / "facts.jsonl"), tmp_path / "run"
-    command = ("locate", "--facts", source, "--out", str(out), "--draws", "20", "--nodes", "8")
-    status, text, _ = run(*command)
-    assert status == 0 and "4 facts" in text
-    done = sorted(p.name for p in (out / "effects").iterdir())
-    assert done == ["home%2Fquill.json", "home%2Fzarn.json", "work%2Fquill.json", "work%2Fzarn.json"]
-    before = (out / "summary.json").read_text()
-    kept = out / "effects" / done[0]
-    stamp = kept.stat().st_mtime_ns
-    (out / "effects" / done[1]).unlink()  # as if the run had been cut off here
-    status, text, _ = run(*command, "--json")
-    assert status == 0 and json.loads(text) == json.loads(before)
-    assert (out / "summary.json").read_text() == before
-    assert kept.stat().st_mtime_ns == stamp
-    fails(run(*command, "--t", "0.3"), "another run", "config")
-    kept.write_text(kept.read_text()[:50])
-    fails(run(*command), kept.name, "damaged")
+    status, text, err = run(*many(source, out))
+    assert status == 0 and "4 facts, 4 with neurons, 0 failed" in text and "random by layer and activation" in text, err
+    rows, summary = untimed(out), RunFolder(out).summary
+    assert [row["id"] for row in rows] == [fact.id for fact in facts()[:4]]
+    assert summary["proof"]["suppress"]["value"] < 0 and summary["proof"]["facts"] == 4
+    fails(run(*many(source, out)), "holds a run already", "--resume")
+    fails(run(*many(source, out, "--resume", "--t", "0.3")), "config.locate.t 0.2", "asked for is 0.3")
+    path = out / "records.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:2]))  # as if it had been cut off here
+    (out / "summary.json").unlink()
+    status, text, _ = run(*many(source, out, "--resume", "--json"))
+    assert status == 0 and json.loads(text)["proof"] == summary["proof"]
+    assert untimed(out) == rows
+    path.write_text("{\n" + path.read_text())
+    fails(run(*many(source, out, "--resume")), "line 1", "damaged")
+
+
+def test_the_proof_of_a_fact_is_the_same_alone_and_in_a_file(run, tmp_path):
+    fact = facts()[0]
+    source = write_facts(tmp_path / "facts.jsonl")
+    assert run(*many(source, tmp_path / "run", "--limit", "2"))[0] == 0
+    row = next(row for row in untimed(tmp_path / "run") if row["id"] == fact.id)
+    texts = [flag for text in fact.paraphrases for flag in ("--paraphrase", text)]
+    texts += [flag for text in fact.heldout for flag in ("--heldout", text)]
+    status, out, err = run(
+        "locate", fact.template, "--target", fact.target, "--subject", fact.subject, *texts, "--draws", "20",
+        "--nodes", "8", "--json",
+    )  # fmt: skip
+    alone = json.loads(out)
+    assert status == 0, err
+    assert [(n["layer"], n["index"], n["score"]) for n in alone["neurons"]] == [
+        (n["layer"], n["index"], n["score"]) for n in row["located"]["neurons"]
+    ]
+    before, suppressed = (sum(row["proof"][what]) for what in ("before", "suppressed"))
+    assert alone["effect"]["suppress"]["value"] == pytest.approx(suppressed / before - 1)
+    assert alone["effect"]["match"]["drawn"] == row["proof"]["match"]["drawn"]
+
+
+def test_shards_of_located_facts_are_merged(run, tmp_path):
+    source = write_facts(tmp_path / "facts.jsonl")
+    assert run(*many(source, tmp_path / "whole"))[0] == 0
+    parts = [str(tmp_path / f"part{i}") for i in (1, 2)]
+    for i, part in enumerate(parts, 1):
+        assert run(*many(source, part, "--shard", f"{i}/2"))[0] == 0
+    status, _, err = run("merge", *parts, "--out", str(tmp_path / "merged"), model=None)
+    assert status == 0, err
+    assert sorted(untimed(tmp_path / "merged"), key=lambda row: row["id"]) == sorted(
+        untimed(tmp_path / "whole"), key=lambda row: row["id"]
+    )
+    assert RunFolder(tmp_path / "merged").summary["proof"] == RunFolder(tmp_path / "whole").summary["proof"]
 
 
 def test_probe_says_what_the_model_knows(run, tmp_path):
@@ -224,25 +269,22 @@ def test_help_is_quick_to_import():
 
 
 def test_an_interrupt_keeps_what_is_done(run, tmp_path, monkeypatch):
-    import knowedit.cli.locate_many as many
-
     source, out = write_facts(tmp_path / "facts.jsonl"), tmp_path / "run"
-    command = ("locate", "--facts", source, "--out", str(out), "--draws", "20", "--nodes", "8")
-    whole, calls = many._one, []
+    whole, calls = NeuronStudy.run, []
 
-    def cut(*arguments):
+    def cut(self, batch):
         if len(calls) == 2:
             raise KeyboardInterrupt
-        calls.append(1)
-        return whole(*arguments)
+        calls.append(batch)
+        return whole(self, batch)
 
-    monkeypatch.setattr(many, "_one", cut)
-    status, _, err = run(*command)
+    monkeypatch.setattr(NeuronStudy, "run", cut)
+    status, _, err = run(*many(source, out))
     assert status == 130 and "interrupted" in err
-    assert len(list((out / "effects").iterdir())) == 2
+    assert len(untimed(out)) == 2
     monkeypatch.undo()
-    assert run(*command)[0] == 0
-    assert len(list((out / "effects").iterdir())) == 4
+    assert run(*many(source, out, "--resume"))[0] == 0
+    assert len(untimed(out)) == 4
 
 
 @pytest.mark.usefixtures("default_model", "all_threads")

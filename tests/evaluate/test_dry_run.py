@@ -14,9 +14,10 @@ from knowedit.cli.benchmarks.bench import configured
 from knowedit.evaluate.dry_run import SHAPES, dry_run
 from knowedit.evaluate.edits import study as edit_study
 from knowedit.evaluate.edits.study import EditStudyConfig
-from knowedit.evaluate.neurons import study as neuron_study
-from knowedit.evaluate.neurons.study import NeuronStudyConfig
+from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
+from knowedit.facts import fill
+from knowedit.locate.scaled_answers import ScaledAnswers
 from knowedit.sources import Source, builtin_facts
 from knowedit.sources.formats import FORMATS
 
@@ -48,8 +49,8 @@ SAMPLES = {
     "relations": RELATION,
     "pararel": BAGS,
 }
-PASSES = {  # forward passes before the edit: two targets a prompt, and zsRE's own three questions
-    "counterfact": 2 * 6, "zsre": 2 * 2 + 3, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3,
+PASSES = {  # forward passes before the edit: two targets a prompt, and zsRE's probe of locality
+    "counterfact": 2 * 6, "zsre": 2 * 2 + 1, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3,
 }  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def test_the_published_settings_are_all_there():
     assert methods["ft_gpt2-xl_zsre"]["layer"] == 1 and methods["ft_gpt2-xl_zsre"]["norm_constraint"] is None
     assert methods["ft-l_gpt-j-6b_counterfact"]["norm_constraint"] == 5e-5
     dai = loaded(next(path for path in CONFIGS if "pararel" in path.stem))[1]
-    assert (dai.nodes, dai.t, dai.p, dai.adjust) == (20, 0.2, 0.7, True)
+    assert (dai.locate.attribution.nodes, dai.locate.t, dai.locate.p, dai.locate.adjust) == (20, 0.2, 0.7, True)
 
 
 @pytest.mark.parametrize(
@@ -144,21 +145,23 @@ def test_passes_of_edits_are_those_of_a_run(tmp_path, monkeypatch, homes, sequen
 
 def test_passes_of_neurons_are_those_of_a_run(tmp_path, monkeypatch, homes):
     scaled = []
-    scale = neuron_study.ScaledAnswers.scaled
+    scale = ScaledAnswers.scaled
 
     def counted(self, sets, factor):
-        scaled.append(len(sets))
+        scaled.append((self.query.prompt.text, factor, len(sets)))
         return scale(self, sets, factor)
 
-    monkeypatch.setattr(neuron_study.ScaledAnswers, "scaled", counted)
+    monkeypatch.setattr(ScaledAnswers, "scaled", counted)
     made = Source("made", "facts", source().facts, (), "0" * 64)
-    this = neuron_study.NeuronStudy(NeuronStudyConfig(draws=5), trained(), made)
-    run_study(this, tmp_path / "run", progress=False)
+    run_study(NeuronStudy(NeuronStudyConfig(draws=5), trained(), made), tmp_path / "run", progress=False)
     passes = dry_run("neurons", NeuronStudyConfig(**homes, draws=5))["passes"]
-    held = 6 * 2
-    assert passes["effect"] == held * (1 + 2 * 7) and passes["activation"] == 6 * 3 and passes["known"] == 6
-    assert sum(scaled) <= passes["effect"] - held + passes["specificity"]
-    assert sum(n for n in scaled if n > 1) == passes["effect"] - held
+    heldout = {fill(template, fact.subject) for fact in source().facts for template in fact.heldout}
+    sets = 1 + 1 + 5 + 5  # located, by activation, random by layer and activation, random by layer
+    assert passes["effect"] == 12 * (1 + 2 * sets) and passes["known"] == 6 and passes["locate"] == 18 * (1 + 8 * 3)
+    assert sum(n for text, _, n in scaled if text in heldout) == passes["effect"] - 12
+    # a control is tried with the whole set at both factors, and with each neuron alone for its kind, at 0
+    whole = sum(n for text, factor, n in scaled if text not in heldout and factor == 2.0)
+    assert 0 < 2 * whole <= passes["specificity"]
 
 
 def test_what_the_run_writes_and_measures_beside():

@@ -9,9 +9,11 @@ from support.trained import facts, trained
 
 from knowedit import DataError, Fact, InputError, NeuronSet
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts, mean_activation
+from knowedit.locate.baseline import mean_activation
+from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts
 from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
-from knowedit.locate.neurons import adjusted_p, coarse, shared, vocabulary
+from knowedit.locate.neurons import vocabulary
+from knowedit.locate.refinement import adjusted_p, coarse, shared
 
 NODES = AttributionConfig(nodes=8)
 

@@ -65,11 +65,13 @@ def test_draws_have_the_composition_of_the_located_set():
     activations = torch.randn(3, 300)
     located = [(0, 5), (0, 9), (2, 1)]
     label = {layer: strata(activations[layer]) for layer in range(3)}
-    for chosen in draw(located, activations, 50, np.random.default_rng(0), strata=True):
+    for chosen in draw(located, activations, 50, np.random.default_rng(0), by_activation=True):
         assert not set(chosen) & set(located)
         assert len(set(chosen)) == 3
         assert sorted((a, label[a][i]) for a, i in chosen) == sorted((a, label[a][i]) for a, i in located)
-    layers = [sorted(a for a, _ in s) for s in draw(located, activations, 9, np.random.default_rng(0), strata=False)]
+    layers = [
+        sorted(a for a, _ in s) for s in draw(located, activations, 9, np.random.default_rng(0), by_activation=False)
+    ]
     assert layers == [[0, 0, 2]] * 9
 
 

@@ -10,10 +10,10 @@ from support.tiny import FAMILIES, tiny
 from support.trained import facts, trained
 
 import knowedit
-from knowedit.errors import DataError, InputError
+from knowedit.errors import InputError
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.memory.corpus_scan import scan
-from knowedit.memory.neuron_card import CardConfig, Trigger, card, cards, read_located
+from knowedit.memory.neuron_card import CardConfig, Trigger, card, cards
 
 
 @pytest.mark.covered
@@ -68,31 +68,19 @@ def test_hostile_text_stays_text(tmp_path):
     assert any("script" in t.before + t.token + t.after for t in found.triggers)
 
 
-def test_located_facts_share_their_neurons(tmp_path):
+def test_located_facts_share_their_neurons():
     model = trained()
-    (tmp_path / "neurons").mkdir()
     hashed = model.weights_hash()
-    sets = [
+    located = [
         locate_fact(model, f, LocateConfig(method="gradient", t=0.1, p=0.5), weights_hash=hashed) for f in facts()[:3]
     ]
-    for i, one in enumerate(sets):
-        one.save(tmp_path / "neurons" / f"{i}.json")
-    read = read_located(tmp_path, hashed)
-    assert list(map(list, read)) == list(map(list, sets))
-    site = next(iter(sets[0]))
-    found = card(model, *site, located=read)
-    assert [c.fact for c in found.located] == sorted(
-        (one.fact for one in sets if site in list(one)),
-        key=lambda name: -next(n.score for s in sets if s.fact == name for n in s.neurons if n.site == site),
+    site = next(iter(located[0]))
+    shown = card(model, *site, located=located)
+    assert [company.fact for company in shown.located] == sorted(
+        (neurons.fact for neurons in located if site in list(neurons)),
+        key=lambda name: -next(n.score for s in located if s.fact == name for n in s.neurons if n.site == site),
     )
-    assert found.on_facts.suppressed.n == len(found.located)
-    with pytest.raises(DataError, match="other weights"):
-        read_located(tmp_path, "0" * 64)
-    with pytest.raises(InputError, match="no located neurons"):
-        read_located(tmp_path / "neurons")
-    (tmp_path / "neurons" / "0.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        read_located(tmp_path)
+    assert shown.on_facts.suppressed.n == len(shown.located)
 
 
 def test_controls_are_others_of_the_layer_as_often_active():

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from knowedit.locate.attribution import AttributionConfig, attribute
-from knowedit.locate.neurons import coarse
+from knowedit.locate.refinement import coarse
 from knowedit.recall.flow.knockout import SUBLAYERS
 from knowedit.recall.trace.average import average_traces, token_classes
 from knowedit.recall.trace.exact import Trace, TraceConfig, trace_facts

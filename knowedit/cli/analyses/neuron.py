@@ -94,7 +94,7 @@ def _words(promotes, suppresses) -> None:
 
 
 def _located(folder: Path | None) -> tuple:
-    from ...memory.neuron_card import read_located
+    from ...evaluate.neurons.records import read_located
 
     return () if folder is None else read_located(folder)
 

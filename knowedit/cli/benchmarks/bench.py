@@ -13,9 +13,6 @@ from ...edit.methods.table import METHODS
 from ..shared.options import AsJson, Device, RemoteCode
 from ..shared.output import line, note, print_json, table
 
-UNITS = {"GE": ("bits", 1, 2), "essence": ("nats", 1, 3), "neurons": ("a fact", 1, 1)}  # all else is in percent
-CHECKPOINT = ("ES", "PS", "NS", "Score", "Efficacy", "Paraphrase", "Specificity")  # what a terminal shows of one
-
 app = typer.Typer(
     name="bench", help="Benchmarks: runs over a data set that can be killed and resumed.", no_args_is_help=True,
     rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
@@ -129,8 +126,10 @@ def numbers(what: str, text: str) -> list[int]:
         raise InputError(f"the {what} are {text!r}, expected numbers such as 1,10,100") from None
 
 
-def execute(study: str, config, build, out: Path | None, run: dict, tracker: str | None, dry: bool, as_json: bool):
-    """Run a study into `out`, or say what that would take, and print its summary."""
+def execute(
+    study: str, config, build, out: Path | None, run: dict, tracker: str | None, dry: bool, as_json: bool, show=None
+) -> None:
+    """Run a study into `out`, or say what that would take, and print its summary by `show` (`show_run`)."""
     from ...errors import InputError
     from ...evaluate.dry_run import dry_run
     from ...evaluate.runs.engine import parse_shard, run_study
@@ -159,7 +158,7 @@ def execute(study: str, config, build, out: Path | None, run: dict, tracker: str
     finally:
         if follower is not None:
             follower.finish()
-    show_run(done, as_json)
+    (show or show_run)(done, as_json)
 
 
 def pin_threads(manifest: dict) -> None:
@@ -172,41 +171,34 @@ def pin_threads(manifest: dict) -> None:
 
 
 def show_run(run, as_json: bool) -> None:
+    from ...evaluate.metrics import find_metric
+    from ...report.bench.metric_tables import shown_of
+
     summary = run.summary
     if as_json:
         print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
         return
     before = summary.get("before", {})
-    figures = [(name, figure) for name, figure in summary["metrics"].items() if figure["n"]]
-    columns = ["metric", *(["before", "after"] if before else ["value"]), "95 % interval", "n", "in"]
+    columns = ["metric", *(["before", "after"] if before else ["value"]), "95 % interval", "n", "unit"]
     rows = []
-    for name, figure in figures:
-        first = [_shown(name, before[name]["value"]) if name in before else ""] if before else []
-        interval = "" if figure["low"] is None else " to ".join(_shown(name, figure[end]) for end in ("low", "high"))
-        rows.append([name, *first, _shown(name, figure["value"]), interval, figure["n"], _unit(name)[0]])
+    for name, mean in summary["metrics"].items():
+        if mean["n"]:
+            metric = find_metric(name)
+            first = [metric.text(before.get(name, {}).get("value"))] if before else []
+            interval = "" if mean["low"] is None else f"{metric.text(mean['low'])} to {metric.text(mean['high'])}"
+            rows.append([name, *first, metric.text(mean["value"]), interval, mean["n"], metric.unit])
     table(columns, rows)
     if checkpoints := summary.get("checkpoints"):
-        names = [name for name in CHECKPOINT if any(found["metrics"].get(name) for found in checkpoints.values())]
+        names = shown_of(point["metrics"] for point in checkpoints.values())
         rows = [
-            [edits, *(_shown(name, found["metrics"].get(name, {}).get("value")) for name in names),
-             _shown("perplexity", found["perplexity"])]
-            for edits, found in checkpoints.items()
-        ]  # fmt: skip
-        table(["all so far, after edits", *(f"{name}, %" for name in names), "perplexity, %"], rows)
+            [edits, *(find_metric(name).text(point["metrics"].get(name, {}).get("value")) for name in names)]
+            for edits, point in checkpoints.items()
+        ]
+        table(["all so far, after edits", *(f"{name}, {find_metric(name).unit}" for name in names)], rows)
     line(
         f"{summary['records']} records, {summary['failed']} failed, {summary.get('skipped', 0)} skipped; "
         f"{summary['seconds']:.0f} seconds; in {run.folder}"
     )
-
-
-def _unit(name: str) -> tuple[str, float, int]:
-    """What a figure is shown in, the factor to it, and decimals."""
-    return UNITS.get(name, ("%", 100, 1))
-
-
-def _shown(name: str, value: float | None) -> str:
-    _, factor, decimals = _unit(name)
-    return "" if value is None else f"{factor * value:.{decimals}f}"
 
 
 def _show_plan(plan: dict) -> None:

@@ -28,7 +28,10 @@ def neurons(
     adjust: Annotated[bool | None, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = None,
     most: Annotated[int | None, typer.Option(help="At most so many neurons, the strongest.")] = None,
     prompts: Annotated[int | None, typer.Option(help="Prompts of a fact that locate, at most.")] = None,
-    baselines: Annotated[str | None, typer.Option(help="activation,random or one of them.")] = None,
+    activation: Annotated[
+        bool | None,
+        typer.Option("--activation/--no-activation", help="Also as many neurons by activation, the default."),
+    ] = None,
     draws: Annotated[int | None, typer.Option(help="Random sets a fact.")] = None,
     stability: Annotated[bool | None, typer.Option("--stability", help="Also vary t, p and nodes.")] = None,
     erase: Annotated[bool | None, typer.Option("--erase", help="Also erase each relation.")] = None,
@@ -54,14 +57,17 @@ def neurons(
     """Locate the neurons of each fact, then suppress and amplify them on prompts that played no part."""
     from ...evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 
-    chosen = layer_list(layers)
+    chosen_layers = layer_list(layers)
+    attribution = _given(nodes=int(nodes) if nodes is not None and nodes.isdigit() else nodes)
+    locate = _given(
+        method=method, t=t, p=p, adjust=adjust, most=most, attribution=attribution or None,
+        layers=None if chosen_layers is None else list(chosen_layers),
+    )  # fmt: skip
     given = {
-        "source": source, "model": model, "per_relation": per_relation, "known_only": known_only, "method": method,
-        "nodes": int(nodes) if nodes is not None and nodes.isdigit() else nodes, "t": t, "p": p, "adjust": adjust,
-        "layers": None if chosen is None else list(chosen), "most": most, "prompts": prompts, "draws": draws,
-        "stability": stability, "erase": erase, "batch": batch, "limit": limit, "sample": sample, "seed": seed,
-        "format": format, "revision": revision, "dtype": dtype, "relations": _names(relations),
-        "baselines": _names(baselines),
+        "source": source, "model": model, "relations": _names(relations), "per_relation": per_relation,
+        "known_only": known_only, "locate": locate or None, "prompts": prompts, "draws": draws,
+        "activation": activation, "stability": stability, "erase": erase, "batch": batch, "limit": limit,
+        "sample": sample, "seed": seed, "format": format, "revision": revision, "dtype": dtype,
     }  # fmt: skip
     settings = bench.configured(NeuronStudyConfig(), "neurons", config, given)
     claimed = bench.gpus(device)
@@ -72,3 +78,8 @@ def neurons(
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _given(**settings) -> dict:
+    """The settings that were given as options."""
+    return {name: value for name, value in settings.items() if value is not None}

@@ -34,7 +34,7 @@ def _summary(shards: list, rows) -> dict:
     config = manifest["config"]
     options = tuple(config.get("metrics") or ()), config.get("seed") or 0
     if manifest["study"] == "edit":
-        from ...evaluate.edits.study import summary
+        from ...evaluate.edits.summary import summary
 
         found = summary(rows, *options)
     else:

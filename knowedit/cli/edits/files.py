@@ -110,7 +110,7 @@ def diff(
     """Which prompts does the edited model answer differently? Its first choice before and after, for many facts."""
     from ...edit.apply import stacked
     from ...errors import InputError
-    from ..locate_many import evenly
+    from ...selection import evenly
 
     if not edit:
         raise InputError("name an edit with --edit DIR, the folder that it was saved to")

@@ -75,7 +75,7 @@ def known_facts(model, facts: str, relation: str | None = None, limit: int | Non
     """
     from ...answers import ask_facts
     from ...errors import InputError
-    from ..locate_many import evenly
+    from ...selection import evenly
 
     chosen = choose_facts(facts, relation)
     known = [fact for fact, answer in zip(chosen, ask_facts(model, chosen), strict=True) if answer.known]

@@ -29,7 +29,7 @@ from ...facts import Fact
 from ...locate.locate import LocateConfig, locate_fact
 from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
-from ...locate.rankings import ranking_passes
+from ...locate.rankings import scoring_passes
 from ...models.adapter import Model
 from ...models.passes.replay import record
 from ...progress import counted
@@ -297,9 +297,9 @@ def _passes(
 
 
 def _located(facts: Sequence[Fact], config: LocateConfig, model: Model | None) -> int:
-    return sum(1 + len(fact.paraphrases) for fact in facts) * ranking_passes(
-        config.method, config.attribution.nodes, config.layers, model
-    )
+    layers = None if model is None else config.layers or range(model.n_layers)
+    prompts = sum(1 + len(fact.paraphrases) for fact in facts)
+    return prompts * scoring_passes(config.method, config.attribution.nodes, layers)
 
 
 METHOD = Method(KnowledgeNeuronsConfig, _prepare, passes=_passes)

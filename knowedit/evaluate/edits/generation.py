@@ -8,7 +8,9 @@ questions that follow from it (`portability`, `probe:KIND`), and for the quality
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -21,14 +23,11 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...models.checks import quiet
 from ...models.passes.batches import batches, padded
-from .references import References
 from .row_edits import row_edits
-from .text_metrics import begins_with, generation_entropy, holds
 
 BATCH_ROWS = 32
 ANSWER, QUESTION, CHAT, TEXT = 10, 16, 24, 100  # new tokens; TEXT counts the prompt, as ROME does
 TOP_K = 5  # of the longer text, as in ROME
-LOCALITY = "locality"  # kind of probes that ask for what should not have changed
 
 
 def generate(
@@ -71,66 +70,47 @@ def generate(
     return found
 
 
-def generation_metrics(
-    model: Model,
-    facts: Sequence[Fact],
-    edits: Sequence[Edit | None],
-    *,
-    seed: int = 0,
-    references: References | None = None,
-) -> list[dict[str, float | None]]:
-    """`free_ES`, `free_PS`, `chat_ES`, `portability`, `probe:KIND` and `GE` of each fact under its edit, and `RS` where
-    there are `references`; all in [0, 1] but GE, which is in bits.
+@dataclass(frozen=True)
+class Writing:
+    """What a model wrote about a fact.
 
-    The answer that counts is the fact's `target_new`, for probes any of theirs. A free answer must come at once; under
-    the chat template, and to a question, it may come somewhere in the first words.
+    - `free`: after its prompt and its paraphrases; `chat`: the answer to its prompt under the chat template, if the
+      tokenizer has one; `probes`: after each of its probes.
+    - `texts`: longer ones for its quality, each with the prompt that it goes on from.
     """
-    asked = [_Asked(model, fact) for fact in facts]
-    said = {}
-    for name, tokens, options in (
-        ("free", ANSWER, {}),
-        ("probe", QUESTION, {}),
-        ("chat", CHAT, {"chat": True}),
-        ("text", TEXT, {"top_k": TOP_K, "seed": seed, "total": True}),
-    ):
-        prompts = [(i, prompt) for i, a in enumerate(asked) for prompt in a.prompts[name]]
-        texts = generate(model, [p for _, p in prompts], tokens=tokens, edits=[edits[i] for i, _ in prompts], **options)
-        said[name] = iter(texts)
-    return [_measured(a, said, references) for a in asked]
+
+    free: tuple[str, ...]
+    chat: tuple[str, ...]
+    probes: tuple[str, ...]
+    texts: tuple[str, ...]
 
 
-class _Asked:
-    """What a fact's prompts are, by how they are asked."""
-
-    def __init__(self, model: Model, fact: Fact):
-        self.fact = fact
-        chat = [f'Complete the sentence with a few words: "{fact.prompt}"']
-        self.prompts = {
-            "free": [fact.prompt, *paraphrases_of(fact, heldout=False)],
-            "probe": [probe.prompt for probe in fact.probes],
-            "chat": chat if getattr(model.tokenizer, "chat_template", None) else [],
-            "text": list(fact.generation),
-        }
-
-
-def _measured(asked: _Asked, said: dict[str, Iterator[str]], references: References | None) -> dict[str, float | None]:
-    fact = asked.fact
-    texts = {name: [next(said[name]) for _ in prompts] for name, prompts in asked.prompts.items()}
-    first, *others = (begins_with(text, fact.target_new) for text in texts["free"])
-    found: dict[str, float | None] = {"free_ES": float(first), "free_PS": _mean(others)}
-    found["chat_ES"] = _mean([holds(text, fact.target_new) for text in texts["chat"]])
-    by_kind: dict[str, list[bool]] = {}
-    for probe, text in zip(fact.probes, texts["probe"], strict=True):
-        by_kind.setdefault(probe.kind, []).append(any(holds(text, answer) for answer in probe.answers))
-    found["portability"] = _mean([right for kind, some in by_kind.items() if kind != LOCALITY for right in some])
-    found |= {f"probe:{kind}": _mean(some) for kind, some in by_kind.items()}
-    whole = [f"{prompt}{text}" for prompt, text in zip(fact.generation, texts["text"], strict=True)]
-    found["GE"] = generation_entropy(whole)
-    return found if references is None else {**found, "RS": references.score(whole, fact)}
-
-
-def _mean(values: Sequence[bool]) -> float | None:
-    return sum(values) / len(values) if values else None
+def writings(model: Model, facts: Sequence[Fact], edits: Sequence[Edit | None], *, seed: int = 0) -> list[Writing]:
+    """What the model writes about each fact, under that fact's edit (None: as it is)."""
+    chat = getattr(model.tokenizer, "chat_template", None) is not None
+    prompts = {
+        "free": [[fact.prompt, *paraphrases_of(fact, heldout=False)] for fact in facts],
+        "chat": [[f'Complete the sentence with a few words: "{fact.prompt}"'] if chat else [] for fact in facts],
+        "probes": [[probe.prompt for probe in fact.probes] for fact in facts],
+        "texts": [list(fact.generation) for fact in facts],
+    }
+    options = {
+        "free": {"tokens": ANSWER},
+        "chat": {"tokens": CHAT, "chat": True},
+        "probes": {"tokens": QUESTION},
+        "texts": {"tokens": TEXT, "top_k": TOP_K, "seed": seed, "total": True},
+    }
+    written: dict[str, list[tuple[str, ...]]] = {}
+    for what, by_fact in prompts.items():
+        owners = [i for i, of_fact in enumerate(by_fact) for _ in of_fact]
+        flat = [prompt for of_fact in by_fact for prompt in of_fact]
+        texts = iter(generate(model, flat, edits=[edits[i] for i in owners], **options[what]))
+        written[what] = [tuple(islice(texts, len(of_fact))) for of_fact in by_fact]
+    written["texts"] = [
+        tuple(prompt + text for prompt, text in zip(fact.generation, texts, strict=True))
+        for fact, texts in zip(facts, written["texts"], strict=True)
+    ]
+    return [Writing(*(written[what][i] for what in prompts)) for i in range(len(facts))]
 
 
 def _written(model: Model, rows: Sequence, edits: Sequence[Edit | None], new: int, top_k, draws) -> list[list[int]]:

@@ -12,15 +12,15 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...sources import Source
 from .generation import ANSWER, CHAT, QUESTION, TEXT
-from .metrics import asked_of, zsre_asked
+from .metrics import metrics_of, pairs_of
 from .study import EditStudyConfig, chosen_facts, usable_facts
 
 __all__ = ["chosen_facts", "method_settings", "plan", "usable_facts"]
 
 
 def method_settings(config: EditStudyConfig, model: Model | None) -> dict:
-    """The settings that edits are made with; the method's defaults where the model, which would tell them, is None."""
-    return config_dict(method_config(config.method, config.settings, config.layer, model))
+    """The method's name and settings; its defaults where the model, which would tell them, is None."""
+    return {"name": config.method, **config_dict(method_config(config.method, config.settings, config.layer, model))}
 
 
 def plan(config: EditStudyConfig, source: Source | None, facts: Sequence[Fact], model: Model | None) -> dict:
@@ -43,7 +43,8 @@ def plan(config: EditStudyConfig, source: Source | None, facts: Sequence[Fact], 
 
 def _asked(config: EditStudyConfig, source: Source, facts: Sequence[Fact]) -> dict[str, int]:
     n = len(facts)
-    queries = [2 * len(asked_of(fact)) + (len(zsre_asked(fact)) if source.format == "zsre" else 0) for fact in facts]
+    metrics = metrics_of(source.format)
+    queries = [len(pairs_of(fact, metrics)) for fact in facts]
     passes = {"before": sum(queries), "after": sum(queries)}
     if config.sequential:
         passes["checkpoints"] = sum(sum(queries[:edits]) for edits in config.checkpoints if edits <= n)

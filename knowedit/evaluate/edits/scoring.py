@@ -28,6 +28,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from ...answers import Answer
 from ...edit.edit import Edit
 from ...errors import InputError
 from ...hooks import Enough, ending_early, hooked, on_output
@@ -40,29 +41,6 @@ BATCH_TOKENS = 512  # about: fills the processor, more is not faster
 TREE = 64  # tokens of a tree at most, if it has several sequences: attention is paid for the whole row
 WINDOW, SLACK = 8, 1.1  # trees are packed so many batches at a time; a batch may be so much larger than its share
 LOGIT_ROWS = 64  # rows of logits at once
-
-
-@dataclass(frozen=True)
-class Score:
-    """One target after one prompt: log p of each of its tokens given those before it (nats), and their ranks."""
-
-    log_p: tuple[float, ...]
-    ranks: tuple[int, ...]
-
-    @property
-    def greedy(self) -> bool:
-        """Every token of it is the model's first choice."""
-        return all(rank == 1 for rank in self.ranks)
-
-    @property
-    def nll(self) -> float:
-        """Mean negative log-likelihood of its tokens."""
-        return -sum(self.log_p) / len(self.log_p)
-
-    @property
-    def per_token(self) -> float:
-        """p̃, the geometric mean of its tokens' probabilities."""
-        return math.exp(-self.nll)
 
 
 @dataclass(eq=False)
@@ -93,8 +71,8 @@ def score_edits(
     asked: Sequence[Sequence[tuple[str, str]]],
     *,
     tokens: int = BATCH_TOKENS,
-) -> list[list[Score]]:
-    """Ask each edit its (prompt, target) pairs; None asks the model as it is. Scores come in the order of the pairs.
+) -> list[list[Answer]]:
+    """Ask each edit its (prompt, target) pairs; None asks the model as it is. Answers come in the order of the pairs.
 
     `tokens` is about the size of a batch. Edits may be of any rank and change any layers. Raises `InputError` where
     there are not as many lists of pairs as edits, for prompts and targets that `query` refuses or that are longer than
@@ -112,9 +90,9 @@ def score_edits(
     return [[_collect(found, i, j, query) for j, query in enumerate(some)] for i, some in enumerate(queries)]
 
 
-def _collect(found: dict, i: int, j: int, query: Query) -> Score:
+def _collect(found: dict, i: int, j: int, query: Query) -> Answer:
     reads = [found[i, j, step] for step in range(len(query.target_ids))]
-    return Score(tuple(log_p for log_p, _ in reads), tuple(rank for _, rank in reads))
+    return Answer(tuple(log_p for log_p, _ in reads), tuple(rank for _, rank in reads))
 
 
 def _sequences(model: Model, queries: list[list[Query]], owners: list[int]) -> list[_Sequence]:

@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from ...answers import Answer
 from ...edit.apply import apply, unedited
 from ...edit.delta import LowRank
 from ...edit.edit import Edit, check_request, make_edit
@@ -27,15 +28,16 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...selection import Known, choose, known_to
 from ...sources import Source
+from ...statistics import Estimate
 from ..runs.study import FactStudy, error_line
 from .drift import Drift
-from .generation import generation_metrics
-from .metrics import asked_of, check_metric, record_metrics, summarise, zsre_asked, zsre_metrics
+from .generation import Writing, writings
+from .metrics import Observation, check_metric, measure, metrics_of, pairs_of
 from .references import References, read_references
-from .scoring import Score, score_edits
-from .summary import summary
+from .scoring import score_edits
+from .summary import summarise, summary
 
-Metrics = dict[str, float | None]
+Answers = dict[tuple[str, str], Answer]
 NOTES = ("steps", "probability", "clamped", "k_C_inv_k", "shared", "others")  # of an edit, kept in its record
 
 
@@ -113,6 +115,7 @@ class EditStudy(FactStudy):
         super().__init__(config, model, source)
         self.references = references or _references(config)
         self.drift = Drift(model)
+        self.metrics = metrics_of(self.source.format)
         self.sequential = config.sequential
         self.skipped += _without_new_target(self.source)
         self.method = find_method(config.method)
@@ -172,52 +175,31 @@ class EditStudy(FactStudy):
         edits = self._editor(facts)
         edited = time.perf_counter()
         n = len(facts)
-        metrics = self._ask([None] * n + edits, [*facts, *facts])
-        scored = time.perf_counter()
+        answers = self._answers([None] * n + edits, [*facts, *facts])
+        answered = time.perf_counter()
         drifts = self._drifts(facts, edits)
-        writing = zip(self._written(facts, [None] * n), self._written(facts, edits), strict=True)
         notes = {edit: _notes(edit) for edit in edits}
+        wrote_before, wrote_after = (self._writings(facts, of_facts) for of_facts in ([None] * n, edits))
         rows = [
             {
                 **_about(fact),
-                "before": {**before, **written_before},
-                "after": {**after, **drift, **written_after},
-                "perplexity": rise,
+                "before": self._measured(fact, answers[i], wrote_before[i]),
+                "after": self._measured(fact, answers[n + i], wrote_after[i], **drifts[i]),
                 "edit": notes[edit],
             }
-            for fact, edit, before, after, (rise, drift), (written_before, written_after) in zip(
-                facts, edits, metrics[:n], metrics[n:], drifts, writing, strict=True
-            )
+            for i, (fact, edit) in enumerate(zip(facts, edits, strict=True))
         ]
         done = time.perf_counter()
-        seconds = {"edit": (edited - start) / n, "score": (scored - edited) / n, "other": (done - scored) / n}
+        seconds = {"edit": (edited - start) / n, "score": (answered - edited) / n, "other": (done - answered) / n}
         return [{**row, "seconds": seconds} for row in rows]
-
-    def _written(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[Metrics]:
-        """What is measured of free writing."""
-        if not self.settings.generate:
-            return [{} for _ in facts]
-        return generation_metrics(self.model, facts, edits, seed=self.settings.seed, references=self.references)
-
-    def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[tuple[float | None, Metrics]]:
-        """Relative rise of perplexity, and drift of the essence."""
-        if not self.settings.perplexity:
-            return [(None, {}) for _ in facts]
-        essences = self.drift.essence(facts, edits)
-        unique = list(dict.fromkeys(edits))
-        rises = dict(zip(unique, self.drift.perplexity(unique), strict=True))
-        return [
-            (rises[edit], {} if essence is None else {"essence": essence})
-            for edit, essence in zip(edits, essences, strict=True)
-        ]
 
     # ---------------------------------------------------------------- sequential edits
 
     def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
         rows = []
         with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
-            before = [(self._ask([None], [fact])[0], self._written([fact], [None])[0]) for fact in facts]
-        for fact, (metrics_before, written_before) in zip(facts, before, strict=True):
+            before = [self._as_it_is(fact) for fact in facts]
+        for fact, metrics_before in zip(facts, before, strict=True):
             start = time.perf_counter()
             try:
                 check_request(fact)
@@ -229,27 +211,34 @@ class EditStudy(FactStudy):
                 apply(self.model, edit)
             self._so_far.append(fact)
             edited = time.perf_counter()
-            (after,) = self._ask([None], [fact])
-            ((rise, drift),) = self._drifts([fact], [None])
-            (written_after,) = self._written([fact], [None])
+            (drift,) = self._drifts([fact], [None])
             row = {
                 **_about(fact),
-                "before": {**metrics_before, **written_before},
-                "after": {**after, **drift, **written_after},
-                "perplexity": rise,
+                "before": metrics_before,
+                "after": self._as_it_is(fact, **drift),
                 "edit": {**_notes(edit), **self._factors(edit)},
             }
             if len(self._so_far) in self.settings.checkpoints:
-                row["checkpoint"] = self._checkpoint()
+                row["checkpoint"] = self._checkpoint(row["after"])
             row["seconds"] = {"edit": edited - start, "score": time.perf_counter() - edited}
             rows.append(row)
         return rows
 
-    def _checkpoint(self) -> dict:
-        """All records edited so far, and plain text, under all edits that are on."""
-        metrics = summarise(self._ask([None] * len(self._so_far), self._so_far), self.settings.seed)
-        rise = self.drift.perplexity([None])[0] if self.settings.perplexity else None
-        return {"edits": len(self._so_far), "metrics": metrics, "perplexity": rise}
+    def _as_it_is(self, fact: Fact, **drift) -> dict[str, float | None]:
+        """The metrics of a fact with what is on the model."""
+        (answers,) = self._answers([None], [fact])
+        (writing,) = self._writings([fact], [None])
+        return self._measured(fact, answers, writing, **drift)
+
+    def _checkpoint(self, last: dict[str, float | None]) -> dict:
+        """The metrics of all records edited so far under all edits that are on; `last` are those of the last record."""
+        facts = self._so_far
+        answers = self._answers([None] * len(facts), facts)
+        means = summarise(map(self._measured, facts, answers), self.settings.seed)
+        for metric in self.metrics:
+            if metric.of_model and metric.name in last:
+                means[metric.name] = Estimate(last[metric.name], None, None, 1)
+        return {"edits": len(facts), "metrics": {name: mean.as_dict() for name, mean in means.items()}}
 
     def _again(self, fact: Fact, notes: dict) -> Edit | None:
         """The edit of a finished record, bit for bit: from its factors, or made again where it is not of low rank."""
@@ -271,29 +260,37 @@ class EditStudy(FactStudy):
 
     # ---------------------------------------------------------------- asking
 
-    def _ask(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Metrics]:
-        pairs = [self._pairs(fact) for fact in facts]
-        scores = score_edits(self.model, edits, pairs)
-        return [self._metrics(fact, own) for fact, own in zip(facts, scores, strict=True)]
+    def _answers(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Answers]:
+        """By (prompt, target), what the model says to all that the metrics ask about each fact, under its edit."""
+        pairs = [pairs_of(fact, self.metrics) for fact in facts]
+        answers = score_edits(self.model, edits, pairs)
+        return [dict(zip(of_fact, said, strict=True)) for of_fact, said in zip(pairs, answers, strict=True)]
 
-    def _pairs(self, fact: Fact) -> list[tuple[str, str]]:
-        pairs = [(a.prompt, target) for a in asked_of(fact) for target in (a.target_new, a.target_true)]
-        return pairs + ([(prompt, target) for _, prompt, target in zsre_asked(fact)] if self._zsre else [])
+    def _writings(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Sequence[Writing | None]:
+        if not self.settings.generate:
+            return [None] * len(facts)
+        return writings(self.model, facts, edits, seed=self.settings.seed)
 
-    def _metrics(self, fact: Fact, scores: Sequence[Score]) -> Metrics:
-        n = 2 * len(asked_of(fact))
-        metrics = record_metrics(fact, scores[0:n:2], scores[1:n:2])
-        if self._zsre:
-            metrics |= zsre_metrics(fact, scores[n:])
-        return metrics
+    def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[dict[str, float | None]]:
+        """Fields of each fact's `Observation`."""
+        if not self.settings.perplexity:
+            return [{} for _ in facts]
+        essence = self.drift.essence(facts, edits)
+        unique = list(dict.fromkeys(edits))
+        rises = dict(zip(unique, self.drift.perplexity(unique), strict=True))
+        return [
+            {"perplexity_rise": rises[edit], "essence_drift": drift} for edit, drift in zip(edits, essence, strict=True)
+        ]
+
+    def _measured(
+        self, fact: Fact, answers: Answers, writing: Writing | None = None, **drift
+    ) -> dict[str, float | None]:
+        references = None if writing is None else self.references
+        return measure(Observation(fact, answers, writing, references, **drift), self.metrics)
 
     @cached_property
     def _editor(self) -> Editor:
         return prepare(self.model, self.settings.method, self.method_settings, self.source.facts)
-
-    @cached_property
-    def _zsre(self) -> bool:
-        return self.source.format == "zsre"
 
     def chosen_facts(self) -> list[Fact]:
         if not usable_facts(self.source):

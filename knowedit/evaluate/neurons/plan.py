@@ -1,55 +1,56 @@
-"""What `knowedit bench neurons` would take: the facts, the forward passes and the memory of a `NeuronStudy`."""
+"""What the study of neurons would take: forward passes by purpose, counted without weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ...facts import Fact
-from ...locate.rankings import ranking_passes
+from ...locate.fact_prompts import FactPrompts
+from ...locate.neuron_kinds import CONTROLS
+from ...locate.proof import LAYER_DRAWS
+from ...locate.rankings import scoring_passes
 from ...models.adapter import Model
 from ...sources import Source
-from .study import (
-    ASKED,
-    NODES_EVERY,
-    NODES_GRID,
-    OTHERS,
-    NeuronStudyConfig,
-    chosen_facts,
-    prompts_of,
-    usable_facts,
-)
+from .study import ASKED_FACTS, NODES_EVERY, NODES_GRID, NeuronStudyConfig
 
-__all__ = ["chosen_facts", "method_settings", "plan", "usable_facts"]
+
+def usable_facts(source: Source) -> list[Fact]:
+    """The facts of a source that neurons can be located for: all of them."""
+    return list(source.facts)
+
+
+def chosen_facts(config: NeuronStudyConfig, source: Source) -> list[Fact]:
+    """The facts that would be run if the model knew all of them."""
+    return config.chosen(source.facts)
 
 
 def method_settings(config: NeuronStudyConfig, model: Model | None) -> dict:
-    """What the method has beside the settings of the study: nothing."""
-    return {}
+    """The method's name; its settings are those of the study."""
+    return {"name": config.locate.method}
 
 
 def plan(config: NeuronStudyConfig, source: Source | None, facts: Sequence[Fact], model: Model | None) -> dict:
-    """`passes`, sequences that run through the model by what for, and `memory`, bytes beside its weights.
+    """{"passes": {purpose: sequences}, "memory": {}} of a study of `facts`; without `model` one layer counts.
 
-    `facts` are the chosen ones of `source`; `model` has no weights. Either may be None where it is out of reach.
+    Each node of the integral is a row for each layer, forward and backward. `controls` are the facts that kinds and
+    specificity need, at most. How many neurons each control is tried with is not known before they are located, so
+    these rows are not counted.
     """
-    locating, proving = (sum(map(len, prompts)) for prompts in _prompts(config, facts))
-    sets = 1 + ("activation" in config.baselines) + config.draws * ("random" in config.baselines)
+    prompts = [FactPrompts.of_fact(fact, config.prompts) for fact in facts]
+    locating = sum(len(fact.locating) for fact in prompts)
+    heldout = sum(len(fact.heldout) for fact in prompts)
+    sets = 1 + config.activation + config.draws + min(config.draws, LAYER_DRAWS)
+    locate, nodes = config.locate, config.locate.attribution.nodes
+    layers = None if model is None else locate.layers or range(model.n_layers)
     passes = {
-        "locate": locating * ranking_passes(config.method, config.nodes, config.layers, model),
-        "effect": proving * (1 + 2 * sets),
+        "locate": (locating + len(config.negatives)) * scoring_passes(locate.method, nodes, layers),
+        "controls": 3 * CONTROLS * len(facts),
+        "effect": heldout * (1 + 2 * sets),
+        "specificity": 2 * CONTROLS * 2 * len(facts),
     }
-    if "activation" in config.baselines:
-        passes["activation"] = locating
-    passes["specificity"] = 2 * OTHERS * (1 + 2) * len(facts)
-    if config.stability and config.method == "ig":
-        varied = -(-len(facts) // NODES_EVERY)
-        passes["stability"] = varied * sum(ranking_passes("ig", n, config.layers, model) - 1 for n in NODES_GRID)
+    if config.stability and locate.method == "ig":
+        varied = sum(scoring_passes("ig", nodes, layers) for nodes in NODES_GRID)
+        passes["stability"] = -(-len(facts) // NODES_EVERY) * varied
     if config.erase:
-        passes["erase"] = 2 * 2 * ASKED * len({fact.relation_name or fact.relation for fact in facts})
+        passes["erase"] = 2 * 2 * ASKED_FACTS * len({fact.relation_name or fact.relation for fact in facts})
     return {"passes": passes, "memory": {}}
-
-
-def _prompts(config: NeuronStudyConfig, facts: Sequence[Fact]) -> tuple[list, list]:
-    """The prompts of each fact that locate its neurons, and those that prove them."""
-    pairs = [prompts_of(fact, config.prompts) for fact in facts]
-    return [locating for locating, _ in pairs], [proving for _, proving in pairs]

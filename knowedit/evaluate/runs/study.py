@@ -67,6 +67,7 @@ class FactStudy:
         """The study of the model and the source that `config` names; `parts` go to the constructor."""
         from ...models.loading import load
 
+        parts.setdefault("source", source_of(config))  # a mistyped one is said before a model is loaded
         model = load(config.model, dtype=config.dtype, device=device, trust_remote_code=trust_remote_code)
         return cls(config, model, **parts)
 

@@ -20,9 +20,12 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from ...edit.rewrite_quality import PARTS
 from ...errors import DataError, InputError
-from ...evaluate.edits.metrics import MAGNITUDES, PROBE, RATES, Columns
+from ...evaluate.edits.metrics import METRICS
+from ...evaluate.edits.summary import Columns
+from ...evaluate.metric import Metric
+from ...evaluate.metrics import find_metric
+from ...evaluate.neurons.records import effect_of, mean_probabilities
 from ...evaluate.neurons.summary import WHATS
 from ...evaluate.runs.folder import RunFolder
 from ...statistics import Estimate, bounded_interval, estimate, false_discovery, harmonic_mean, mcnemar, mean, wilcoxon
@@ -144,20 +147,24 @@ def _read(run: RunFolder) -> tuple[dict[str, int], dict[str, np.ndarray]]:
 
 def edit_values(row: dict) -> Iterator[tuple[str, float]]:
     """The metrics of one record of `bench edit`, after the edit."""
-    for name, value in (*row["after"].items(), ("perplexity", row.get("perplexity"))):
+    for name, value in row["after"].items():
         yield name, math.nan if value is None else float(value)
 
 
 def neuron_values(row: dict) -> Iterator[tuple[str, float]]:
-    """Of one record of `bench neurons`: neurons, probability, and the probabilities that suppressing and amplifying
-    leave. Neurons located by the run's own method are called `located`, so that runs by different methods compare."""
-    before = float(np.mean(row["before"]))
-    yield "neurons", float(row["neurons"])
+    """The number of neurons of one record of `bench neurons`, and the probabilities before and with neurons changed.
+
+    Neurons located by the run's own method are called `located`, so that runs by different methods compare.
+    """
+    yield "neurons", float(len(row["located"]["neurons"]))
+    effect = effect_of(row)
+    if effect is None:
+        return
+    before = float(effect.before.mean())
     yield "probability", before
-    for i, (name, found) in enumerate(row["methods"].items()):
-        kind = name if i else "located"
+    for kind, probabilities in mean_probabilities(effect).items():
         for what, key in WHATS:
-            yield f"{what}:{kind}", float(np.mean(found[key]))
+            yield f"{what}:{kind}", probabilities[key]
         yield f"{_BEFORE}{kind}", before
 
 
@@ -175,8 +182,10 @@ def _differences(
         what, _, kind = name.partition(":")
         before = [columns[_BEFORE + kind] for columns in (one, other)] if what in dict(WHATS) else None
         yield _difference(name, one[name], other[name], before, runs, seed)
-    if all(part in columns for part in PARTS for columns in (one, other)):
-        yield _score(np.stack([columns[part] for columns in (one, other) for part in PARTS], 1), runs, seed)
+    for metric in METRICS.values():
+        if metric.combines and all(part in columns for part in metric.combines for columns in (one, other)):
+            parts = np.stack([columns[part] for columns in (one, other) for part in metric.combines], 1)
+            yield _combined(metric, parts, runs, seed)
 
 
 def _difference(
@@ -187,6 +196,7 @@ def _difference(
     runs: tuple[str, str],
     seed: int,
 ) -> Difference:
+    metric = find_metric(name)
     kept = ~np.isnan(one) & ~np.isnan(other)
     one, other = one[kept], other[kept]
     n = len(one)
@@ -199,11 +209,9 @@ def _difference(
         some = (samples[0] > 0) & (samples[2] > 0)
         one, other = (samples[i + 1][some] / samples[i][some] - 1 for i in (0, 2))
     else:
-        found = _bounded(name, other - one, seed) or mean(other - one, seed)
+        found = _mean_difference(metric, other - one, seed)
         means = [float(one.mean()), float(other.mean())]
-        if found.low == found.high:  # all differences are the same: nothing to resample
-            found = replace(found, low=None, high=None)
-    binary = _is_rate(name) and bool(np.isin([one, other], (0, 1)).all())
+    binary = metric.is_rate and bool(np.isin([one, other], (0, 1)).all())
     test, p = ("mcnemar", mcnemar(one, other)) if binary else ("wilcoxon", wilcoxon(one, other))
     return Difference(
         name, runs, n, *means, found.value, found.low, found.high,
@@ -211,40 +219,37 @@ def _difference(
     )  # fmt: skip
 
 
-def _bounded(name: str, differences: np.ndarray, seed: int) -> Estimate | None:
-    """The mean difference of a metric that is bounded; None for others."""
-    if _is_rate(name):
-        span = 1
-    elif name in MAGNITUDES:
-        span = 2
-    else:
-        return None
-    n, change = len(differences), float(differences.mean())
+def _mean_difference(metric: Metric, differences: np.ndarray, seed: int) -> Estimate:
+    """The mean of the records' differences; where the metric is bounded its interval allows for rare records."""
+    low, high = metric.bounds
+    if low is None or high is None:
+        found = mean(differences, seed)
+        return replace(found, low=None, high=None) if found.low == found.high else found  # nothing to resample
+    n, value, span = len(differences), float(differences.mean()), high - low
     if n < 2:
-        return Estimate(change, None, None, n)
+        return Estimate(value, None, None, n)
     scaled = (differences[:, None] / span + 1) / 2
-    low, high = bounded_interval(scaled, lambda means: span * (2 * means[..., 0] - 1), seed)
-    return Estimate(change, low, high, n)
+    ends = bounded_interval(scaled, lambda means: span * (2 * means[..., 0] - 1), seed)
+    return Estimate(value, *ends, n)
 
 
-def _is_rate(name: str) -> bool:
-    return name in RATES or name.startswith(PROBE)
+def _combined(metric: Metric, values: np.ndarray, runs: tuple[str, str], seed: int) -> Difference:
+    """The difference of two harmonic means, values (records, the parts of one run and then of the other).
 
-
-def _score(values: np.ndarray, runs: tuple[str, str], seed: int) -> Difference:
-    """Of columns (records, 6): ES, PS and NS of one run and of the other. It is no metric of records, so no test."""
-    one, other = values[:, :3], values[:, 3:]
-    missing = np.isnan(one) | np.isnan(other)
+    It is no metric of records, so there is no test.
+    """
+    parts = len(metric.combines)
+    missing = np.isnan(values[:, :parts]) | np.isnan(values[:, parts:])
     values = np.where(np.tile(missing, 2), math.nan, values)[~missing.all(1)]
     if not len(values) or np.isnan(values).all(0).any():
-        return Difference("Score", runs, 0, *[None] * 8, None)
-    scores = [float(harmonic_mean(np.nanmean(part, 0))) for part in (values[:, :3], values[:, 3:])]
+        return Difference(metric.name, runs, 0, *[None] * 8, None)
+    first, other = (float(harmonic_mean(np.nanmean(columns, 0))) for columns in np.split(values, 2, 1))
     low = high = None
     if len(values) > 1:
         low, high = bounded_interval(
-            values, lambda means: harmonic_mean(means[..., 3:]) - harmonic_mean(means[..., :3]), seed
+            values, lambda means: harmonic_mean(means[..., parts:]) - harmonic_mean(means[..., :parts]), seed
         )
-    return Difference("Score", runs, len(values), *scores, scores[1] - scores[0], low, high, None, None, None, None)
+    return Difference(metric.name, runs, len(values), first, other, other - first, low, high, *[None] * 4)
 
 
 def _difference_of_ratios(before_one, one, before_other, other, axis=-1):

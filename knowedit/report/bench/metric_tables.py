@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ...evaluate.edits.metrics import METRICS
+from ...evaluate.metrics import find_metric
 from ...evaluate.neurons.summary import WHATS
 from .comparison import Comparison
 from .runs import ReportedRun
 from .tables import Cell, Table, Value
 
-SHORT = ("ES", "PS", "NS", "Score", "Efficacy", "Paraphrase", "Specificity")  # of wide tables
 WORDS = {"within": "of one relation", "between": "of different relations",
          "same_relation": "same relation", "other_relations": "other relations"}  # fmt: skip
-UNITS = {"GE": "GE, bits", "essence": "essence, nats", "neurons": "neurons a fact"}  # of what is no fraction
 
 
 def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) -> list[Table]:
@@ -28,20 +28,21 @@ def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) ->
     return [table for table in made if table.rows]
 
 
-def value(metric: str, figure: dict | None, signed: bool = False) -> Value | None:
-    """A figure of a summary as a cell: in %, but for those that are no fractions."""
+def shown_of(summaries: Iterable[Mapping[str, dict]], of_model: bool = True) -> list[str]:
+    """The metrics of wide tables that a summary has: headlines, and if `of_model` those of the whole model."""
+    measured = {name for summary in summaries for name in summary}
+    shown = (metric.name for metric in METRICS.values() if metric.headline or (of_model and metric.of_model))
+    return [name for name in shown if name in measured]
+
+
+def value(name: str, figure: dict | None, signed: bool = False) -> Value | None:
+    """A figure of a summary as a cell, in the unit of its metric."""
     if figure is None:
         return None
-    plain = metric in UNITS
+    metric = find_metric(name)
     return Value(
-        figure["value"], figure["low"], figure["high"], scale=1 if plain else 100, digits=2 if plain else 1,
-        signed=signed or metric == "perplexity",
-    )  # fmt: skip
-
-
-def named(metric: str) -> str:
-    """A metric with its unit, where that is not %."""
-    return UNITS.get(metric, metric)
+        figure["value"], figure["low"], figure["high"], metric.scale, metric.digits, signed=signed or metric.signed
+    )
 
 
 # ---------------------------------------------------------------- every study
@@ -103,7 +104,7 @@ def _comparison(comparison: Comparison) -> Table:
     for d in comparison.differences:
         difference = {"value": d.difference, "low": d.low, "high": d.high}
         row: list[Cell] = [
-            named(d.metric),
+            find_metric(d.metric).label,
             *(value(d.metric, {"value": v, "low": None, "high": None}) for v in (d.one, d.other)),
             value(d.metric, difference, signed=True), d.n, d.higher, d.lower, d.test or "", d.p, d.q,
         ]  # fmt: skip
@@ -125,7 +126,7 @@ def _metrics(runs: Sequence[ReportedRun]) -> Table:
     names = list(dict.fromkeys(name for run in runs for name in run.summary["metrics"]))
     rows = []
     for name in names:
-        row: list[Cell] = [named(name)]
+        row: list[Cell] = [find_metric(name).label]
         for run in runs:
             after = run.summary["metrics"].get(name)
             before = run.summary.get("before", {}).get(name)
@@ -136,7 +137,7 @@ def _metrics(runs: Sequence[ReportedRun]) -> Table:
 
 
 def _edit_relations(runs: Sequence[ReportedRun]) -> Table:
-    names = [name for name in SHORT if any(name in f for run in runs for f in _relations(run).values())]
+    names = shown_of((means for run in runs for means in _relations(run).values()), of_model=False)
 
     def rows(run):
         for relation, figures in _relations(run).items():
@@ -151,16 +152,14 @@ def _relations(run: ReportedRun) -> dict[str, dict]:
 
 
 def _checkpoints(runs: Sequence[ReportedRun]) -> Table:
-    def rows(run):
-        for edits, found in sorted(run.summary.get("checkpoints", {}).items(), key=lambda item: int(item[0])):
-            rise = found.get("perplexity")
-            yield (
-                int(edits), *(value(name, found["metrics"].get(name)) for name in SHORT[:4]),
-                None if rise is None else Value(rise, signed=True),
-            )  # fmt: skip
+    names = shown_of(point["metrics"] for run in runs for point in run.summary.get("checkpoints", {}).values())
 
-    columns = ("edits", *SHORT[:4], "perplexity")
-    return _named_rows(runs, "sequential", "All records so far, under so many edits at once", columns, rows)
+    def rows(run):
+        for edits, point in sorted(run.summary.get("checkpoints", {}).items(), key=lambda item: int(item[0])):
+            yield (int(edits), *(value(name, point["metrics"].get(name)) for name in names))
+
+    title = "All records so far, under so many edits at once"
+    return _named_rows(runs, "sequential", title, ("edits", *(find_metric(name).label for name in names)), rows)
 
 
 def _perplexity(runs: Sequence[ReportedRun]) -> Table:
@@ -201,9 +200,10 @@ def _counts(runs: Sequence[ReportedRun]) -> Table:
         metrics = run.summary["metrics"]
         found = [value(name, metrics.get(name)) for name in ("neurons", "probability")]
         if any(found):
-            yield (*found, metrics.get("neurons", {}).get("n"), run.summary.get("empty"))
+            summary = run.summary
+            yield (*found, metrics.get("neurons", {}).get("n"), summary.get("empty"), summary.get("unproved"))
 
-    columns = ("neurons a fact", "probability before", "facts", "facts without neurons")
+    columns = ("neurons a fact", "probability before", "facts", "facts without neurons", "without a prompt to prove")
     return _named_rows(runs, "counts", "Located neurons", columns, rows)
 
 

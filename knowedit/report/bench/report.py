@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...evaluate.metrics import find_metric
 from ...files import new_folder, write_text
 from .comparison import Comparison, compare
-from .metric_tables import UNITS, methods_of, tables
+from .metric_tables import methods_of, tables
 from .runs import ReportedRun, read_runs
 from .tables import SUFFIXES, WRITERS, Table, markdown
 
@@ -82,12 +83,11 @@ class BenchReport:
         return found
 
     def _edit_figures(self) -> dict[str, Draw]:
-        from ..figures.bench import METRICS, edit_metrics, sequential_curves
+        from ..figures.bench import drawn_of, edit_metrics, sequential_curves
 
         found: dict[str, Draw] = {}
-        drawn = {name for names in METRICS for name in names}
         figures = {run.name: (run.summary.get("before", {}), run.summary["metrics"]) for run in self.runs}
-        if any(drawn & set(after) for _, after in figures.values()):
+        if drawn_of(after for _, after in figures.values()):
             found["metrics"] = lambda paths: edit_metrics(figures, paths)
         curves = {
             run.name: {edits: point["metrics"] for edits, point in run.summary["checkpoints"].items()}
@@ -105,7 +105,7 @@ class BenchReport:
         rows = [
             {"run": d.runs[1], **d.as_dict()}
             for d in self.comparison.differences
-            if d.difference is not None and d.metric not in UNITS
+            if d.difference is not None and find_metric(d.metric).unit == "%"
         ]
         return {"differences": lambda paths: differences(rows, self.comparison.first, paths)} if rows else {}
 

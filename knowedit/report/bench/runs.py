@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import DataError, InputError
 from ...evaluate.runs.folder import RunFolder
 
-COUNTS = ("records", "failed", "skipped", "empty", "seconds", "records_per_second")
+COUNTS = ("records", "failed", "skipped", "empty", "unproved", "seconds", "records_per_second")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class ReportedRun:
 
     @property
     def method(self) -> str:
-        return str(self.config.get("method", ""))
+        config = self.config.get("locate", self.config)  # a study of neurons embeds how they are located
+        return str(config.get("method", "")) if isinstance(config, dict) else ""
 
     def as_dict(self) -> dict:
         return {
@@ -120,9 +121,7 @@ _SHAPES: dict[str, Fits] = {
     "before": _figures,
     "by_relation": _each(_figures),
     "perplexity": _with(within_1_percent=_number, within_2_percent=_number, median=_number, worst=_number, n=_number),
-    "checkpoints": lambda value: (
-        _each(_with(metrics=_figures, perplexity=_maybe))(value) and all(str(name).isdigit() for name in value)
-    ),
+    "checkpoints": lambda value: _each(_with(metrics=_figures))(value) and all(str(name).isdigit() for name in value),
     "layers": _each(_list),
     "overlap": _each(_with(pairs=_number, shared=_number, jaccard=_number)),
     "specificity": _each(_figures),

@@ -6,20 +6,20 @@ fraction; it is drawn in %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from ...evaluate.edits.metrics import METRICS
 from ...inert import inert
 from .drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 
 Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure
 LONGEST = 32  # letters of a name
-METRICS = (("ES", "PS", "NS", "Score"), ("Efficacy", "Paraphrase", "Specificity"))  # CounterFact's, zsRE's
 PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
 _METHOD_COLOURS = {"activation": ORANGE, "random": GREY}
 
@@ -69,9 +69,16 @@ def neurons_by_layer(layers: Mapping[str, Sequence[int]], paths: Sequence[str | 
         _save(fig, paths)
 
 
+def drawn_of(summaries: Iterable[Figures]) -> list[str]:
+    """The headline metrics that one of the summaries has."""
+    measured = {name for figures in summaries for name in figures}
+    drawn = (metric.name for metric in METRICS.values() if metric.headline and metric.unit == "%")
+    return [name for name in drawn if name in measured]
+
+
 def edit_metrics(runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[str | Path]) -> None:
-    """ES, PS, NS and Score (or zsRE's metrics) with intervals: by name of the run, before and after the edit."""
-    names = _names_of(after for _, after in runs.values())
+    """Headline metrics (ES, PS, NS, Score, zsRE's) with intervals: by name of the run, before and after the edit."""
+    names = drawn_of(after for _, after in runs.values())
     with figure(max(5.0, 1.5 + 0.35 * len(names) * (len(runs) + 1)), 3) as (fig, axes):
         for i, (run, (before, after)) in enumerate(runs.items()):
             colour = _series(i, len(runs))
@@ -93,7 +100,7 @@ def sequential_curves(
 
     `runs`: by name, number of edits → metrics; `before`: by name, the metrics of the unedited model (dashed).
     """
-    names = _names_of(figures for points in runs.values() for figures in points.values())
+    names = drawn_of(figures for points in runs.values() for figures in points.values())
     with figure(max(3.5, 2.1 * len(names)), 2.9, columns=len(names), sharey=True, squeeze=False) as (fig, panels):
         for axes, metric in zip(panels[0], names, strict=True):
             for i, (run, points) in enumerate(runs.items()):
@@ -195,12 +202,6 @@ def _decades(runs: Mapping[str, Mapping]) -> tuple[list[int], list[str]]:
     step = -(-len(edits) // 6)
     kept = edits[::-1][::step][::-1]
     return kept, [f"{n:,}" for n in kept]
-
-
-def _names_of(found) -> list[str]:
-    """Of the kinds of metrics the first that is there."""
-    there = {name for figures in found for name in figures}
-    return next(([n for n in names if n in there] for names in METRICS if there & set(names)), [])
 
 
 def _colour(method: str, i: int) -> str:

@@ -162,7 +162,7 @@ class _Telling:
         prompts = [fill(template, fact.subject) for _, template in asked]
         found = ask(self.model, [self.model.query(p, fact.target, fact.subject) for p in prompts], top=8)
         return {
-            **asdict(found[0]),
+            **found[0].as_dict(),
             "known": found[0].known,
             "prompts": [
                 {

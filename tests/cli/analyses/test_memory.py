@@ -7,6 +7,7 @@ from support.commands import HOSTILE, fails
 from support.tiny import tiny
 from support.trained import facts
 
+from knowedit.evaluate.runs.folder import RunFolder
 from knowedit.memory.neuron_card import card
 from knowedit.report.figures.memory import draw_card
 
@@ -57,11 +58,9 @@ def test_a_card_names_the_located_facts(run, some_facts, corpus, tmp_path):
     out = tmp_path / "run"
     done = run("locate", "--facts", some_facts, "--out", str(out), "--method", "gradient", "--t", "0.1", "--limit", "4")
     assert done[0] == 0, done[2]
-    sites = {
-        (n["layer"], n["index"]): json.loads(file.read_text())["fact"]
-        for file in (out / "neurons").iterdir()
-        for n in json.loads(file.read_text())["neurons"]
-    }
+    rows = list(RunFolder(out).rows())
+    assert len(rows) == 4
+    sites = {(n["layer"], n["index"]): row["id"] for row in rows for n in row["located"]["neurons"]}
     (layer, index), fact = next(iter(sites.items()))
     command = ("neuron", str(layer), str(index), "--card", "--corpus", corpus, "--located", str(out))
     record = json.loads(run(*command, "--json")[1])
@@ -69,10 +68,9 @@ def test_a_card_names_the_located_facts(run, some_facts, corpus, tmp_path):
     assert record["on_facts"]["suppressed"]["n"] == len(record["located"])
     status, text, _ = run(*command)
     assert status == 0 and fact in text and "set to 0: the facts that share it" in text and "⟦" in text
-    fails(run(*command[:-1], str(tmp_path)), "no located neurons")
-    broken = next((out / "neurons").iterdir())
-    other = json.loads(broken.read_text()) | {"weights_hash": "0" * 64}
-    broken.write_text(json.dumps(other))
+    fails(run(*command[:-1], str(tmp_path)), "is no run")
+    rows[0]["located"]["weights_hash"] = "0" * 64
+    (out / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fails(run(*command), "other weights")
 
 

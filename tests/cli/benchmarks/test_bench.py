@@ -119,7 +119,7 @@ def test_neurons_prints_the_summary_as_json(run, tmp_path):
     assert found["schema"] == "knowedit.bench/1" and found["records"] == 4
     assert {"suppress:ig", "amplify:ig", "suppress:activation", "suppress:random", "neurons"} <= set(found["metrics"])
     assert found["seconds"] > 0 and found["records_per_second"] > 0
-    assert {"layers", "overlap", "specificity", "stability", "erasure", "by_relation"} <= set(found)
+    assert {"layers", "overlap", "specificity", "stability", "erasure", "by_relation", "proof"} <= set(found)
 
 
 def test_neurons_prints_a_table_for_people(run, tmp_path):
@@ -127,7 +127,7 @@ def test_neurons_prints_a_table_for_people(run, tmp_path):
     assert status == 0, err
     by_name = {line.split()[0]: line for line in out.splitlines() if line}
     assert by_name["neurons"].endswith("a fact") and by_name["suppress:ig"].rstrip().endswith("%")
-    mean = sum(row["neurons"] for row in RunFolder(tmp_path / "neurons").rows()) / 8
+    mean = sum(len(row["located"]["neurons"]) for row in RunFolder(tmp_path / "neurons").rows()) / 8
     assert by_name["neurons"].split()[1] == f"{mean:.1f}"
 
 
@@ -136,7 +136,7 @@ def test_neurons_prints_a_table_for_people(run, tmp_path):
     [
         (("--relations", "hom"), ("no relation is called 'hom'", "did you mean 'home'")),
         (("--method", "igg"), ("did you mean 'ig'",)),
-        (("--baselines", "rando"), ("did you mean 'random'",)),
+        (("--draws", "0"), ("draws is 0",)),
         (("--layers", "9"), ("layer 9",)),
         (("--nodes", "many"), ("nodes",)),
     ],

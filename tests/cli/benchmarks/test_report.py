@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from support.commands import HOSTILE, fails
 from support.fake import Fake, records
-from support.made_runs import edit_run, neuron_row, neuron_run, trained_source, write_run
+from support.made_runs import edit_run, located, neuron_row, neuron_run, trained_source, write_run
 from support.trained import facts, trained
 
 from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import RunFolder, writing
+from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.locate import LocateConfig
 from knowedit.sources import Source
+
+LOCATE = LocateConfig(attribution=AttributionConfig(nodes=4))
 
 
 @pytest.fixture
@@ -134,7 +138,7 @@ def test_merged_edits_are_the_run_in_one_piece(call, tmp_path):
 
 def test_merged_neurons_are_the_run_in_one_piece(call, tmp_path):
     def study():
-        config = NeuronStudyConfig(nodes=4, draws=3, batch=2, erase=True)
+        config = NeuronStudyConfig(locate=LOCATE, draws=3, batch=2, erase=True)
         return NeuronStudy(config, trained(), Source("made", "facts", facts()[:6], (), "0" * 64))
 
     whole = run_study(study(), tmp_path / "whole", progress=False)
@@ -148,8 +152,8 @@ def test_merged_neurons_are_the_run_in_one_piece(call, tmp_path):
 def test_layers_above_all_located_neurons_are_kept(call, tmp_path):
     rows = [neuron_row(i, np.random.default_rng(i), "ig") for i in range(4)]
     for row in rows:
-        row["methods"]["ig"]["neurons"] = [[0, 1]]
-        row["methods"]["activation"]["neurons"] = [[1, 1]]
+        row["located"] = located("ig", [(0, 1)])
+        row["rivals"]["activation"] = [[1, 1]]
     parts = []
     for i in (1, 2):
         run = write_run(tmp_path / f"{i}", rows[2 * i - 2 : 2 * i], "neurons")

@@ -175,7 +175,7 @@ def test_the_model_stays_as_it_was(pool):
 def test_refuses_what_finds_nothing(pool):
     model, fact = trained(), rewritten(facts()[0])
     nothing = LocateConfig(attribution=NODES, drop=("fact", "relation", "answer", "general"))
-    with pytest.raises(InputError, match="no neuron to rewrite .* kind that was to be left out"):
+    with pytest.raises(InputError, match="no neuron to rewrite .* of a kind to leave out"):
         knowledge_neurons(model, fact, KnowledgeNeuronsConfig(locate=nothing), pool=pool)
     with pytest.raises(InputError, match="no neuron to erase .* kind that was to be left out"):
         erase(model, [fact], EraseConfig(locate=nothing), pool=pool)

@@ -8,11 +8,19 @@ from support.edits import FACT, random_edit
 
 from knowedit.edit.apply import applied
 from knowedit.errors import InputError
-from knowedit.evaluate.edits.generation import generate, generation_metrics
+from knowedit.evaluate.edits.generation import generate, writings
+from knowedit.evaluate.edits.metrics import Observation, measure, metrics_of
 from knowedit.evaluate.edits.text_metrics import begins_with, generation_entropy, holds, words
 from knowedit.facts import Probe
 
 PROMPTS = ["The capital of France is", "Zürich is", "The Eiffel Tower is located in the city of", "Rome"]
+
+
+def written_metrics(model, fact, references=None):
+    """The metrics of what the model writes about a fact as it is."""
+    (writing,) = writings(model, [fact], [None])
+    written = [metric for metric in metrics_of("facts") if metric.needs in ("writing", "references")]
+    return measure(Observation(fact, {}, writing, references), written)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "gemma2", "bloom", "gptj", "qwen3", "opt"])
@@ -55,18 +63,18 @@ def test_metrics_of_a_fact(monkeypatch):
         FACT, rephrasings=("People go there",), generation=("The tower",),
         probes=(Probe("two-hop", "Where?", ("Athens", "Rome")), Probe("locality", "What else?", ("Madrid",))),
     )  # fmt: skip
-    (found,) = generation_metrics(tiny.tiny("qwen3"), [fact], [None])
+    found = written_metrics(tiny.tiny("qwen3"), fact)
     entropy = found.pop("GE")
     assert found == {
         "free_ES": 1.0, "free_PS": 0.0, "chat_ES": 1.0, "portability": 1.0, "probe:two-hop": 1.0, "probe:locality": 0.0,
     }  # fmt: skip
     assert entropy == pytest.approx(generation_entropy(["The tower is a tower is a tower"]))
-    (found,) = generation_metrics(tiny.tiny("gpt2"), [FACT], [None])
+    found = written_metrics(tiny.tiny("gpt2"), FACT)
     assert found["chat_ES"] is None and found["GE"] is None and found["portability"] is None
 
 
 def test_metrics_of_a_model_without_a_chat_template_are_measured():
-    (found,) = generation_metrics(tiny.tiny("gpt2"), [FACT], [None])
+    found = written_metrics(tiny.tiny("gpt2"), FACT)
     assert found["free_ES"] in (0.0, 1.0) and found["chat_ES"] is None and found["GE"] is None
 
 

@@ -12,20 +12,14 @@ from support.edits import random_edit
 from support.tiny import tiny
 
 from benchmarks.robustness.coverage import NAMES, TRUTHS, coverage
-from knowedit.edit.rewrite_quality import rates, rewrite_quality
+from knowedit.answers import Answer
+from knowedit.edit.rewrite_quality import questions_of, rates, rewrite_quality
 from knowedit.errors import InputError
-from knowedit.evaluate.edits.metrics import (
-    METRICS,
-    Columns,
-    asked_of,
-    check_metric,
-    record_metrics,
-    summarise,
-    zsre_asked,
-    zsre_metrics,
-)
-from knowedit.evaluate.edits.scoring import Score, score_edits
+from knowedit.evaluate.edits.metrics import METRICS, Observation, check_metric, measure, metrics_of, pairs_of
+from knowedit.evaluate.edits.scoring import score_edits
+from knowedit.evaluate.edits.summary import Columns, summarise
 from knowedit.facts import Fact, Neighbour, Probe
+from knowedit.statistics import Estimate
 
 FACT = Fact(
     "{} is located in the city of",
@@ -44,13 +38,25 @@ FACT = Fact(
 )
 
 
-def score(*p, ranks=None):
-    return Score(tuple(math.log(x) for x in p), tuple(ranks or [1 if x > 0.5 else 2 for x in p]))
+ALL = metrics_of("facts")
+ZSRE = metrics_of("zsre")
+
+
+def answer(*p, ranks=None):
+    return Answer(tuple(math.log(x) for x in p), tuple(ranks or [1 if x > 0.5 else 2 for x in p]))
+
+
+def observed(fact, new, true):
+    """A fact whose questions have these answers, for the new and the true target in the order of the questions."""
+    questions = questions_of(fact)
+    answers = {(q.prompt, q.target_new): n for q, n in zip(questions, new, strict=True)}
+    answers |= {(q.prompt, q.target_true): t for q, t in zip(questions, true, strict=True)}
+    return Observation(fact, answers)
 
 
 def test_what_is_asked_in_its_order():
-    asked = asked_of(FACT)
-    assert [(a.kind, a.prompt) for a in asked] == [
+    questions = questions_of(FACT)
+    assert [(question.kind, question.prompt) for question in questions] == [
         ("rewrite", "Eiffel Tower is located in the city of"),
         ("paraphrase", "Eiffel Tower's city is"),
         ("paraphrase", "Find Eiffel Tower in"),
@@ -58,16 +64,23 @@ def test_what_is_asked_in_its_order():
         ("neighbour", "The Louvre is in"),
         ("neighbour", "The British Museum is in"),
     ]
-    assert {a.target_new for a in asked} == {"Rome"}
-    assert [a.target_true for a in asked] == ["Paris"] * 5 + ["London"]
+    assert {question.target_new for question in questions} == {"Rome"}
+    assert [question.target_true for question in questions] == ["Paris"] * 5 + ["London"]
+    assert len(questions_of(FACT, heldout=True)) == len(questions) + len(FACT.heldout)
+
+
+def test_both_targets_are_asked_once_a_prompt_and_zsres_probes_beside():
+    pairs = pairs_of(FACT, ALL)
+    assert len(pairs) == 2 * 6 == len(set(pairs))
+    assert pairs_of(FACT, ZSRE) == [*pairs, ("The capital of Japan is", "Tokyo")]
 
 
 def test_a_record_by_hand():
-    new = [score(0.9), score(0.4, 0.1), score(0.6, 0.6), score(0.1), score(0.2), score(0.3)]
-    true = [score(0.05), score(0.3), score(0.5), score(0.1), score(0.8), score(0.3)]
-    found = record_metrics(FACT, new, true)
+    new = [answer(0.9), answer(0.4, 0.1), answer(0.6, 0.6), answer(0.1), answer(0.2), answer(0.3)]
+    true = [answer(0.05), answer(0.3), answer(0.5), answer(0.1), answer(0.8), answer(0.3)]
+    record = measure(observed(FACT, new, true), ALL)
     # geometric means of the new one: .9, .2 (= √.04), .6, .1 against .05, .3, .5, .1: the last is a tie
-    assert found == pytest.approx(
+    assert record == pytest.approx(
         {
             "ES": 1,
             "PS": 1 / 3,
@@ -83,85 +96,90 @@ def test_a_record_by_hand():
 
 
 def test_what_a_record_has_no_prompt_for_is_none():
-    found = record_metrics(replace(FACT, paraphrases=(), rephrasings=(), neighbours=()), [score(0.1)], [score(0.2)])
-    assert found["ES"] == 0 and found["EM"] == pytest.approx(-0.1)
-    assert all(found[name] is None for name in ("PS", "PM", "PS_argmax", "NS", "NM", "NS_argmax"))
+    alone = replace(FACT, paraphrases=(), rephrasings=(), neighbours=())
+    record = measure(observed(alone, [answer(0.1)], [answer(0.2)]), ALL)
+    assert record["ES"] == 0 and record["EM"] == pytest.approx(-0.1)
+    assert all(record[name] is None for name in ("PS", "PM", "PS_argmax", "NS", "NM", "NS_argmax"))
 
 
 def test_swapped_targets_turn_efficacy_over():
     rng = np.random.default_rng(0)
     for _ in range(50):
-        new, true = ([score(*rng.uniform(0.01, 0.99, rng.integers(1, 4))) for _ in range(6)] for _ in range(2))
-        a, b = record_metrics(FACT, new, true), record_metrics(FACT, true, new)
+        new, true = ([answer(*rng.uniform(0.01, 0.99, rng.integers(1, 4))) for _ in range(6)] for _ in range(2))
+        record, swapped = measure(observed(FACT, new, true), ALL), measure(observed(FACT, true, new), ALL)
         for name in ("ES", "PS", "NS"):
-            assert a[name] == pytest.approx(1 - b[name])
+            assert record[name] == pytest.approx(1 - swapped[name])
         for name in ("EM", "PM", "NM"):
-            assert a[name] == pytest.approx(-b[name])
+            assert record[name] == pytest.approx(-swapped[name])
 
 
 def plain(fact, new, true):
     """ROME's `summarize.py`, written plainly: mean NLLs in, as its `test_batch_prediction` gives them."""
-    asked = asked_of(fact)
-    found = {}
+    record = {}
     for letter, kind in (("E", "rewrite"), ("P", "paraphrase"), ("N", "neighbour")):
         nll = [
-            (-np.mean(n.log_p), -np.mean(t.log_p)) for a, n, t in zip(asked, new, true, strict=True) if a.kind == kind
+            (-np.mean(n.log_p), -np.mean(t.log_p))
+            for question, n, t in zip(questions_of(fact), new, true, strict=True)
+            if question.kind == kind
         ]
         if kind == "neighbour":
-            found["NS"] = np.mean([t < n for n, t in nll])
-            found["NM"] = np.mean([np.exp(-t) - np.exp(-n) for n, t in nll])
+            record["NS"] = np.mean([t < n for n, t in nll])
+            record["NM"] = np.mean([np.exp(-t) - np.exp(-n) for n, t in nll])
         else:
-            found[letter + "S"] = np.mean([t > n for n, t in nll])
-            found[letter + "M"] = np.mean([np.exp(-n) - np.exp(-t) for n, t in nll])
-    return found
+            record[letter + "S"] = np.mean([t > n for n, t in nll])
+            record[letter + "M"] = np.mean([np.exp(-n) - np.exp(-t) for n, t in nll])
+    return record
 
 
 def test_they_are_those_of_a_plain_implementation():
     rng = np.random.default_rng(1)
     for _ in range(200):
-        new, true = ([score(*rng.uniform(0, 1, rng.integers(1, 4))) for _ in range(6)] for _ in range(2))
-        found = record_metrics(FACT, new, true)
+        new, true = ([answer(*rng.uniform(0, 1, rng.integers(1, 4))) for _ in range(6)] for _ in range(2))
+        record = measure(observed(FACT, new, true), ALL)
         for name, value in plain(FACT, new, true).items():
-            assert found[name] == pytest.approx(value), name
+            assert record[name] == pytest.approx(value), name
 
 
 def test_they_are_those_of_the_model_with_the_edit_applied():
     model = tiny("llama")
     edit = random_edit(model, 1)
-    (scores,) = score_edits(
-        model, [edit], [[(a.prompt, target) for a in asked_of(FACT) for target in (a.target_new, a.target_true)]]
-    )
-    found = record_metrics(FACT, scores[0::2], scores[1::2])
+    pairs = pairs_of(FACT, ALL)
+    (answers,) = score_edits(model, [edit], [pairs])
+    record = measure(Observation(FACT, dict(zip(pairs, answers, strict=True))), ALL)
     with edit.applied(model):
-        wanted = rates(rewrite_quality(model, [FACT], heldout=False))
-    assert found == pytest.approx({name: value for name, (value,) in wanted.items()}, abs=1e-4)
+        applied = rates(rewrite_quality(model, [FACT], heldout=False))
+    assert record == pytest.approx({name: value for name, (value,) in applied.items()}, abs=1e-4)
 
 
 def test_zsre_by_hand():
-    assert zsre_asked(FACT) == [
-        ("Efficacy", "Eiffel Tower is located in the city of", "Rome"),
-        ("Paraphrase", "Eiffel Tower's city is", "Rome"),
-        ("Paraphrase", "Find Eiffel Tower in", "Rome"),
-        ("Paraphrase", "Near the Champ de Mars, the tower of", "Rome"),
-        ("Specificity", "The capital of Japan is", "Tokyo"),
-    ]
-    scores = [Score((-1.0,) * len(ranks), ranks) for ranks in ((1, 2), (1,), (3,), (1, 1), (1, 1, 5))]
-    found = zsre_metrics(FACT, scores)
-    assert found == pytest.approx({"Efficacy": 1 / 2, "Paraphrase": 3 / 4, "Specificity": 2 / 3})
-    assert zsre_metrics(replace(FACT, probes=()), scores[:-1])["Specificity"] is None
+    ranks = {
+        ("Eiffel Tower is located in the city of", "Rome"): (1, 2),
+        ("Eiffel Tower's city is", "Rome"): (1,),
+        ("Find Eiffel Tower in", "Rome"): (3,),
+        ("Near the Champ de Mars, the tower of", "Rome"): (1, 1),
+        ("The capital of Japan is", "Tokyo"): (1, 1, 5),
+    }
+    answers = {pair: Answer((-1.0,) * len(of_pair), of_pair) for pair, of_pair in ranks.items()}
+    rows = [METRICS[name] for name in ("Efficacy", "Paraphrase", "Specificity")]
+    assert pairs_of(FACT, rows) == list(ranks)
+    record = measure(Observation(FACT, answers), rows)
+    assert record == pytest.approx({"Efficacy": 1 / 2, "Paraphrase": 3 / 4, "Specificity": 2 / 3})
+    assert measure(Observation(replace(FACT, probes=()), answers), rows)["Specificity"] is None
 
 
-def test_wrong_numbers_of_scores_and_facts_without_a_new_target_are_refused():
-    with pytest.raises(InputError, match="2 scores for the fact 'eiffel', expected 6"):
-        record_metrics(FACT, [score(0.1)] * 2, [score(0.1)] * 6)
-    with pytest.raises(InputError, match="expected 5"):
-        zsre_metrics(FACT, [])
+def test_zsres_metrics_are_measured_of_its_format_alone():
+    assert {metric.name for metric in ZSRE} - {metric.name for metric in ALL} == {
+        "Efficacy", "Paraphrase", "Specificity",
+    }  # fmt: skip
+
+
+def test_facts_without_a_new_target_are_refused():
     with pytest.raises(InputError, match="'eiffel' has no target_new"):
-        asked_of(replace(FACT, target_new=None))
+        questions_of(replace(FACT, target_new=None))
 
 
 def test_names_are_checked():
-    for name in (*METRICS, "probe:two-hop"):
+    for name in (*(name for name in METRICS if not name.endswith(":")), "probe:two-hop"):
         assert check_metric(name) == name
     with pytest.raises(InputError, match="did you mean 'PS_argmax'"):
         check_metric("PS_argmx")
@@ -188,28 +206,28 @@ def records(n=40, seed=0):
 
 def test_a_summary_by_hand():
     found = summarise([{"ES": 1.0, "PS": 0.5, "NS": 1.0}, {"ES": 1.0, "PS": 1.0, "NS": None}, {"ES": 0.0, "PS": None}])
-    assert found["ES"]["value"] == pytest.approx(2 / 3) and found["ES"]["n"] == 3
-    assert found["PS"]["value"] == 0.75 and found["PS"]["n"] == 2
-    assert found["NS"] == {"value": 1.0, "low": None, "high": None, "n": 1}
-    assert found["Score"]["value"] == pytest.approx(3 / (3 / 2 + 4 / 3 + 1)) and found["Score"]["n"] == 3
+    assert found["ES"].value == pytest.approx(2 / 3) and found["ES"].n == 3
+    assert found["PS"].value == 0.75 and found["PS"].n == 2
+    assert found["NS"] == Estimate(1.0, None, None, 1)
+    assert found["Score"].value == pytest.approx(3 / (3 / 2 + 4 / 3 + 1)) and found["Score"].n == 3
     wilson = binomtest(2, 3).proportion_ci(method="wilson")
-    assert (found["ES"]["low"], found["ES"]["high"]) == pytest.approx((wilson.low, wilson.high))
+    assert (found["ES"].low, found["ES"].high) == pytest.approx((wilson.low, wilson.high))
 
 
 def test_score_is_the_harmonic_mean_of_the_three_means():
     found = summarise(records())
-    assert found["Score"]["value"] == pytest.approx(3 / sum(1 / found[name]["value"] for name in ("ES", "PS", "NS")))
+    assert found["Score"].value == pytest.approx(3 / sum(1 / found[name].value for name in ("ES", "PS", "NS")))
     for name, figure in found.items():
-        assert figure["low"] < figure["value"] < figure["high"], name
+        assert figure.low < figure.value < figure.high, name
 
 
 def test_intervals_stay_within_bounds_and_say_that_unseen_failures_may_be():
     found = summarise([{"ES": 1.0, "PS": 1.0, "NS": 1.0, "EM": 0.999}] * 30)
     for name in ("ES", "PS", "NS", "Score"):
-        assert found[name]["value"] == found[name]["high"] == 1.0 and 0.8 < found[name]["low"] < 0.99
-    assert 0.7 < found["EM"]["low"] < 0.99 and found["EM"]["high"] <= 1.0
+        assert found[name].value == found[name].high == 1.0 and 0.8 < found[name].low < 0.99
+    assert 0.7 < found["EM"].low < 0.99 and found["EM"].high <= 1.0
     found = summarise([{"ES": 0.0, "PS": 0.0, "NS": 1.0}] * 30)
-    assert found["Score"]["value"] == found["Score"]["low"] == 0.0 < found["Score"]["high"] < 0.2
+    assert found["Score"].value == found["Score"].low == 0.0 < found["Score"].high < 0.2
 
 
 def test_summaries_are_seeded():
@@ -221,10 +239,10 @@ def test_figures_without_an_upper_bound_have_students_interval():
     values = [0.1, 0.2, 1.5]
     found = summarise([{"GE": v, "perplexity": v, "essence": v, "RS": v / 2} for v in values])
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert (found["perplexity"]["low"], found["perplexity"]["high"]) == pytest.approx((low, high)) and low < 0
+    assert (found["perplexity"].low, found["perplexity"].high) == pytest.approx((low, high)) and low < 0
     for name in ("GE", "essence"):
-        assert found[name] == {"value": pytest.approx(0.6), "low": 0.0, "high": pytest.approx(high), "n": 3}
-    assert 0 < found["RS"]["low"] < 0.3 < found["RS"]["high"] < 1
+        assert found[name] == Estimate(pytest.approx(0.6), 0.0, pytest.approx(high), 3)
+    assert 0 < found["RS"].low < 0.3 < found["RS"].high < 1
 
 
 def test_the_order_of_records_does_not_matter():
@@ -244,12 +262,12 @@ def test_columns_are_the_records():
     for name, column in wanted.items():
         np.testing.assert_array_equal(found[name], column)
     some = np.array([True, False, True, True])
-    assert summarise(columns, of=some) == summarise([{"ES": 1.0, "PS": None}, {"ES": 0.0, "PS": 0.5}, {"GE": 4.0}])
+    assert summarise(columns, rows=some) == summarise([{"ES": 1.0, "PS": None}, {"ES": 0.0, "PS": 0.5}, {"GE": 4.0}])
 
 
 def test_nothing_measured_has_no_figures():
     assert summarise([]) == {}
-    assert summarise([{"PS": None}])["PS"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert summarise([{"PS": None}])["PS"] == Estimate(None, None, None, 0)
     assert "Score" not in summarise([{"ES": 1.0, "PS": None, "NS": None}] * 3)
 
 

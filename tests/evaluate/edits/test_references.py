@@ -10,7 +10,8 @@ from support.edits import FACT
 from support.tiny import tiny
 
 from knowedit.errors import DataError, InputError
-from knowedit.evaluate.edits.generation import generate, generation_metrics
+from knowedit.evaluate.edits.generation import generate, writings
+from knowedit.evaluate.edits.metrics import METRICS, Observation
 from knowedit.evaluate.edits.references import FILES, read_references
 
 WORDS = {"rome": 0, "is": 1, "city": 2, "colosseum": 3, "paris": 4}
@@ -33,11 +34,12 @@ def folder(tmp_path):
 
 def test_what_is_generated_is_scored(folder):
     model, fact = tiny("llama"), replace(EDITED, generation=("Rome is", "The city"))
-    (found,) = generation_metrics(model, [fact], [None], references=read_references(folder))
+    seen = Observation(fact, {}, *writings(model, [fact], [None]), read_references(folder))
     texts = [p + generate(model, [p], tokens=100, top_k=5, total=True)[0] for p in fact.generation]
-    assert found["RS"] == pytest.approx(plain(" ".join(texts), "Rome: Colosseum A city, ROME."))
-    (found,) = generation_metrics(model, [replace(fact, generation=())], [None], references=read_references(folder))
-    assert found["RS"] is None
+    assert METRICS["RS"].of(seen) == pytest.approx(plain(" ".join(texts), "Rome: Colosseum A city, ROME."))
+    fact = replace(fact, generation=())
+    seen = Observation(fact, {}, *writings(model, [fact], [None]), read_references(folder))
+    assert METRICS["RS"].of(seen) is None
 
 
 def plain(one, other):

@@ -5,11 +5,11 @@ import torch
 from support.edits import random_edit, same, weights
 from support.tiny import DECODERS, FAMILIES, tiny
 
-from knowedit.answers import ask
+from knowedit.answers import Answer, ask
 from knowedit.edit.apply import applied
 from knowedit.errors import InputError, ModelError
 from knowedit.evaluate.edits import scoring
-from knowedit.evaluate.edits.scoring import Score, score_edits
+from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.models.layouts import LAYOUTS
 
 PROMPTS = (
@@ -46,7 +46,7 @@ def alone(model, edit, pairs):
                 row = model.hf(input_ids=torch.tensor([step.ids])).logits[0, step.read].float().log_softmax(-1)
             log_p.append(row[token].item())
             ranks.append([1 + (row > row[token] + margin).sum().item() for margin in (1e-4, -1e-4)])  # but for ties
-        found.append(Score(tuple(log_p), tuple(ranks)))
+        found.append(Answer(tuple(log_p), tuple(ranks)))
     return found
 
 
@@ -147,9 +147,9 @@ def test_they_agree_with_answers():
 
 
 def test_a_score_by_hand():
-    score = Score((-1.0, -3.0), (1, 2))
+    score = Answer((-1.0, -3.0), (1, 2))
     assert score.nll == 2.0 and score.per_token == pytest.approx(0.1353352832) and not score.greedy
-    assert Score((-1.0,), (1,)).greedy
+    assert Answer((-1.0,), (1,)).greedy
 
 
 def test_nothing_asked_gives_nothing():

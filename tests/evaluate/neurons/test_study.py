@@ -1,5 +1,7 @@
 """The study of neurons on the trained model: each figure again by plain means, its options, and what it refuses."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,21 +9,25 @@ import pytest
 import torch
 from support import tiny
 from support.edits import FACT
+from support.made_runs import edit_run
 from support.studies import records
 from support.trained import facts, trained
 
 import knowedit
-from knowedit import AttributionConfig, attribute
-from knowedit.errors import InputError
-from knowedit.evaluate.neurons.study import (
-    NeuronStudy,
-    NeuronStudyConfig,
-    of_relations,
-    prompts_of,
-    spread_over_relations,
-)
+from knowedit.errors import DataError, InputError
+from knowedit.evaluate.neurons.records import read_located
+from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
+from knowedit.locate.attribution import AttributionConfig, attribute
+from knowedit.locate.fact_prompts import FactPrompts
+from knowedit.locate.locate import LocateConfig
+from knowedit.locate.proof import measure
+from knowedit.locate.refinement import coarse
+from knowedit.selection import of_relations, spread_over_relations
+from knowedit.settings import overridden
 from knowedit.sources import Source
+
+EIGHT = LocateConfig(attribution=AttributionConfig(nodes=8))
 
 
 def source(made=None):
@@ -30,6 +36,10 @@ def source(made=None):
 
 def study(made=None, model=None, **options):
     return NeuronStudy(NeuronStudyConfig(**{"draws": 5, **options}), model or trained(), source(made))
+
+
+def sites_of(row):
+    return [(neuron["layer"], neuron["index"]) for neuron in row["located"]["neurons"]]
 
 
 def run(folder, *args, **options):
@@ -55,37 +65,46 @@ def test_neurons_are_those_that_the_prompts_share(done):
     model = trained()
     row, fact = next(done.rows()), facts()[0]
     prompts = [t.replace("{}", fact.subject) for t in (fact.template, *fact.paraphrases)]
-    assert row["prompts"] == len(prompts) == 3
+    assert row["located"]["refined_on"] == prompts and len(prompts) == 3
     scores = [attribute(model, p, fact.target, AttributionConfig(nodes=8)).scores for p in prompts]
     coarse = [{tuple(s) for s in (score >= 0.2 * score.max()).nonzero().tolist()} for score in scores]
-    wanted = {s for found in coarse for s in found if sum(s in other for other in coarse) >= 0.7 * 3}
-    assert {tuple(s) for s in row["methods"]["ig"]["neurons"]} == wanted and row["neurons"] == len(wanted) > 0
+    shared = {site for sites in coarse for site in sites if sum(site in other for other in coarse) >= 0.7 * 3}
+    assert set(sites_of(row)) == shared and len(sites_of(row)) == len(shared) > 0
 
 
 def test_effects_are_those_of_the_intervened_model_on_heldout_prompts(done):
     model = trained()
     for row, fact in list(zip(done.rows(), facts(), strict=False))[:3]:
         prompts = [t.replace("{}", fact.subject) for t in fact.heldout]
-        assert row["before"] == pytest.approx([probability(model, p, fact.target) for p in prompts], abs=1e-5)
-        for name in ("ig", "activation"):
-            found = row["methods"][name]
-            neurons = [tuple(site) for site in found["neurons"]]
+        proof = row["proof"]
+        assert proof["before"] == pytest.approx([probability(model, p, fact.target) for p in prompts], abs=1e-5)
+        most_active = [tuple(site) for site in row["rivals"]["activation"]]
+        for effect, neurons in ((proof, sites_of(row)), (proof["rivals"]["activation"], most_active)):
             for what, change in (("suppressed", knowedit.suppress), ("amplified", knowedit.amplify)):
                 with change(model, neurons):
-                    wanted = [probability(model, p, fact.target) for p in prompts]
-                assert found[what] == pytest.approx(wanted, abs=1e-5)
+                    after = [probability(model, p, fact.target) for p in prompts]
+                assert effect[what] == pytest.approx(after, abs=1e-5)
 
 
-def test_baselines_have_as_many_neurons(done):
+def test_the_most_active_neurons_are_as_many(done):
     model, row, fact = trained(), next(done.rows()), facts()[0]
     prompts = [t.replace("{}", fact.subject) for t in (fact.template, *fact.paraphrases)]
     activations = torch.stack([knowedit.rank(model, model.query(p, fact.target), method="activation") for p in prompts])
     mean = activations.abs().mean(0)
-    strongest = {divmod(i, mean.shape[1]) for i in mean.flatten().topk(row["neurons"]).indices.tolist()}
-    assert {tuple(s) for s in row["methods"]["activation"]["neurons"]} == strongest
-    assert "neurons" not in row["methods"]["random"] and len(row["methods"]["random"]["suppressed"]) == 2
-    assert study().run([fact.id])[0]["methods"]["random"] == row["methods"]["random"]  # drawn by seed and id alone
-    assert study(seed=1).run([fact.id])[0]["methods"]["random"] != row["methods"]["random"]
+    strongest = {divmod(i, mean.shape[1]) for i in mean.flatten().topk(len(sites_of(row))).indices.tolist()}
+    assert {tuple(site) for site in row["rivals"]["activation"]} == strongest
+
+
+def test_controls_are_those_of_a_proof_and_drawn_by_the_seed(done):
+    model, row, fact = trained(), next(done.rows()), facts()[0]
+    prompts = [model.query(t.replace("{}", fact.subject), fact.target, fact.subject) for t in fact.heldout]
+    effect = measure(model, sites_of(row), prompts, draws=5).as_dict()
+    for kind in ("activation", "layer"):
+        assert row["proof"]["control"][kind] == {k: pytest.approx(v) for k, v in effect["control"][kind].items()}
+        assert len(effect["control"][kind]["suppressed"]) == 5
+    assert row["proof"]["match"] == pytest.approx(effect["match"])
+    assert study().run([fact.id])[0]["proof"]["control"] == row["proof"]["control"]
+    assert study(seed=1).run([fact.id])[0]["proof"]["control"] != row["proof"]["control"]
 
 
 def test_located_neurons_matter_more_than_the_baselines(done):
@@ -95,7 +114,10 @@ def test_located_neurons_matter_more_than_the_baselines(done):
     for figure in metrics.values():
         assert figure["low"] <= figure["value"] <= figure["high"]
     assert set(done.summary["by_relation"]) == {"home", "work"} and done.summary["empty"] == 0
-    assert sum(done.summary["layers"]["ig"]) == sum(row["neurons"] for row in done.rows())
+    assert sum(done.summary["layers"]["ig"]) == sum(len(sites_of(row)) for row in done.rows())
+    assert done.summary["unproved"] == 0 and done.summary["proof"]["facts"] == 8
+    for name, kind in (("random", "control_suppress"), ("random_by_layer", "layer_control_suppress")):
+        assert metrics[f"suppress:{name}"]["value"] == pytest.approx(done.summary["proof"][kind]["value"])
     assert "located" not in done.summary and "erasure" not in done.summary
     for name in ("same_relation", "other_relations"):
         assert done.summary["specificity"][name]["suppress"]["n"] == 8
@@ -133,30 +155,57 @@ def test_erased_relations_are_asked_beside_the_others(tmp_path):
         assert relation["own"]["probability_after"] < relation["own"]["probability_before"]
 
 
-def test_layers_most_and_one_baseline(tmp_path):
-    found = run(tmp_path / "run", facts()[:2], layers=(1, 2), most=1, baselines=("random",))
-    for row in found.rows():
-        assert row["neurons"] == 1 and row["methods"]["ig"]["neurons"][0][0] in (1, 2)
-        assert list(row["methods"]) == ["ig", "random"]
+def test_layers_and_most(tmp_path):
+    finished = run(tmp_path / "run", facts()[:2], locate=replace(EIGHT, layers=(1, 2), most=1), activation=False)
+    for row in finished.rows():
+        ((layer, _),) = sites_of(row)
+        assert layer in (1, 2) and row["rivals"] == row["proof"]["rivals"] == {}
     for method in ("gradient", "logit", "ablation"):
-        (row,) = study(facts()[:1], method=method, t=0.01).run(["home/zarn"])
-        assert row["neurons"] > 0 and method in row["methods"]
+        (row,) = study(facts()[:1], locate=replace(EIGHT, method=method, t=0.01)).run(["home/zarn"])
+        assert len(sites_of(row)) > 0 and row["located"]["method"] == method
 
 
 def test_a_masked_model_is_studied_too(tmp_path):
     fact = replace(FACT, paraphrases=("{} stands in",), heldout=("You find {} in",), relation="P131", id="eiffel")
     found = run(tmp_path / "run", [fact], tiny.tiny("bert"), known_only=False)
     (row,) = found.rows()
-    assert "error" not in row and len(row["before"]) == 1
+    assert "error" not in row and len(row["located"]["refined_on"]) == 2
+    assert row["proof"] is None or len(row["proof"]["before"]) == 1
 
 
-def test_a_fact_without_a_second_prompt_fails_alone(tmp_path):
+def test_a_fact_without_a_second_prompt_is_located_and_not_proved(tmp_path):
     lonely = replace(facts()[0], paraphrases=(), heldout=(), id="lonely")
-    found = run(tmp_path / "run", [lonely, *facts()[1:3]])
-    assert found.summary["failed"] == 1 and found.summary["metrics"]["suppress:ig"]["n"] == 2
-    assert next(row for row in found.rows() if "error" in row)["error"] == (
-        "it has no second prompt to prove its neurons on"
-    )
+    finished = run(tmp_path / "run", [lonely, *facts()[1:3]])
+    summary = finished.summary
+    assert (summary["failed"], summary["unproved"]) == (0, 1)
+    assert summary["metrics"]["neurons"]["n"] == 3 and summary["metrics"]["suppress:ig"]["n"] == 2
+    row = next(row for row in finished.rows() if row["id"] == "lonely")
+    assert sites_of(row) and row["proof"] is None
+
+
+def test_negative_prompts_remove_their_neurons(done):
+    fact = facts()[0]
+    (row,) = study(negatives=(fact.prompt,)).run([fact.id])
+    scores = attribute(trained(), fact.prompt, fact.target, AttributionConfig(nodes=8)).scores
+    negative = set(coarse(scores, 0.2))
+    assert negative & set(sites_of(next(done.rows()))) and not negative & set(sites_of(row))
+
+
+def test_the_neurons_of_a_run_are_read_back(done, tmp_path):
+    hashed = trained().weights_hash()
+    assert [list(neurons) for neurons in read_located(done.folder, hashed)] == [sites_of(row) for row in done.rows()]
+    with pytest.raises(DataError, match="other weights"):
+        read_located(done.folder, "0" * 64)
+    with pytest.raises(InputError, match="is no run"):
+        read_located(tmp_path)
+    with pytest.raises(InputError, match="no located neurons but a run of 'edit'"):
+        read_located(edit_run(tmp_path / "edits").folder)
+    shutil.copytree(done.folder, tmp_path / "broken")
+    row = next(done.rows())
+    del row["located"]["prompt"]
+    (tmp_path / "broken" / "records.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="home/zarn.*damaged"):
+        read_located(tmp_path / "broken")
 
 
 # ---------------------------------------------------------------- which facts, which prompts
@@ -165,11 +214,12 @@ def test_a_fact_without_a_second_prompt_fails_alone(tmp_path):
 def test_prompts_that_locate_never_prove():
     fact = replace(facts()[0], heldout=(), rephrasings=("Whose home is Aldor?",))
     own = [t.replace("{}", "Zarn") for t in (fact.template, *fact.paraphrases)]
-    assert prompts_of(fact, 4) == ([own[0], own[2]], [own[1], "Whose home is Aldor?"])
-    assert prompts_of(facts()[0], 2)[0] == own[:2]
-    for some in (fact, *facts()):
-        located, held = prompts_of(some, 9)
-        assert not set(located) & set(held)
+    prompts = FactPrompts.of_fact(fact, 4)
+    assert prompts.locating == (own[0], own[2]) and prompts.heldout == (own[1], "Whose home is Aldor?")
+    assert FactPrompts.of_fact(facts()[0], 2).locating == tuple(own[:2])
+    for other in (fact, *facts()):
+        prompts = FactPrompts.of_fact(other)
+        assert not set(prompts.locating) & set(prompts.heldout)
 
 
 def test_relations_are_chosen_by_name_and_spread():
@@ -192,25 +242,28 @@ def test_only_known_facts():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"method": "igg"}, "did you mean 'ig'"),
-        ({"baselines": ("randm",)}, "did you mean 'random'"),
-        ({"t": 0}, "t is 0, expected a fraction"),
-        ({"p": 1.2}, "p is 1.2"),
+        ({"locate": {"method": "igg"}}, "did you mean 'ig'"),
+        ({"locate": {"t": 0}}, "t is 0.0, expected a fraction"),
+        ({"locate": {"attribution": {"nodes": 0}}}, "nodes"),
+        ({"nodes": 8}, "no setting is called 'nodes'"),
         ({"prompts": 0}, "prompts is 0"),
-        ({"nodes": 0}, "nodes"),
+        ({"draws": 0}, "draws is 0"),
     ],
 )
 def test_settings_that_cannot_be(options, said):
     with pytest.raises(InputError) as error:
-        NeuronStudyConfig(**options)
+        overridden(NeuronStudyConfig(), options)
     assert said in str(error.value)
 
 
 def test_a_layer_that_is_not_there():
     with pytest.raises(InputError, match="layer 7"):
-        study(layers=(7,))
+        study(locate=replace(EIGHT, layers=(7,)))
 
 
 def test_the_mean_of_random_draws_is_kept(done):
-    assert all(0 <= v <= 1 for row in done.rows() for v in row["methods"]["random"]["suppressed"])
+    drawn = [row["proof"]["control"]["activation"]["suppressed"] for row in done.rows()]
+    before = [np.mean(row["proof"]["before"]) for row in done.rows()]
+    change = done.summary["metrics"]["suppress:random"]["value"]
+    assert change == pytest.approx(np.mean(drawn) / np.mean(before) - 1)
     assert np.isfinite(done.summary["metrics"]["amplify_ratios:random"]["value"])

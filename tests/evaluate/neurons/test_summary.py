@@ -4,16 +4,18 @@ import json
 import tracemalloc
 from itertools import combinations
 
+import numpy as np
 import pytest
+from support.made_runs import located, proof
 
 from knowedit.evaluate.neurons import summary as neuron_summary
 from knowedit.evaluate.neurons.summary import _pairs, summary
 
 
-def row(i, relation, before, suppressed, amplified, neurons, **more):
-    found = {"suppressed": suppressed, "amplified": amplified, "neurons": neurons}
+def row(i, relation, before, suppressed, amplified, sites, *, specificity=None, **more):
     return {
-        "id": i, "relation": relation, "before": before, "neurons": len(neurons), "methods": {"ig": found}, **more,
+        "id": i, "relation": relation, "located": located("ig", sites, relation, i), "rivals": {},
+        "proof": proof(before, suppressed, amplified, specificity=specificity), **more,
     }  # fmt: skip
 
 
@@ -21,7 +23,7 @@ ROWS = [
     row("a", "capital", [0.5, 0.7], [0.1, 0.3], [0.8, 0.8], [[2, 1], [3, 4]]),
     row("b", "capital", [0.2], [0.1], [0.4], [[2, 1]]),
     row("c", "author", [0.4], [0.4], [0.6], [[0, 5], [3, 4], [3, 5]]),
-    {"id": "d", "relation": "author", "before": [0.9], "neurons": 0, "methods": {}},
+    {"id": "d", "relation": "author", "located": located("ig", []), "rivals": {}, "proof": None},
 ]
 
 
@@ -34,10 +36,11 @@ def test_figures_by_hand():
     assert metrics["amplify:ig"]["value"] == pytest.approx((1.8 - 1.2) / 1.2)
     assert metrics["amplify_ratios:ig"]["value"] == pytest.approx((0.2 / 0.6 + 1 + 0.5) / 3)
     assert metrics["neurons"]["value"] == 6 / 4 and metrics["neurons"]["n"] == 4
-    assert metrics["probability"]["value"] == pytest.approx((0.6 + 0.2 + 0.4 + 0.9) / 4)
+    assert metrics["probability"]["value"] == pytest.approx((0.6 + 0.2 + 0.4) / 3)
+    assert metrics["suppress:random"]["value"] == metrics["suppress:random_by_layer"]["value"] == pytest.approx(0)
     assert found["by_relation"]["capital"]["suppress:ig"]["value"] == pytest.approx((0.3 - 0.8) / 0.8)
     assert found["by_relation"]["author"]["suppress:ig"] == {"value": 0.0, "low": None, "high": None, "n": 1}
-    assert found["empty"] == 1 and found["layers"] == {"ig": [1, 0, 2, 3, 0]}
+    assert (found["empty"], found["unproved"]) == (1, 0) and found["layers"] == {"ig": [1, 0, 2, 3, 0]}
     assert found["overlap"]["within"] == {"pairs": 1, "shared": 1.0, "jaccard": 0.5}
     assert found["overlap"]["between"]["pairs"] == 2
     assert found["overlap"]["between"]["jaccard"] == pytest.approx((1 / 4 + 0) / 2)
@@ -50,8 +53,12 @@ def test_the_order_of_records_does_not_matter():
 
 
 def test_specificity_and_stability_by_hand():
-    others = {"before": 0.5, "suppressed": 0.45, "amplified": 0.6}
-    rows = [{**r, "specificity": {"same_relation": others}, "stability": {"t=0.1 p=0.5": [4, 0.5]}} for r in ROWS[:2]]
+    others = {"before": np.array([0.4, 0.6]), "suppressed": np.array([0.45]), "amplified": np.array([0.7, 0.5])}
+    varied = {"t=0.1 p=0.5": [4, 0.5]}
+    rows = [
+        row(i, "capital", [0.5], [0.1], [0.8], [[2, 1]], specificity={"same_relation": others}, stability=varied)
+        for i in "ab"
+    ]
     found = summary(rows)
     assert found["specificity"]["same_relation"]["suppress"]["value"] == pytest.approx(-0.1)
     assert found["specificity"]["same_relation"]["amplify"]["value"] == pytest.approx(0.2)
@@ -64,7 +71,20 @@ def test_chosen_metrics_and_nothing():
     assert list(summary(ROWS, ("suppress:ig",))["metrics"]) == ["suppress:ig"]
     empty = summary([])
     assert empty["metrics"]["neurons"] == {"value": None, "low": None, "high": None, "n": 0}
-    assert empty["layers"] == {} and empty["overlap"] == {}
+    assert empty["layers"] == {} and empty["overlap"] == {} and empty["proof"] is None
+
+
+def test_a_fact_without_a_prompt_to_prove_counts_as_unproved():
+    found = summary([*ROWS, {**ROWS[0], "id": "e", "proof": None}])
+    assert found["unproved"] == 1 and found["metrics"]["neurons"]["n"] == 5
+    assert found["metrics"]["suppress:ig"] == summary(ROWS)["metrics"]["suppress:ig"]
+
+
+def test_the_proof_is_over_all_facts_that_have_one():
+    found = summary(ROWS)
+    assert found["proof"]["facts"] == 3 and found["proof"]["unit"] == "facts"
+    assert found["proof"]["suppress"]["value"] == found["metrics"]["suppress:ig"]["value"]
+    assert found["proof"]["p_suppress"] == 1 / 5  # no draw of four falls as far
 
 
 def test_pairs_are_all_or_drawn_without_doubles(monkeypatch):

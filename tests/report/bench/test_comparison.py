@@ -25,7 +25,7 @@ def by_metric(comparison):
 def edited(values, prefix="r", **more):
     """Records with these values of ES."""
     rows = [edit_row(i, np.random.default_rng(0), 0.5) for i in range(len(values))]
-    return [{**row, "id": f"{prefix}/{i}", "before": {"ES": 0.0}, "after": {"ES": value}, "perplexity": None, **more}
+    return [{**row, "id": f"{prefix}/{i}", "before": {"ES": 0.0}, "after": {"ES": value}, **more}
             for i, (row, value) in enumerate(zip(rows, values, strict=True))]  # fmt: skip
 
 
@@ -119,9 +119,9 @@ def test_neurons_of_runs_by_different_methods_are_compared(tmp_path):
     found = by_metric(compare([one, other]))
     assert {"suppress:located", "amplify:located", "suppress:random", "neurons", "probability"} <= set(found)
     change = found["suppress:located"]
-    before = [np.mean(row["before"]) for row in one.rows()]
-    for run, name, value in ((one, "ig", change.one), (other, "gradient", change.other)):
-        after = [np.mean(row["methods"][name]["suppressed"]) for row in run.rows()]
+    before = [np.mean(row["proof"]["before"]) for row in one.rows()]
+    for run, value in ((one, change.one), (other, change.other)):
+        after = [np.mean(row["proof"]["suppressed"]) for row in run.rows()]
         assert value == pytest.approx(ratio_of_means(before, after).value)
     assert change.low < change.difference < change.high < 0
     assert change.test == "wilcoxon" and change.p < 1e-4 and change.lower == 24

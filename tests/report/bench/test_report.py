@@ -17,9 +17,13 @@ from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import writing
 from knowedit.inert import inert
+from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.locate import LocateConfig
 from knowedit.report.bench.report import bench_report
 from knowedit.report.bench.tables import Value
 from knowedit.sources import Source
+
+LOCATE = LocateConfig(attribution=AttributionConfig(nodes=4))
 
 
 def tables(*folders):
@@ -56,7 +60,7 @@ def test_the_tables_of_neurons_hold_the_figures_of_the_summary(tmp_path):
     found = tables(run.folder)
     assert list(found) == ["runs", "effects", "counts", "relations", "layers", "overlap", "specificity"]
     summary = run.summary
-    assert column(found["effects"], "neurons by") == ["ig", "activation", "random"]
+    assert column(found["effects"], "neurons by") == ["ig", "activation", "random", "random_by_layer"]
     for method, suppress in zip(*(column(found["effects"], name) for name in ("neurons by", "suppress")), strict=True):
         assert same(suppress, summary["metrics"][f"suppress:{method}"])
     assert same(column(found["relations"], "amplify, located")[1], summary["by_relation"]["capital"]["amplify:ig"])
@@ -88,7 +92,7 @@ def test_runs_of_real_studies_are_reported(tmp_path):
         study = EditStudy(EditStudyConfig(**config, **settings), trained(), trained_source())
         run_study(study, tmp_path / name, progress=False)
     made = Source("made", "facts", facts()[:6], (), "0" * 64)
-    study = NeuronStudy(NeuronStudyConfig(nodes=4, draws=5, erase=True, stability=True), trained(), made)
+    study = NeuronStudy(NeuronStudyConfig(locate=LOCATE, draws=5, erase=True, stability=True), trained(), made)
     run_study(study, tmp_path / "neurons", progress=False)
     files = bench_report([tmp_path / "none", tmp_path / "ft"]).write(tmp_path / "edits")
     assert {"report.md", "report.json", "metrics.tex", "comparison.csv", "metrics.svg", "differences.png"} <= set(files)
