@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -59,9 +60,14 @@ class Rome:
         given = {"covariance": self.covariances[config.layer], "preserved": self.preserved[config.layer]}
         return rome_many(self.model, facts, config, **given)
 
+    @cached_property
+    def clean_perplexity(self) -> float:
+        """The perplexity of the unedited model."""
+        return perplexity(self.model)
+
     def each_applied(self, edits: Sequence[Edit], measure: Callable[[int], T]) -> Iterator[tuple[T, float]]:
         """`measure(i)` while the i-th edit is on the model, and how much perplexity rose then, as a fraction."""
-        clean = perplexity(self.model)
+        clean = self.clean_perplexity  # before an edit is on
         for i, edit in enumerate(edits):
             with applied(self.model, edit):
                 yield measure(i), perplexity(self.model) / clean - 1

@@ -1,8 +1,10 @@
-"""The field's loop for integrated gradients, written plainly: what the sweep is compared with.
+"""The field's loop for integrated gradients (Dai et al. 2022, eq. 5), written plainly: for the neurons a of a layer
 
-For each layer: one clean pass for its neurons, then the whole prompt through all layers for every point of the
-path, the target's probability from all positions' logits, and a traced gradient. This is the algorithm of the PyPI
-package `knowledge-neurons` (`get_scores_for_layer`), for any wrapped model and at the input of the down-projection.
+    score_i = a_i · Σ_k w_k ∂P(target | α_k a) / ∂a_i
+
+For each layer: one clean pass for its neurons, then the whole prompt through all layers for every point of the path,
+the target's probability from all positions' logits, and a traced gradient. This is the algorithm of the PyPI package
+`knowledge-neurons` (`get_scores_for_layer`), for any wrapped model and at the input of the down-projection.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The imputation experiment written plainly: a run of the whole model for each layer and each set of dimensions."""
+"""The imputation experiment written plainly: a run of the whole model for each layer and each set S of dimensions.
+
+What a layer's down-projection puts out at the read position is y (d_model), of which y_i ← (1/d) Σ_j y_j for i in S.
+"""
 
 from __future__ import annotations
 

@@ -36,4 +36,4 @@ def _probability(model: Model, query: Query, sources: tuple[int, ...], layers: t
     blocks = [model.blocks[layer] for layer in layers]
     with hooked(*(lambda b=block: b.register_forward_pre_hook(masked, with_kwargs=True) for block in blocks)):
         logits = model.hf(input_ids=tokens).logits[0, read]
-    return logits.float().softmax(-1)[target].item()
+    return logits.double().softmax(-1)[target].item()

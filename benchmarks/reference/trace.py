@@ -1,4 +1,6 @@
-"""The paper's loop for causal tracing, written plainly: what the sweep is compared with.
+"""The paper's loop for causal tracing (Meng et al. 2022, section 2.1), written plainly: of a token and a layer
+
+    indirect effect = P(target | subject corrupted, clean h of the token and layer) − P(target | subject corrupted)
 
 For each token and layer the whole prompt goes through the whole model, one clean row and one for each draw of noise;
 what is restored is copied out of the clean row as the model runs, and all positions get their logits. This is the
