@@ -16,6 +16,7 @@ from knowedit import Fact, RomeConfig
 from knowedit.edit import Covariance
 from knowedit.edit.methods.v_star import request
 from knowedit.facts import Neighbour
+from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.neuron_card import CardConfig
@@ -67,9 +68,9 @@ CASES = {
         call(trained(), [request(trained(), f, f.target_new, ()) for f in _editable()], 0, ROME.search)
     ),
     "locate.locate.locate_fact": lambda call, folder: call(trained(), THREE[0], negatives=["Zarn works as"]) and 4,
-    "locate.locate.locate_prompts": lambda call, folder: call(trained(), [THREE[0].prompt], THREE[0].target) and 1,
+    "locate.locate.locate_prompts": lambda call, folder: call(trained(), FactPrompts.all_of(THREE[0])) and 3,
     "locate.locate.score_prompts": lambda call, folder: len(
-        call(trained(), [THREE[0].prompt], THREE[0].target, LocateConfig(method="gradient"))
+        call(trained(), FactPrompts.all_of(THREE[0]), LocateConfig(method="gradient"))
     ),
     "locate.locate.score_negatives": lambda call, folder: len(
         call(trained(), [f.prompt for f in THREE], LocateConfig(method="gradient"))

@@ -73,7 +73,9 @@ def locate(
     """
     from ..errors import InputError
     from ..locate.attribution import AttributionConfig
+    from ..locate.fact_prompts import FactPrompts
     from ..locate.locate import LocateConfig
+    from ..sources import find_fact
 
     if sum(choice is not None for choice in (prompt, fact, facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")
@@ -86,8 +88,12 @@ def locate(
         t=t, p=p, adjust=adjust, most=most, layers=layer_list(layers), drop=tuple(drop), chat=chat,
     )  # fmt: skip
     if facts is None:
-        own_words = prompt, target, subject, paraphrase, heldout
-        prompts = _prompts_in_words(*own_words) if fact is None else _prompts_of_fact(fact)
+        if fact is not None:
+            prompts = FactPrompts.all_of(find_fact(fact))
+        elif target is not None:
+            prompts = FactPrompts.in_words(prompt, target, subject, paraphrase, heldout)
+        else:
+            raise InputError("a PROMPT needs --target, the answer whose neurons are wanted")
         record = _locate_one(prompts, negative, config, draws, seed, model, dtype, device, trust_remote_code)
         print_json(record) if as_json else _show(record)
         return
@@ -117,22 +123,6 @@ def _integer(text: str, *words: str):
         raise InputError(f"found {text!r}, expected a whole number or {' or '.join(words)}") from None
 
 
-def _prompts_of_fact(name: str):
-    from ..locate.fact_prompts import FactPrompts
-    from ..sources import find_fact
-
-    return FactPrompts.of_fact(find_fact(name))
-
-
-def _prompts_in_words(prompt: str, target: str | None, subject: str | None, paraphrases: list[str], heldout: list[str]):
-    from ..errors import InputError
-    from ..locate.fact_prompts import FactPrompts
-
-    if target is None:
-        raise InputError("a PROMPT needs --target, the answer whose neurons are wanted")
-    return FactPrompts.in_words(prompt, target, subject, paraphrases, heldout)
-
-
 def _locate_one(
     prompts, negatives: list[str], config, draws: int, seed: int, name: str, dtype, device, trust_remote_code: bool
 ) -> dict:
@@ -150,8 +140,7 @@ def _locate_one(
     pool = ControlPool(model, builtin_facts())
     with progress("attributing", len(prompts.locating) + len(negatives), "prompt") as step:
         located = locate_prompts(
-            model, prompts.locating, prompts.target, config, subject=prompts.subject, relation=prompts.relation,
-            negatives=negatives, pool=pool, progress=step,
+            model, prompts, config, negatives=negatives, pool=pool, progress=step,
         )  # fmt: skip
     seconds["attribution"] = clock.lap()
     proof = None

@@ -22,6 +22,7 @@ from ..lazy import exports
 if TYPE_CHECKING:
     from .attribution import Attribution as Attribution, attribute_many as attribute_many
     from .baseline import mean_activation as mean_activation
+    from .fact_prompts import FactPrompts as FactPrompts
     from .proof import Proof as Proof
     from .rankings import RANKINGS as RANKINGS
 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import InputError
 from ..facts import SLOT, Fact, fill, templated
@@ -13,21 +13,37 @@ from ..sources import builtin_facts
 
 @dataclass(frozen=True)
 class FactPrompts:
-    """The prompts of one fact: `locating` ones, of which the first is the fact's own, and `heldout` ones."""
+    """The prompts of one fact, which `target` answers.
+
+    `locating` ones come first, of which the first is the fact's own; `heldout` ones only prove. `fact` is its id.
+    """
 
     locating: tuple[str, ...]
-    heldout: tuple[str, ...]
     target: str
+    heldout: tuple[str, ...] = ()
     subject: str | None = None
     relation: str | None = None
+    fact: str | None = None
 
     @classmethod
-    def of_fact(cls, fact: Fact, most: int | None = None) -> FactPrompts:
-        """At most `most` prompts that locate, and the others: held-out ones, or else every second paraphrase."""
-        prompts = [fill(template, fact.subject) for template in (fact.template, *fact.paraphrases)]
-        heldout = [fill(template, fact.subject) for template in fact.heldout] or [*prompts[1::2], *fact.rephrasings]
-        locating = [prompt for prompt in prompts if prompt not in heldout][:most]
-        return cls(tuple(locating), tuple(heldout), fact.target, fact.subject, fact.relation)
+    def all_of(cls, fact: Fact) -> FactPrompts:
+        """The template and all paraphrases locate; the held-out templates prove, if there are any."""
+        locating, heldout = (
+            tuple(fill(template, fact.subject) for template in templates)
+            for templates in ((fact.template, *fact.paraphrases), fact.heldout)
+        )
+        return cls(locating, fact.target, heldout, fact.subject, fact.relation, fact.id)
+
+    @classmethod
+    def split(cls, fact: Fact, most: int | None = None) -> FactPrompts:
+        """As `all_of`, but something always proves: without held-out templates every second paraphrase.
+
+        At most `most` prompts locate.
+        """
+        prompts = cls.all_of(fact)
+        heldout = prompts.heldout or (*prompts.locating[1::2], *fact.rephrasings)
+        locating = [prompt for prompt in prompts.locating if prompt not in heldout]
+        return replace(prompts, locating=tuple(locating[:most]), heldout=heldout)
 
     @classmethod
     def in_words(
@@ -46,13 +62,15 @@ class FactPrompts:
         if subject is None:
             if any(SLOT in text for text in (prompt, *paraphrases, *heldout)):
                 raise InputError(f"a prompt with {SLOT} needs --subject, which takes its place")
-            return cls((prompt, *paraphrases), tuple(heldout), target)
+            return cls((prompt, *paraphrases), target, tuple(heldout))
         if paraphrases and not heldout:
             paraphrases, heldout = paraphrases[:-1], paraphrases[-1:]
-        locating = tuple(fill(templated(text, subject), subject) for text in (prompt, *paraphrases))
-        proving = tuple(fill(templated(text, subject), subject) for text in heldout)
+        locating, proving = (
+            tuple(fill(templated(text, subject), subject) for text in texts)
+            for texts in ((prompt, *paraphrases), heldout)
+        )
         same = [fact for fact in builtin_facts() if (fact.subject, fact.target) == (subject, target)]
-        return cls(locating, proving, target, subject, same[0].relation if same else None)
+        return cls(locating, target, proving, subject, same[0].relation if same else None)
 
     def check(self, model: Model, chat: bool = False) -> None:
         """Raise `InputError` for a prompt or target that `model` cannot be asked, before anything is computed."""

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field, replace
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..facts import Fact, fill
+from ..facts import Fact
 from ..models.adapter import Model
-from ..progress import Progress, silent
+from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
 from .attribution import Attribution, AttributionConfig, attribute
 from .baseline import with_baseline
+from .fact_prompts import FactPrompts
 from .neuron_kinds import ControlPool, kinds
 from .neurons import KINDS, Neuron, NeuronSet, vocabulary
 from .rankings import RANKINGS, rank
@@ -30,7 +31,8 @@ class LocateConfig:
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
     - `most`: the largest number of neurons that are kept, the strongest.
     - `layers`: locate in these layers only.
-    - `drop`: kinds to leave out of the set, `("general",)` for instance.
+    - `kinds`: try each neuron on known facts, to tell its kind. `drop`: kinds to leave out of the set, `("general",)`
+      for instance.
     - `chat`: ask through the tokenizer's chat template.
     """
 
@@ -41,6 +43,7 @@ class LocateConfig:
     adjust: bool = False
     most: int | None = None
     layers: tuple[int, ...] | None = None
+    kinds: bool = True
     drop: tuple[str, ...] = ()
     chat: bool = False
 
@@ -56,6 +59,10 @@ class LocateConfig:
         for kind in self.drop:
             if kind not in KINDS:
                 raise InputError(f"no kind is called {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")
+        if self.drop and not self.kinds:
+            raise InputError(
+                f"kinds to leave out ({', '.join(self.drop)}) are not told without kinds; set kinds to true"
+            )
         if self.most is not None and self.most < 1:
             raise InputError(f"most is {self.most!r}, expected a number of neurons from 1 on")
 
@@ -102,63 +109,42 @@ def locate_fact(
 
     Raises `InputError` for prompts and targets that cannot be used.
     """
-    located = locate_prompts(
-        model,
-        [fill(template, fact.subject) for template in (fact.template, *fact.paraphrases)],
-        fact.target,
-        config,
-        subject=fact.subject,
-        relation=fact.relation,
-        negatives=negatives,
-        pool=pool,
-        weights_hash=weights_hash,
+    return locate_prompts(
+        model, FactPrompts.all_of(fact), config, negatives=negatives, pool=pool, weights_hash=weights_hash,
         progress=progress,
-    )
-    return replace(located, fact=fact.id)
+    )  # fmt: skip
 
 
 def locate_prompts(
     model: Model,
-    prompts: Sequence[str],
-    target: str,
+    prompts: FactPrompts,
     config: LocateConfig | None = None,
     *,
-    subject: str | None = None,
-    relation: str | None = None,
     negatives: Sequence[str] = (),
     pool: ControlPool | None = None,
     weights_hash: str | None = None,
     progress: Progress = silent,
 ) -> NeuronSet:
-    """The neurons that the prompts of one fact share, as `locate_fact` returns them; the first prompt is the fact's."""
+    """The neurons that the locating ones of `prompts` share, as `locate_fact` returns them."""
     config = config or LocateConfig()
     scoring = replace(config, attribution=with_baseline(model, config.attribution))
-    scored = score_prompts(model, prompts, target, scoring, subject=subject, progress=progress)
-    others = score_negatives(model, negatives, scoring, progress=lambda done: progress(len(prompts) + done))
-    return describe(
-        model, scored, config, target=target, subject=subject, relation=relation, negatives=others, pool=pool,
-        weights_hash=weights_hash,
-    )  # fmt: skip
+    scored = score_prompts(model, prompts, scoring, progress=progress)
+    others = score_negatives(model, negatives, scoring, progress=lambda done: progress(len(scored) + done))
+    return describe(model, prompts, scored, config, negatives=others, pool=pool, weights_hash=weights_hash)
 
 
 def score_prompts(
-    model: Model,
-    prompts: Sequence[str],
-    target: str,
-    config: LocateConfig,
-    *,
-    subject: str | None = None,
-    progress: Progress = silent,
+    model: Model, prompts: FactPrompts, config: LocateConfig, *, progress: Progress = silent
 ) -> list[PromptScores]:
-    """The scores of all neurons for each of the prompts, which one `target` answers."""
-    if not prompts:
+    """The scores of all neurons for each of the locating prompts."""
+    if not prompts.locating:
         raise InputError("there is no prompt to locate neurons with; give one that the target continues")
     for layer in config.layers or ():
         model.check_layer(layer)
     scored = []
-    for prompt in prompts:
-        scored.append(_score(model, prompt, model.query(prompt, target, subject, chat=config.chat), config))
-        progress(len(scored))
+    for text in counted(prompts.locating, progress):
+        query = model.query(text, prompts.target, prompts.subject, chat=config.chat)
+        scored.append(_score(model, text, query, config))
     return scored
 
 
@@ -166,22 +152,15 @@ def score_negatives(
     model: Model, prompts: Sequence[str], config: LocateConfig, *, progress: Progress = silent
 ) -> list[PromptScores]:
     """The scores for each of the prompts, whose target is the model's own first choice."""
-    scored = []
-    for prompt in prompts:
-        scored.append(_score(model, prompt, _own_answer(model, prompt, config), config))
-        progress(len(scored))
-    return scored
+    return [_score(model, text, _own_answer(model, text, config), config) for text in counted(prompts, progress)]
 
 
 def describe(
     model: Model,
+    prompts: FactPrompts,
     scored: Sequence[PromptScores],
     config: LocateConfig,
     *,
-    target: str,
-    subject: str | None = None,
-    relation: str | None = None,
-    fact: str | None = None,
     negatives: Sequence[PromptScores] = (),
     pool: ControlPool | None = None,
     weights_hash: str | None = None,
@@ -191,11 +170,16 @@ def describe(
         [prompt.scores for prompt in scored], config.t, config.p, adjust=config.adjust, layers=config.layers,
         negatives=[prompt.scores for prompt in negatives],
     )  # fmt: skip
-    controls = (pool or ControlPool(model, builtin_facts())).controls(subject, target, relation)
     first = scored[0]
     sites = list(refined.scores)
     activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
-    labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
+    tests: dict = {"p": refined.p}
+    labels: list[str | None] = [None] * len(sites)
+    if config.kinds:
+        pool = pool or ControlPool(model, builtin_facts())
+        controls = pool.controls(prompts.subject, prompts.target, prompts.relation)
+        labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
+        tests["controls"] = controls.counts()
     neurons = tuple(
         _neuron(model, site, scored, refined, activation, kind)
         for site, activation, kind in zip(sites, activations, labels, strict=True)
@@ -205,17 +189,17 @@ def describe(
         model=model.name,
         weights_hash=weights_hash or model.weights_hash(),
         prompt=first.text,
-        target=target,
+        target=prompts.target,
         neurons=neurons[: config.most],
         probability=first.answers.probability,
         method=config.method,
-        subject=subject,
-        fact=fact,
-        relation=relation,
+        subject=prompts.subject,
+        fact=prompts.fact,
+        relation=prompts.relation,
         refined_on=tuple(prompt.text for prompt in scored),
         negatives=tuple(prompt.text for prompt in negatives),
         gap=tuple(first.attribution.gap.tolist()) if first.attribution else (),
-        tests={"p": refined.p, "controls": controls.counts()},
+        tests=tests,
         config=config.as_dict(),
         note=_note(model, refined, neurons, first.answers, config),
     )
@@ -247,7 +231,7 @@ def _neuron(
     scored: Sequence[PromptScores],
     refined: Refinement,
     activation: float,
-    kind: str,
+    kind: str | None,
 ) -> Neuron:
     promotes, suppresses = vocabulary(model, *site, sign=activation)
     spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]

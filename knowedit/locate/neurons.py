@@ -29,7 +29,7 @@ class Neuron:
     - `score`: mean over the prompts that located it; `share`: the same over the mean of its layer's F(a) − F(baseline)
       (None for rankings that have no such sum); `prompts`: the fraction of prompts for which it is coarse.
     - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
-    - `kind`: one of `KINDS`, None where nothing was there to tell.
+    - `kind`: one of `KINDS`, None where it was not tried.
     - `promotes`, `suppresses`: tokens that its value vector, under the activation's sign, raises and lowers most.
     """
 

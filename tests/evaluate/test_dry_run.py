@@ -159,9 +159,7 @@ def test_passes_of_neurons_are_those_of_a_run(tmp_path, monkeypatch, homes):
     sets = 1 + 1 + 5 + 5  # located, by activation, random by layer and activation, random by layer
     assert passes["effect"] == 12 * (1 + 2 * sets) and passes["known"] == 6 and passes["locate"] == 18 * (1 + 8 * 3)
     assert sum(n for text, _, n in scaled if text in heldout) == passes["effect"] - 12
-    # a control is tried with the whole set at both factors, and with each neuron alone for its kind, at 0
-    whole = sum(n for text, factor, n in scaled if text not in heldout and factor == 2.0)
-    assert 0 < 2 * whole <= passes["specificity"]
+    assert 0 < sum(n for text, _, n in scaled if text not in heldout) <= passes["specificity"]
 
 
 def test_what_the_run_writes_and_measures_beside():

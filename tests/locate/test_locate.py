@@ -10,6 +10,7 @@ from support.trained import facts, trained
 from knowedit import DataError, Fact, InputError, NeuronSet
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.baseline import mean_activation
+from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts
 from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
 from knowedit.locate.neurons import vocabulary
@@ -50,6 +51,14 @@ def test_located_neurons_are_ordered_and_described(found):
     assert found.refined_on == ("Zarn lives in", "The home of Zarn is", "You will find Zarn in")
 
 
+def test_without_kinds_the_neurons_are_the_same(found):
+    model = trained()
+    plain = locate_fact(model, facts()[0], LocateConfig(attribution=NODES, kinds=False))
+    assert list(plain) == list(found) and {neuron.kind for neuron in plain.neurons} == {None}
+    with pytest.raises(InputError, match="not told without kinds"):
+        LocateConfig(kinds=False, drop=("general",))
+
+
 def test_neuron_sets_survive_json_and_know_their_model(found, tmp_path):
     path = tmp_path / "set.json"
     found.save(path)
@@ -71,8 +80,8 @@ def test_negative_prompts_remove_their_own_neurons(found):
     model = trained()
     # its own prompt as a negative one: everything is coarse for it too, and the answer says so
     left = locate_prompts(
-        model, found.refined_on[:1], "Aldor", LocateConfig(attribution=NODES), negatives=found.refined_on[:1],
-        pool=ControlPool(model, facts()),
+        model, FactPrompts(found.refined_on[:1], "Aldor"), LocateConfig(attribution=NODES),
+        negatives=found.refined_on[:1], pool=ControlPool(model, facts()),
     )  # fmt: skip
     assert len(left) == 0
     assert "negative" in left.note
@@ -80,8 +89,8 @@ def test_negative_prompts_remove_their_own_neurons(found):
 
 def test_paraphrases_that_share_nothing_say_so():
     model = tiny("gpt2")
-    prompts = ["The capital of France is", "Paris", "z y x w v u", "Rome is a city in"]
-    found = locate_prompts(model, prompts, "Tokyo", LocateConfig(attribution=NODES, t=1.0, p=1.0))
+    prompts = FactPrompts(("The capital of France is", "Paris", "z y x w v u", "Rome is a city in"), "Tokyo")
+    found = locate_prompts(model, prompts, LocateConfig(attribution=NODES, t=1.0, p=1.0))
     assert len(found) == 0
     assert "share none" in found.note
 

@@ -32,11 +32,11 @@ def method_settings(config: NeuronStudyConfig, model: Model | None) -> dict:
 def plan(config: NeuronStudyConfig, source: Source | None, facts: Sequence[Fact], model: Model | None) -> dict:
     """{"passes": {purpose: sequences}, "memory": {}} of a study of `facts`; without `model` one layer counts.
 
-    Each node of the integral is a row for each layer, forward and backward. `controls` are the facts that kinds and
-    specificity need, at most. How many neurons each control is tried with is not known before they are located, so
-    these rows are not counted.
+    Each node of the integral is a row for each layer, forward and backward. `controls` are the facts that specificity
+    and kinds need, at most. For kinds every neuron is tried alone on the controls; how many neurons there are is not
+    known before, so these rows are not counted.
     """
-    prompts = [FactPrompts.of_fact(fact, config.prompts) for fact in facts]
+    prompts = [FactPrompts.split(fact, config.prompts) for fact in facts]
     locating = sum(len(fact.locating) for fact in prompts)
     heldout = sum(len(fact.heldout) for fact in prompts)
     sets = 1 + config.activation + config.draws + min(config.draws, LAYER_DRAWS)
@@ -44,7 +44,7 @@ def plan(config: NeuronStudyConfig, source: Source | None, facts: Sequence[Fact]
     layers = None if model is None else locate.layers or range(model.n_layers)
     passes = {
         "locate": (locating + len(config.negatives)) * scoring_passes(locate.method, nodes, layers),
-        "controls": 3 * CONTROLS * len(facts),
+        "controls": (2 + locate.kinds) * CONTROLS * len(facts),
         "effect": heldout * (1 + 2 * sets),
         "specificity": 2 * CONTROLS * 2 * len(facts),
     }

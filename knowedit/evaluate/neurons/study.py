@@ -61,7 +61,9 @@ class NeuronStudyConfig:
     relations: tuple[str, ...] = ()
     per_relation: int | None = None
     known_only: bool = True
-    locate: LocateConfig = field(default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8)))
+    locate: LocateConfig = field(
+        default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8), kinds=False)
+    )
     prompts: int | None = 4
     negatives: tuple[str, ...] = ()
     draws: int = 20
@@ -121,11 +123,11 @@ class NeuronStudy(FactStudy):
 
     def _record(self, fact: Fact) -> dict:
         start = time.perf_counter()
-        prompts = FactPrompts.of_fact(fact, self.settings.prompts)
-        scored = score_prompts(self.model, prompts.locating, fact.target, self._scoring, subject=fact.subject)
+        prompts = FactPrompts.split(fact, self.settings.prompts)
+        scored = score_prompts(self.model, prompts, self._scoring)
         located = describe(
-            self.model, scored, self.settings.locate, target=fact.target, subject=fact.subject, relation=fact.relation,
-            fact=fact.id, negatives=self._negatives, pool=self._pool, weights_hash=self._weights_hash,
+            self.model, prompts, scored, self.settings.locate, negatives=self._negatives, pool=self._pool,
+            weights_hash=self._weights_hash,
         )  # fmt: skip
         scored_at = time.perf_counter()
         record = {
@@ -173,7 +175,7 @@ class NeuronStudy(FactStudy):
     def _coarse(self, fact: Fact, nodes: int) -> dict[Site, float]:
         """The coarse neurons of the fact's own prompt, integrated by so many nodes."""
         scoring = replace(self._scoring, attribution=replace(self._scoring.attribution, nodes=nodes))
-        (prompt,) = score_prompts(self.model, [fact.prompt], fact.target, scoring, subject=fact.subject)
+        (prompt,) = score_prompts(self.model, FactPrompts((fact.prompt,), fact.target, subject=fact.subject), scoring)
         return refine([prompt.scores], scoring.t, 1.0, layers=scoring.layers).scores
 
     # ---------------------------------------------------------------- a relation

@@ -23,7 +23,7 @@ from ...locate.attribution import AttributionConfig
 from ...locate.locate import LocateConfig, locate_fact
 from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
-from ...locate.proof import prove
+from ...locate.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
 from ...models.length import check_length
@@ -252,16 +252,13 @@ class _Telling:
         fact = self.fact
         if not self.found:
             return None
-        on = [fill(template, fact.subject) for template in fact.heldout or (fact.template,)]
-        controls = self.pool.controls(fact.subject, fact.target, fact.relation)
-        return prove(
+        return prove_located(
             self.model,
             self.found,
-            [self.model.query(prompt, fact.target, fact.subject) for prompt in on],
+            [fill(template, fact.subject) for template in fact.heldout],
+            pool=self.pool,
             draws=QUICK_DRAWS if self.config.quick else self.config.draws,
             seed=self.config.seed,
-            heldout=bool(fact.heldout),
-            others={"same_relation": controls.relation, "other_relations": controls.general},
         ).as_dict()
 
 

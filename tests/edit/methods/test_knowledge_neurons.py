@@ -177,7 +177,7 @@ def test_refuses_what_finds_nothing(pool):
     nothing = LocateConfig(attribution=NODES, drop=("fact", "relation", "answer", "general"))
     with pytest.raises(InputError, match="no neuron to rewrite .* of a kind to leave out"):
         knowledge_neurons(model, fact, KnowledgeNeuronsConfig(locate=nothing), pool=pool)
-    with pytest.raises(InputError, match="no neuron to erase .* kind that was to be left out"):
+    with pytest.raises(InputError, match="no neuron to erase .* kind to leave out"):
         erase(model, [fact], EraseConfig(locate=nothing), pool=pool)
     for method in (knowledge_neurons, erase):
         with pytest.raises(InputError, match="none was given"):

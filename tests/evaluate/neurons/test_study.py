@@ -27,7 +27,7 @@ from knowedit.selection import of_relations, spread_over_relations
 from knowedit.settings import overridden
 from knowedit.sources import Source
 
-EIGHT = LocateConfig(attribution=AttributionConfig(nodes=8))
+EIGHT = LocateConfig(attribution=AttributionConfig(nodes=8), kinds=False)
 
 
 def source(made=None):
@@ -214,11 +214,11 @@ def test_the_neurons_of_a_run_are_read_back(done, tmp_path):
 def test_prompts_that_locate_never_prove():
     fact = replace(facts()[0], heldout=(), rephrasings=("Whose home is Aldor?",))
     own = [t.replace("{}", "Zarn") for t in (fact.template, *fact.paraphrases)]
-    prompts = FactPrompts.of_fact(fact, 4)
+    prompts = FactPrompts.split(fact, 4)
     assert prompts.locating == (own[0], own[2]) and prompts.heldout == (own[1], "Whose home is Aldor?")
-    assert FactPrompts.of_fact(facts()[0], 2).locating == tuple(own[:2])
+    assert FactPrompts.split(facts()[0], 2).locating == tuple(own[:2])
     for other in (fact, *facts()):
-        prompts = FactPrompts.of_fact(other)
+        prompts = FactPrompts.split(other)
         assert not set(prompts.locating) & set(prompts.heldout)
 
 
