@@ -20,7 +20,7 @@ from ..selection import source_of
 from .edits import plan as edits
 from .neurons import plan as neurons
 
-PLANS = {"edit": edits, "neurons": neurons}  # each with usable_facts, chosen_facts, method_settings and plan
+PLANS = {"edit": edits, "neurons": neurons}  # each with `method_settings` and `plan`
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 SHAPES = {  # model type and what differs from transformers' defaults for it
@@ -39,22 +39,23 @@ def dry_run(study: str, config) -> dict:
     unknown: dict[str, str] = {}
     source = _tried(unknown, "source", lambda: source_of(config))
     model = _tried(unknown, "model", lambda: _model(config))
-    settings = _tried(unknown, "method", lambda: plans.method_settings(config, model)) or {"name": config.method}
-    facts = [] if source is None else plans.chosen_facts(config, source)
+    method = _tried(unknown, "method", lambda: plans.method_settings(config, model))
+    facts = [] if source is None else config.chosen(source.facts)
     plan = plans.plan(config, source, facts, model)
     shape = None if model is None else _shape(config, model)
     passes = None
     if source is not None:
         passes = {**({"known": len(source.facts)} if config.known_only else {}), **plan["passes"]}
+    passed_over = 0 if source is None else len(source.skipped) + len(source.facts) - len(config.usable(source.facts))
     return {
         "study": study,
         "config": config.as_dict(),
         "records": None if source is None else len(facts),
         "at_most": config.known_only,  # those that the model knows are fewer
-        "skipped": None if source is None else _skipped(plans, source),
+        "skipped": None if source is None else passed_over,
         "format": None if source is None else source.format,
         "model": shape,
-        "method": settings,
+        "method": method or plans.method_settings(config, None),
         "passes": None if passes is None else _with_total(passes),
         "memory": None if shape is None else _with_total({"weights": shape["bytes"], **plan["memory"]}),
         "unknown": unknown,
@@ -67,10 +68,6 @@ def _tried(unknown: dict, what: str, make):
     except KnoweditError as error:
         unknown[what] = str(error)
         return None
-
-
-def _skipped(plans, source) -> int:
-    return len(source.skipped) + len(source.facts) - len(plans.usable_facts(source))
 
 
 def _with_total(numbers: dict[str, int]) -> dict[str, int]:

@@ -49,8 +49,10 @@ SAMPLES = {
     "relations": RELATION,
     "pararel": BAGS,
 }
-PASSES = {  # forward passes before the edit: two targets a prompt, and zsRE's probe of locality
-    "counterfact": 2 * 6, "zsre": 2 * 2 + 1, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3,
+# forward passes before the edit: two targets a prompt, each pair once (neighbours of the sample of relations have the
+# new target for their answer), and zsRE's probe of locality
+PASSES = {
+    "counterfact": 2 * 6, "zsre": 2 * 2 + 1, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3 - 2,
 }  # fmt: skip
 
 

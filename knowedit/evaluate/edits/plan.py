@@ -13,13 +13,11 @@ from ...models.adapter import Model
 from ...sources import Source
 from .generation import ANSWER, CHAT, QUESTION, TEXT
 from .metrics import metrics_of, pairs_of
-from .study import EditStudyConfig, chosen_facts, usable_facts
-
-__all__ = ["chosen_facts", "method_settings", "plan", "usable_facts"]
+from .study import EditStudyConfig
 
 
 def method_settings(config: EditStudyConfig, model: Model | None) -> dict:
-    """The method's name and settings; its defaults where the model, which would tell them, is None."""
+    """The method by its name, and its settings; its defaults where the model, which would tell them, is None."""
     return {"name": config.method, **config_dict(method_config(config.method, config.settings, config.layer, model))}
 
 
@@ -33,11 +31,9 @@ def plan(config: EditStudyConfig, source: Source | None, facts: Sequence[Fact], 
         settings = method_config(config.method, config.settings, config.layer, model)
     except InputError:  # nothing was tuned for this model
         settings = method_config(config.method, config.settings, config.layer)
-    passes = (
-        {}
-        if source is None
-        else {**method.passes(settings, facts, source.facts, model), **_asked(config, source, facts)}
-    )
+    passes = {}
+    if source is not None:
+        passes = method.passes(settings, facts, source.facts, model) | _asked(config, source, facts)
     return {"passes": passes, "memory": {} if model is None else method.memory(settings, model, config.batch)}
 
 

@@ -96,6 +96,14 @@ class EditStudyConfig:
         return {**asdict(self), "settings": dict(self.settings), "checkpoints": list(self.checkpoints),
                 "metrics": list(self.metrics)}  # fmt: skip
 
+    def usable(self, facts: Sequence[Fact]) -> list[Fact]:
+        """The facts of a source that can be edited: those with a new target."""
+        return [fact for fact in facts if fact.target_new is not None]
+
+    def chosen(self, facts: Sequence[Fact], known: Known | None = None) -> list[Fact]:
+        """The facts that the study is about, of those of its source; `known` is that of `choose`."""
+        return choose(self.usable(facts), limit=self.limit, sample=self.sample, seed=self.seed, known=known)
+
 
 class EditStudy(FactStudy):
     """A `Study` of edits."""
@@ -293,25 +301,15 @@ class EditStudy(FactStudy):
         return prepare(self.model, self.settings.method, self.method_settings, self.source.facts)
 
     def chosen_facts(self) -> list[Fact]:
-        if not usable_facts(self.source):
+        config = self.settings
+        if not config.usable(self.source.facts):
             raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
-        facts = chosen_facts(self.settings, self.source, known_to(self.model) if self.settings.known_only else None)
+        facts = config.chosen(self.source.facts, known_to(self.model) if config.known_only else None)
         if not facts:
             raise InputError(
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"
             )
         return facts
-
-
-def usable_facts(source: Source) -> list[Fact]:
-    """The facts of a source that can be edited: those with a new target."""
-    return [fact for fact in source.facts if fact.target_new is not None]
-
-
-def chosen_facts(config: EditStudyConfig, source: Source, known: Known | None = None) -> list[Fact]:
-    """The facts that `config` chooses, in their order; those that the model knows where `known` tells."""
-    facts = usable_facts(source)
-    return choose(facts, limit=config.limit, sample=config.sample, seed=config.seed, known=known)
 
 
 def _references(config: EditStudyConfig) -> References | None:

@@ -14,18 +14,8 @@ from ...sources import Source
 from .study import ASKED_FACTS, NODES_EVERY, NODES_GRID, NeuronStudyConfig
 
 
-def usable_facts(source: Source) -> list[Fact]:
-    """The facts of a source that neurons can be located for: all of them."""
-    return list(source.facts)
-
-
-def chosen_facts(config: NeuronStudyConfig, source: Source) -> list[Fact]:
-    """The facts that would be run if the model knew all of them."""
-    return config.chosen(source.facts)
-
-
 def method_settings(config: NeuronStudyConfig, model: Model | None) -> dict:
-    """The method's name; its settings are those of the study."""
+    """The ranking by its name; how it is set is among the settings of the study."""
     return {"name": config.locate.method}
 
 

@@ -28,7 +28,7 @@ from ...locate.neurons import NeuronSet
 from ...locate.proof import measure_located
 from ...locate.refinement import Site, refine
 from ...models.adapter import Model
-from ...selection import choose, evenly, evenly_spaced, known_to, of_relations, spread_over_relations
+from ...selection import Known, choose, evenly, evenly_spaced, known_to, of_relations, spread_over_relations
 from ...sources import Source, builtin_facts
 from ..edits.scoring import score_edits
 from ..runs.study import FactStudy
@@ -90,7 +90,11 @@ class NeuronStudyConfig:
         values["locate"] = self.locate.as_dict()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    def chosen(self, facts: Sequence[Fact], known=None) -> list[Fact]:
+    def usable(self, facts: Sequence[Fact]) -> list[Fact]:
+        """The facts of a source whose neurons can be located: all of them."""
+        return list(facts)
+
+    def chosen(self, facts: Sequence[Fact], known: Known | None = None) -> list[Fact]:
         """The facts that the study is about, of those of its source; `known` is that of `choose`."""
         limit = None if self.evenly else self.limit
         facts = of_relations(facts, self.relations)

@@ -191,7 +191,7 @@ def test_facts_of_a_batch_share_one_edit_and_their_records_say_which(together, t
     hashes = [row["edit"]["content_hash"] for row in rows]
     assert len(set(hashes)) == 2 and hashes[0] == hashes[1] == hashes[2] != hashes[3] == hashes[4] == hashes[5]
     assert {row["edit"]["facts"] for row in rows} == {3}
-    assert len({row["perplexity"] for row in rows}) == 2, "the plain text is read once for each edit"
+    assert len({row["after"]["perplexity"] for row in rows}) == 2, "the plain text is read once for each edit"
     batch = source().facts[:3]
     this = study(**together)
     (edit, *same) = prepare(model, "together", this.method_settings, source().facts)(batch)
