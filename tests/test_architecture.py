@@ -1,9 +1,10 @@
-"""Rooms are stacked: a module imports from its own room and from those below it, never upwards and never in a circle.
+"""A module imports from its own room and from those before it in the list of docs/architecture.md, never in a circle.
 
-The order is that of docs/architecture.md. Every import counts, also one inside a function or for type checkers only.
+Every import counts, also one inside a function or for type checkers only.
 """
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -11,23 +12,19 @@ import pytest
 
 import knowedit
 
-ROOMS = (  # bottom-up; rooms of one line may import one another, modules never in a circle
-    "errors", "lazy", "statistics", "files", "settings", "facts", "inert", "hooks", "prompts",
-    "sources",
-    "models models.passes",
-    "answers", "selection", "intervene", "texts",
-    "locate", "recall.lens", "recall.flow", "recall.trace", "recall", "memory",
-    "edit", "edit.methods", "mlp",
-    "evaluate.runs", "evaluate.edits", "evaluate.neurons", "evaluate",
-    "report.figures", "report.bench", "report.page", "report",
-    "bench", "knowedit",
-    "cli.shared", "cli.analyses cli.benchmarks cli.edits", "cli",
-    "__main__",
-)  # fmt: skip
+HOUSE = Path(knowedit.__file__).parent
 SIDE_BY_SIDE, LINES = 12, 360  # modules in a folder, lines in a module
 
 
-def faults(folder: Path, rooms=ROOMS) -> list[str]:
+def documented() -> list[str]:
+    """The rooms in the order of the page, those that may import one another in one string."""
+    page = (HOUSE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    listed = re.search(r"<!-- rooms -->\n```\n(.*?)```", page, re.S).group(1)
+    lines = [line for line in listed.splitlines() if not line.startswith(" ")]
+    return [room.replace(" +", "") for line in lines for room in re.split(r"  +", line)]
+
+
+def faults(folder: Path, rooms: list[str]) -> list[str]:
     """What is wrong in the package in `folder`: one line each, empty where nothing is."""
     sources = {path: path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py"))}
     module = {path: _module(path, folder) for path in sources}
@@ -88,9 +85,9 @@ def _imports(source: str, name: str, is_package: bool, modules) -> set[str]:
     return (found & modules) - {name}
 
 
-@pytest.mark.xfail(reason="cli.shared and cli.edits import `choose` and `evenly` of the commands", strict=False)
+@pytest.mark.xfail(reason="modules are still moving", strict=False)
 def test_every_room_stands_on_those_below_it():
-    assert faults(Path(knowedit.__file__).parent) == []
+    assert faults(HOUSE, documented()) == []
 
 
 BELOW, ABOVE = "toy.low.base", "toy.high.user"
@@ -123,7 +120,7 @@ def toy(folder: Path, files: dict[str, str]) -> list[str]:
         path = folder / "toy" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return faults(folder / "toy", ("low", "high", "toy"))
+    return faults(folder / "toy", ["low", "high", "toy"])
 
 
 def test_a_house_in_order_has_no_fault(tmp_path):

@@ -16,7 +16,7 @@ from benchmarks.__main__ import parser as benchmarks
 from knowedit.cli import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "benchmarks" / "README.md"]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -31,7 +31,7 @@ def commands(text: str) -> list[list[str]]:
             words = []
             for word in [*lexer, ";"]:
                 if word.strip(";&|"):
-                    words.append(word)
+                    words += [word] if words or not re.match(r"[A-Z_]+=", word) else []
                 else:
                     found += [words] if words else []
                     words = []
@@ -128,6 +128,9 @@ def test_a_benchmark_that_is_not_there_is_found_out():
             benchmarks().parse_args(wrong)
 
 
-@pytest.mark.parametrize("words", [w for w in DOCUMENTED.values() if w[0] == "bash"], ids=" ".join)
-def test_a_script_is_there(words):
-    assert (ROOT / words[1]).is_file()
+@pytest.mark.parametrize("words", [w for w in DOCUMENTED.values() if w[0] in ("bash", "source", "make")], ids=" ".join)
+def test_a_script_or_target_is_there(words):
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    else:
+        assert (ROOT / words[1]).is_file()
