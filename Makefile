@@ -14,7 +14,7 @@ lint:  ## style and types
 	$(ENV) ruff check . && ruff format --check . && mypy
 
 docs:  ## what is made from something else: the notebook and the tables of numbers
-	$(ENV) python scripts/notebook.py && python -m benchmarks.table --write && python -m benchmarks.quality.findings_table --write
+	$(ENV) python scripts/notebook.py && python -m benchmarks table
 
-bench:  ## the tables of committed results, on the terminal
-	$(ENV) python -m benchmarks.table
+bench:  ## what is measured, by name and question
+	$(ENV) python -m benchmarks run --help

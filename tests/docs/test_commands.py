@@ -6,6 +6,7 @@ Nothing runs: the commands of `knowedit` are replaced by their names, of `python
 import json
 import re
 import shlex
+from contextlib import nullcontext, suppress
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,12 @@ from benchmarks.__main__ import parser as benchmarks
 from knowedit.cli import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "benchmarks" / "README.md"]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "benchmarks/README.md",
+    ROOT / "Makefile",
+]
 
 
 def commands(text: str) -> list[list[str]]:
@@ -39,8 +45,8 @@ def commands(text: str) -> list[list[str]]:
 
 
 def spans(text: str) -> list[list[str]]:
-    """The benchmarks that a page calls in the middle of its text, as their words."""
-    return [shlex.split(found) for found in re.findall(r"`(python -m benchmarks [^`…A-Z]*)`", text)]
+    """The benchmarks that a page calls in the middle of its text, or the Makefile, as their words."""
+    return [shlex.split(found) for found in re.findall(r"[`&] ?(python -m benchmarks\b[^`…A-Z\n]*)(?:`|\n)", text)]
 
 
 DOCUMENTED = {
@@ -118,7 +124,8 @@ def test_lines_are_split_as_a_shell_does():
 def test_a_benchmark_takes_the_arguments_that_a_page_or_a_result_tells(line):
     python, m, package, *words = BENCHMARKS[line]
     assert (python, m, package) == ("python", "-m", "benchmarks")
-    assert benchmarks().parse_args(words).command in ("run", "table", "facts")
+    with suppress(SystemExit) if "--help" in words else nullcontext():
+        assert benchmarks().parse_args(words).command in ("run", "table", "facts")
 
 
 def test_a_benchmark_that_is_not_there_is_found_out():
