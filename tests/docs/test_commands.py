@@ -46,7 +46,8 @@ def commands(text: str) -> list[list[str]]:
 
 def spans(text: str) -> list[list[str]]:
     """The benchmarks that a page calls in the middle of its text, or the Makefile, as their words."""
-    return [shlex.split(found) for found in re.findall(r"[`&] ?(python -m benchmarks\b[^`…A-Z\n]*)(?:`|\n)", text)]
+    found = re.findall(r"`(python -m benchmarks\b[^`…A-Z]*)`|&& (python -m benchmarks\b.*)", text)
+    return [shlex.split(span or recipe) for span, recipe in found]
 
 
 DOCUMENTED = {
