@@ -55,10 +55,10 @@ class Rome:
         C, preserved = covariance or self.covariances[config.layer], self.preserved[config.layer]
         return [edit_of(self.model, fact, v, C, preserved, config) for fact, v in zip(facts, values, strict=True)]
 
-    def made(self, facts: Sequence[Fact], config: RomeConfig) -> list[Edit]:
-        """The edits of facts, searched for together."""
-        given = {"covariance": self.covariances[config.layer], "preserved": self.preserved[config.layer]}
-        return rome_many(self.model, facts, config, **given)
+    def searched_edits(self, facts: Sequence[Fact], config: RomeConfig) -> list[Edit]:
+        """The edits of facts, whose searches share batches."""
+        C, preserved = self.covariances[config.layer], self.preserved[config.layer]
+        return rome_many(self.model, facts, config, covariance=C, preserved=preserved)
 
     @cached_property
     def clean_perplexity(self) -> float:

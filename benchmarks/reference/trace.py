@@ -18,7 +18,7 @@ from knowedit.hooks import hooked, on_output
 def tables(model, ids, reads, targets, noise: Tensor, start: int, window: int, kinds, severed=None, tokens=None):
     """P of `targets` at `reads` (their product) clean, corrupted, and by kind restored (tokens, n_layers)."""
     clean, corrupted = probabilities(model, ids, reads, targets, noise, start, {}, {})
-    found = {}
+    restored_p = {}
     for kind in kinds:
         rows = []
         for token in range(len(ids)) if tokens is None else tokens:
@@ -31,8 +31,8 @@ def tables(model, ids, reads, targets, noise: Tensor, start: int, window: int, k
                 kept = {(severed, at): [token] for at in range(model.n_layers)} if severed else {}
                 row.append(probabilities(model, ids, reads, targets, noise, start, restored, kept)[1])
             rows.append(row)
-        found[kind] = torch.tensor(rows, dtype=torch.float64)
-    return clean, corrupted, found
+        restored_p[kind] = torch.tensor(rows, dtype=torch.float64)
+    return clean, corrupted, restored_p
 
 
 @torch.no_grad()
@@ -46,8 +46,8 @@ def probabilities(model, ids, reads, targets, noise: Tensor, start: int, restore
     for restoring in (False, True) if kept else (True,):  # the first pass only looks at what the corrupted run has
         hooks = [on_output(model.hf.get_input_embeddings(), lambda x: _noisy(x, noise, start))]
         for place in {**restored, **kept}:
-            given = (restored.get(place, []), kept.get(place, [])) if restoring else ([], [])
-            hooks.append(on_output(_module(model, *place), _patch(len(rows), place, *given, first, not restoring)))
+            tokens = (restored.get(place, []), kept.get(place, [])) if restoring else ([], [])
+            hooks.append(on_output(_module(model, *place), _patch(len(rows), place, *tokens, first, not restoring)))
         with hooked(*hooks):
             logits = model.hf(input_ids=rows, attention_mask=torch.ones_like(rows)).logits
     p = logits[:, list(reads)].softmax(-1)[:, range(len(reads)), list(targets)].prod(1)

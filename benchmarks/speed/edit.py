@@ -55,7 +55,7 @@ class Sides(Rome):
         """Edits by our settings, with as many contexts as the default takes, of both lengths, out of `n`."""
         half = SMOLLM2.contexts // 2
         chosen = (*self.texts[:half], *self.texts[n - (SMOLLM2.contexts - half) : n])
-        return self.made(facts, replace(SMOLLM2, contexts=chosen))
+        return self.searched_edits(facts, replace(SMOLLM2, contexts=chosen))
 
 
 @benchmark("speed.edit", "How much faster than ROME written plainly is one edit?")

@@ -89,7 +89,7 @@ def _cycle(sides: Sides, facts: Sequence[Fact], plain: RomeConfig, ours: RomeCon
 def _ours(sides: Sides, facts: Sequence[Fact], config: RomeConfig) -> list[dict]:
     pairs = [both_targets(fact) for fact in facts]
     score_edits(sides.model, [None] * len(facts), pairs)  # the unedited columns
-    scores = score_edits(sides.model, sides.made(facts, config), pairs)
+    scores = score_edits(sides.model, sides.searched_edits(facts, config), pairs)
     return [_metrics(*pair) for pair in zip(facts, scores, strict=True)]
 
 
@@ -111,7 +111,7 @@ def _metrics(fact: Fact, answers: Sequence[Answer]) -> dict:
 def records_evaluation(source: str, records: int = 40) -> dict:
     sides, facts = Sides(), load_source(source, limit=records).facts
     model, pairs = sides.model, [both_targets(fact) for fact in facts]
-    edits = sides.made(facts, sides.with_contexts())
+    edits = sides.searched_edits(facts, sides.with_contexts())
     watch, gap = Stopwatch(), 0.0
     for start in tqdm(range(0, len(facts), BATCH), desc="evaluation"):
         part = slice(start, start + BATCH)

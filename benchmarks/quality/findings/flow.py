@@ -63,22 +63,22 @@ def attributes(sample: Sample) -> dict:
     """Attributes of the subject among the first words at its last token, layer by layer."""
     words, facts = content_vocabulary(sample.model), knowedit.builtin_facts()
     pairs = zip(sample.facts, tqdm(sample.queries(), unit="fact"), strict=True)
-    each = [
+    enrichments = [
         enrichment(sample.model, query.prompt, attributes_of(fact, facts), vocabulary=words) for fact, query in pairs
     ]
-    rates, control = curve_of([one.rate for one in each]), curve_of([one.control for one in each])
-    peak, read = highest(rates), each[0].read
+    rates, control = curve_of([fact.rate for fact in enrichments]), curve_of([fact.control for fact in enrichments])
+    peak, read = highest(rates), enrichments[0].read
     return {
-        "n": len(each),
-        "attributes": mean([one.attributes for one in each]).as_dict(),
+        "n": len(enrichments),
+        "attributes": mean([fact.attributes for fact in enrichments]).as_dict(),
         "peak": peak,
         "control_there": control[peak["layer"]].as_dict(),
-        "separation": highest(curve_of([one.separation for one in each])),
+        "separation": highest(curve_of([fact.separation for fact in enrichments])),
         "curves": {"own": values_of(rates), "control": values_of(control)},
         "read": read,
         "without": {
-            name: lowest(curve_of([[value - one.rate[read] for value in one.without[name]] for one in each]))
-            for name in each[0].without
+            name: lowest(curve_of([[value - fact.rate[read] for value in fact.without[name]] for fact in enrichments]))
+            for name in enrichments[0].without
         },
     }
 
@@ -101,15 +101,17 @@ def attributes_rows(section: dict) -> Iterator[Row]:
 
 def events(sample: Sample, normed: bool = False) -> dict:
     """Extraction events as the paper looks for them, without the final norm, or through it."""
-    each = [extraction(sample.model, query, normed=normed) for query in tqdm(sample.queries(), unit="fact")]
-    rows = {"attention": [one.attention for one in each], "mlp": [one.mlp for one in each]}
-    heads = Counter(head for one in each for head in one.heads)
-    any_layer = {name: rate([any(row) for row in facts]) for name, facts in rows.items()}
-    any_layer["heads"] = rate([bool(one.heads) for one in each])
+    extractions = [extraction(sample.model, query, normed=normed) for query in tqdm(sample.queries(), unit="fact")]
+    rows = {"attention": [fact.attention for fact in extractions], "mlp": [fact.mlp for fact in extractions]}
+    heads = Counter(head for fact in extractions for head in fact.heads)
+    any_layer = {name: rate([any(row) for row in by_fact]) for name, by_fact in rows.items()}
+    any_layer["heads"] = rate([bool(fact.heads) for fact in extractions])
     return {
-        "n": len(each),
+        "n": len(extractions),
         "any_layer": {name: share.as_dict() for name, share in any_layer.items()},
-        "most": {name: highest([rate(layer) for layer in zip(*facts, strict=True)]) for name, facts in rows.items()},
+        "most": {
+            name: highest([rate(layer) for layer in zip(*by_fact, strict=True)]) for name, by_fact in rows.items()
+        },
         "heads": [[*head, n] for head, n in heads.most_common(5)],
     }
 
