@@ -57,8 +57,9 @@ if TYPE_CHECKING:
     from .models.layouts import Layout as Layout
     from .models.loading import load as load, wrap as wrap
     from .recall import flow as flow, lens as lens, trace as trace
-    from .report.page.explain import ExplainConfig as ExplainConfig, explain as explain
+    from .report.page.explain import explain as explain
     from .report.page.html import save_page as save_page
+    from .report.page.story import ExplainConfig as ExplainConfig
     from .sources.builtin import builtin_facts as builtin_facts, find_fact as find_fact, read_facts as read_facts
 else:
     __getattr__, __dir__, __all__ = exports(__name__, __file__)

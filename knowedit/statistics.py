@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
+from .display.result import Record
 from .errors import InputError
 
 RESAMPLES = 2000
@@ -21,16 +22,13 @@ _STYLES = {"change": "+.1%", "share": ".1%", "number": ".2f", "signed": "+.3f"}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Record):
     """A figure with its interval: `value` may be a fraction (−0.6 is −60 %), `n` what it was computed from."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
     def text(self, kind: str = "number") -> str:
         """The figure with its interval for people: `-94.5%  [-97.0%, -90.1%]`.

@@ -25,7 +25,7 @@ from knowedit.memory.triggers import CUTS, KeysConfig
 from knowedit.mlp.quantization import PrecisionConfig
 from knowedit.models.expansion import expansions
 from knowedit.progress import counted
-from knowedit.report.page.explain import CHAPTERS, ExplainConfig
+from knowedit.report.page.story import CHAPTERS, ExplainConfig
 
 THREE = facts()[:3]
 ROME = RomeConfig(layer=0, contexts=(), search=replace(SEARCH, steps=2), preserve=0.0)

@@ -29,9 +29,7 @@ def precision(facts: int = 44, neurons: int = 6, edits: int = 6, figure: Path | 
         progress = lambda done: bar.update(done - bar.n)  # noqa: E731
         result = measure_precision(model, chosen, knowedit.rome_many(model, edited), config, progress=progress)
     if figure is not None:
-        from knowedit.report.figures.mlp import precision_figure
-
-        precision_figure(figure, result)
+        result.figure(figure)
     return {"edited": [fact.id for fact in edited], **result.as_dict()}
 
 

@@ -15,6 +15,7 @@ from . import explain, facts, locate, models
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, merge, report
 from .edits import covariance, edit, files as edits
+from .shared.command import command
 
 _INTERRUPTED = 130
 
@@ -26,28 +27,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("locate")(locate.locate)
-app.command("lens")(lens.lens)
-app.command("trace")(trace.trace)
-app.command("patch")(trace.patch)
-app.command("recall")(recall.recall)
-app.command("edit")(edit.edit)
-app.command("generate")(edits.generate)
-app.command("diff")(edits.diff)
-app.command("show")(edits.show)
-app.command("export")(edits.export)
-app.command("covariance")(covariance.covariance)
-bench.app.command("neurons")(bench_neurons.neurons)
+COMMANDS = {
+    "locate": locate.locate,
+    "lens": lens.lens,
+    "trace": trace.trace,
+    "patch": trace.patch,
+    "recall": recall.recall,
+    "edit": edit.edit,
+    "generate": edits.generate,
+    "diff": edits.diff,
+    "show": edits.show,
+    "export": edits.export,
+    "covariance": covariance.covariance,
+    "merge": merge.merge,
+    "report": report.report,
+    "explain": explain.explain,
+    "neuron": neuron.neuron,
+    "memory": memory.memory,
+    "mlp": mlp.mlp,
+    "probe": facts.probe,
+    "facts": facts.list_facts,
+    "models": models.list_models,
+}
+for name, function in COMMANDS.items():
+    app.command(name, cls=mlp.MlpCommand if name == "mlp" else None)(command(function))
+bench.app.command("neurons")(command(bench_neurons.neurons))
 app.add_typer(bench.app)
-app.command("merge")(merge.merge)
-app.command("report")(report.report)
-app.command("explain")(explain.explain)
-app.command("neuron")(neuron.neuron)
-app.command("memory")(memory.memory)
-app.command("mlp", cls=mlp.MlpCommand)(mlp.mlp)
-app.command("probe")(facts.probe)
-app.command("facts")(facts.list_facts)
-app.command("models")(models.list_models)
 
 
 @app.callback(invoke_without_command=True)

@@ -60,8 +60,8 @@ def explain(
     """
     from ..edit.edit import load_edit
     from ..errors import InputError
-    from ..report.page.explain import ExplainConfig
     from ..report.page.html import check_page_path, save_page
+    from ..report.page.story import ExplainConfig
 
     if out is None and not as_json:
         raise InputError("where is the page to go? Name a file with -o page.html, or ask for --json")
@@ -94,10 +94,10 @@ def _with_other_ways(fact, paraphrases: list[str], heldout: list[str]):
 
 
 def _told(wrapped, asked, saved, config) -> dict:
-    from ..report.page.explain import CHAPTERS, explain
+    from ..report.page.explain import explain, in_order
 
-    doing = (*CHAPTERS, "done")
-    with progress("explaining", len(CHAPTERS), "chapter") as step:
+    doing = [*(chapter.name for chapter in in_order()), "done"]
+    with progress("explaining", len(doing) - 1, "chapter") as step:
         step(0, doing[0])
         return explain(wrapped, asked, saved, config, progress=lambda done: step(done, doing[done]))
 

@@ -8,6 +8,7 @@ random number of tokens, which keeps how often each neuron is active and undoes 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from accelerate.utils import align_module_device
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..locate.neurons import read_values
 from ..models.adapter import Model
@@ -46,7 +48,7 @@ class GroupsConfig:
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(Record):
     """Neurons that are active together, those first that go most with the others.
 
     - `together`: the mean φ of their pairs; `share`: of tokens on which most of them are active.
@@ -60,18 +62,9 @@ class Group:
     promotes: tuple[str, ...]
     texts: tuple[tuple[int, int], ...]
 
-    def as_dict(self) -> dict:
-        return {
-            "neurons": list(self.neurons),
-            "together": self.together,
-            "share": self.share,
-            "promotes": list(self.promotes),
-            "texts": [list(place) for place in self.texts],
-        }
-
 
 @dataclass(frozen=True)
-class Groups:
+class Groups(Record):
     """The groups of a layer, the largest first; `grouped` neurons of `neurons` are in one, `grouped_control` after
     the control's shifts. `tokens` were read."""
 
@@ -82,9 +75,23 @@ class Groups:
     grouped: int
     grouped_control: int
 
-    def as_dict(self) -> dict:
-        names = ("layer", "neurons", "tokens", "grouped", "grouped_control")
-        return {**{name: getattr(self, name) for name in names}, "groups": [group.as_dict() for group in self.groups]}
+    def table(self) -> Iterator[str | Table]:
+        """The largest groups."""
+        yield (
+            f"Layer {self.layer}: {self.grouped} of {self.neurons} neurons in {len(self.groups)} groups "
+            f"({self.grouped_control} where their activity is shifted)"
+        )
+        rows = [
+            (
+                len(group.neurons),
+                f"{group.together:.2f}",
+                f"{group.share:.1%}",
+                " ".join(map(str, group.neurons[:6])),
+                " ".join(map(repr, group.promotes[:6])),
+            )
+            for group in self.groups[:10]
+        ]
+        yield Table(("neurons", "φ", "active on", "first of them", "promote"), rows)
 
 
 def groups(model: Model, scan: ActivationScan, layer: int, config: GroupsConfig | None = None) -> Groups:
@@ -97,18 +104,18 @@ def groups(model: Model, scan: ActivationScan, layer: int, config: GroupsConfig 
     changing = np.flatnonzero((share > 0) & (share < 1))
     spread = (share * (1 - share))[changing]
     changing = np.sort(changing[np.argsort(-spread, kind="stable")[: config.neurons]])
-    found, phi = _cut(active[:, changing], config)
+    clusters, phi = _cut(active[:, changing], config)
     rng = np.random.default_rng(config.seed)
     shifts = rng.integers(1, len(active), len(changing))
     turned = (np.arange(len(active))[:, None] + shifts) % len(active)
     control, _ = _cut(np.take_along_axis(active[:, changing], turned, 0), config)
-    made = [_group(model, layer, changing, members, phi, active, values, places) for members in found]
+    described = [_group(model, layer, changing, members, phi, active, values, places) for members in clusters]
     return Groups(
         layer=layer,
-        groups=tuple(sorted(made, key=lambda group: (-len(group.neurons), group.neurons))),
+        groups=tuple(sorted(described, key=lambda group: (-len(group.neurons), group.neurons))),
         neurons=len(changing),
         tokens=len(active),
-        grouped=sum(map(len, found)),
+        grouped=sum(map(len, clusters)),
         grouped_control=sum(map(len, control)),
     )
 
@@ -117,15 +124,15 @@ def _activity(
     model: Model, scan: ActivationScan, layer: int, tokens: int
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
     """Who is active (tokens, n_neurons) as 0 and 1, the neurons' values, and where each token stands."""
-    one = {model.check_layer(layer): expansion(model, layer)}
+    how_made = {model.check_layer(layer): expansion(model, layer)}
     kept: list[LayerActivations] = []
     places: list[tuple[int, int]] = []
     for start, ids in alike(scan.rows, tokens):
-        watch(model, ids.to(model.device), one, lambda _, glimpse: kept.append(glimpse))
+        watch(model, ids.to(model.device), how_made, lambda _, activations: kept.append(activations))
         positions = range(ids.shape[1])[text_of(model)]
         places += [(start + row, position) for row in range(len(ids)) for position in positions]
-    active = torch.cat([glimpse.active.flatten(0, 1) for glimpse in kept])[:tokens]
-    values = torch.cat([glimpse.neurons.flatten(0, 1) for glimpse in kept])[:tokens]
+    active = torch.cat([layer.active.flatten(0, 1) for layer in kept])[:tokens]
+    values = torch.cat([layer.neurons.flatten(0, 1) for layer in kept])[:tokens]
     return active.float().cpu().numpy(), values.float().cpu().numpy(), places[:tokens]
 
 

@@ -11,12 +11,14 @@ One pass over the corpus answers for any number of neurons: `cards` is no dearer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..locate.neurons import Neuron, NeuronSet, vocabulary
 from ..locate.scaled_answers import ScaledAnswers
@@ -73,17 +75,15 @@ class Company:
 
 @dataclass(frozen=True)
 class Effect:
-    """Probabilities when the neuron is 0, as a change of their mean, and with other neurons of its layer; n prompts."""
+    """How mean probabilities change when the neuron is 0 (`suppressed`) and when others of its layer are (`control`); n
+    counts prompts."""
 
     suppressed: Estimate
     control: Estimate
 
-    def as_dict(self) -> dict:
-        return {"suppressed": self.suppressed.as_dict(), "control": self.control.as_dict()}
-
 
 @dataclass(frozen=True)
-class Card:
+class Card(Record):
     """One neuron.
 
     - `sign`: 1 or −1, that of its largest values; `promotes`, `suppresses` are for it.
@@ -111,16 +111,65 @@ class Card:
     on_texts: Effect | None
     on_facts: Effect | None
 
-    def as_dict(self) -> dict:
-        """JSON values."""
-        values = dict(vars(self))
-        for name in ("promotes", "suppresses"):
-            values[name] = list(values[name])
-        for name in ("triggers", "located"):
-            values[name] = [dict(vars(part)) for part in values[name]]
-        for name in ("on_texts", "on_facts"):
-            values[name] = values[name] and values[name].as_dict()
-        return values
+    def table(self) -> Iterator[str | Table]:
+        """What the neuron says, where it is largest, what it does, and the located facts that share it."""
+        yield (
+            f"neuron {self.layer}/{self.index} of {self.model}: active on {self.active:.1%} of {self.tokens} tokens, "
+            f"value {self.mean:+.3f} ± {self.deviation:.3f}, value vector of norm {self.value_norm:.3f}"
+        )
+        yield f"Active: {self.definition}."
+        yield from vocabulary_lines(self.promotes, self.suppresses)
+        yield f"where its activation is {'negative' if self.sign < 0 else 'positive'}, as on these texts:"
+        texts = [(t.activation, f"{t.before[-60:]}⟦{t.token}⟧{t.after[:30]}") for t in self.triggers]
+        rows = [(f"{activation:+.2f}", text.replace("\n", "⏎")) for activation, text in texts]
+        yield Table(("activation", "text"), rows)
+        for name, effect in (("what follows these texts", self.on_texts), ("the facts that share it", self.on_facts)):
+            if effect is not None:
+                yield f"set to 0: {name}, n = {effect.suppressed.n}: {effect.suppressed.text('change')}"
+                yield f"  other neurons of the layer: {effect.control.text('change')}"
+        if self.located:
+            rows = [(fact.fact, fact.target, f"{fact.score:.4f}", fact.kind) for fact in self.located]
+            yield Table(("fact", "target", "score", "kind"), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the texts, the words and the effects."""
+        from .figure import card_figure
+
+        return card_figure(path, self)
+
+
+@dataclass(frozen=True)
+class NeuronWords(Record):
+    """What a neuron's value vector alone says: the tokens it promotes and suppresses where the neuron is positive."""
+
+    model: str
+    layer: int
+    index: int
+    value_norm: float
+    promotes: tuple[str, ...]
+    suppresses: tuple[str, ...]
+
+    def table(self) -> Iterator[str]:
+        """Both lists of words."""
+        yield f"neuron {self.layer}/{self.index} of {self.model}: value vector of norm {self.value_norm:.3f}"
+        yield from vocabulary_lines(self.promotes, self.suppresses)
+        yield "A negative activation swaps the two."
+
+
+def vocabulary_lines(promotes: Sequence[str], suppresses: Sequence[str]) -> Iterator[str]:
+    """The words that a value vector promotes and suppresses, a line each."""
+    yield f"promotes   {'  '.join(map(repr, promotes))}"
+    yield f"suppresses {'  '.join(map(repr, suppresses))}"
+
+
+def neuron_words(model: Model, layer: int, index: int, n: int = 12) -> NeuronWords:
+    """The `n` tokens that a neuron's value vector promotes and suppresses most. Needs no corpus."""
+    promotes, suppresses = vocabulary(model, layer, index, n=n)
+    return NeuronWords(model.name, layer, index, _value_norm(model, layer, index), promotes, suppresses)
+
+
+def _value_norm(model: Model, layer: int, index: int) -> float:
+    return model.down_weight(layer)[:, index].float().norm().item()
 
 
 def card(model: Model, layer: int, index: int, source: str | Corpus = "builtin", **more) -> Card:
@@ -154,38 +203,38 @@ def cards(
     return tuple(_card(model, layer, index, source, config, located) for layer, index in neurons)
 
 
-def _card(model: Model, layer: int, index: int, found: ActivationScan, config: CardConfig, located) -> Card:
-    at = found.at(layer)
-    triggers = found.triggers(layer, index)[: config.texts]
+def _card(model: Model, layer: int, index: int, scan: ActivationScan, config: CardConfig, located) -> Card:
+    at = scan.at(layer)
+    triggers = scan.triggers(layer, index)[: config.texts]
     sign = -1 if sum(value for *_, value in triggers) < 0 else 1
     promotes, suppresses = vocabulary(model, layer, index, sign, config.words)
     company = _company(located, layer, index)
-    controls = _controls(found, layer, index, config)
-    on_texts = [] if model.masked else [q for row, position, _ in triggers if (q := _following(found, row, position))]
+    controls = _controls(scan, layer, index, config)
+    on_texts = [] if model.masked else [q for row, position, _ in triggers if (q := _following(scan, row, position))]
     on_facts = [model.query(c.prompt, c.target, c.subject) for c in company]
     return Card(
         model=model.name,
         layer=layer,
         index=index,
-        value_norm=model.down_weight(layer)[:, index].float().norm().item(),
+        value_norm=_value_norm(model, layer, index),
         sign=sign,
         promotes=promotes,
         suppresses=suppresses,
-        source=found.source,
-        tokens=found.tokens,
-        definition=found.definition,
-        active=found.share(layer, index),
-        mean=found.mean[at, index].item(),
-        deviation=found.deviation[at, index].item(),
-        triggers=tuple(_trigger(model, found, *place) for place in triggers),
+        source=scan.source,
+        tokens=scan.tokens,
+        definition=scan.definition,
+        active=scan.share(layer, index),
+        mean=scan.mean[at, index].item(),
+        deviation=scan.deviation[at, index].item(),
+        triggers=tuple(_trigger(model, scan, *place) for place in triggers),
         located=company,
         on_texts=_effect(model, (layer, index), controls, on_texts),
         on_facts=_effect(model, (layer, index), controls, on_facts),
     )
 
 
-def _trigger(model: Model, found: ActivationScan, row: int, position: int, activation: float) -> Trigger:
-    ids, last = found.rows[row], len(found.rows[row]) - (1 if model.masked else 0)
+def _trigger(model: Model, scan: ActivationScan, row: int, position: int, activation: float) -> Trigger:
+    ids, last = scan.rows[row], len(scan.rows[row]) - (1 if model.masked else 0)
     first = max(1, position - WINDOW)
     before = _text(model, ids[first:position])
     upto = _text(model, ids[first : position + 1])
@@ -204,18 +253,19 @@ def _text(model: Model, ids) -> str:
 def _company(located: Sequence[NeuronSet], layer: int, index: int) -> tuple[Company, ...]:
     """The facts that have the neuron, those first in which it scores highest."""
     shared: list[tuple[NeuronSet, Neuron]] = [
-        (one, neuron) for one in located for neuron in one.neurons if neuron.site == (layer, index)
+        (neurons, neuron) for neurons in located for neuron in neurons.neurons if neuron.site == (layer, index)
     ]
     shared.sort(key=lambda pair: -pair[1].score)
     return tuple(
-        Company(one.fact or one.prompt, one.prompt, one.target, one.subject, neuron.score, neuron.kind)
-        for one, neuron in shared
+        Company(fact.fact or fact.prompt, fact.prompt, fact.target, fact.subject, neuron.score, neuron.kind)
+        for fact, neuron in shared
     )
 
 
-def _controls(found: ActivationScan, layer: int, index: int, config: CardConfig) -> list[tuple[int, int]]:
+def _controls(scan: ActivationScan, layer: int, index: int, config: CardConfig) -> list[tuple[int, int]]:
     """Neurons of the layer that are about as often active, at random among the nearest fifth."""
-    distance = (found.active[found.at(layer)] - found.active[found.at(layer), index]).abs().double()
+    active = scan.active[scan.at(layer)]
+    distance = (active - active[index]).abs().double()
     distance[index] = torch.inf
     near = distance.argsort(stable=True)[: max(1, len(distance) // 5)]
     near = near[distance[near] < torch.inf].tolist()
@@ -224,9 +274,9 @@ def _controls(found: ActivationScan, layer: int, index: int, config: CardConfig)
     return [(layer, other) for other in chosen]
 
 
-def _following(found: ActivationScan, row: int, position: int):
+def _following(scan: ActivationScan, row: int, position: int):
     """What follows a trigger, asked as a target; None at the end of its row."""
-    ids = found.rows[row]
+    ids = scan.rows[row]
     if position + 1 >= len(ids):
         return None
     return with_target_ids(Prompt("", ids[: position + 1], position), (ids[position + 1],))
@@ -237,9 +287,9 @@ def _effect(model: Model, site: tuple[int, int], controls: list[tuple[int, int]]
         return None
     before, after, others = [], [], []
     for query in queries:
-        response = ScaledAnswers(model, query)
-        own, *rest = response.scaled([[site], *([other] for other in controls)], 0.0)
-        before.append(response.probability)
-        after.append(own)
-        others.append(float(np.mean(rest)) if rest else response.probability)
+        answers = ScaledAnswers(model, query)
+        without, *rest = answers.scaled([[site], *([other] for other in controls)], 0.0)
+        before.append(answers.probability)
+        after.append(without)
+        others.append(float(np.mean(rest)) if rest else answers.probability)
     return Effect(ratio_of_means(before, after), ratio_of_means(before, others))

@@ -11,14 +11,16 @@ neurons were no better units than they, both bases would show the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
@@ -45,11 +47,11 @@ class PolysemanticityConfig:
             if not isinstance(getattr(self, name), int | float) or not 0 < getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected a number above 0, up to 1")
         if not isinstance(self.rotations, int) or self.rotations < 1:
-            raise InputError(f"{self.rotations!r} rotations are wanted, expected 1 or more")
+            raise InputError(f"rotations is {self.rotations!r}, expected 1 or more")
 
 
 @dataclass(frozen=True)
-class Shared:
+class Shared(Record):
     """Coordinates of one basis that relations use, over all layers.
 
     - `used`: how many; `relations`: how many relations use one of them, on average.
@@ -66,19 +68,9 @@ class Shared:
     histogram: tuple[float, ...]
     by_layer: tuple[float | None, ...]
 
-    def as_dict(self) -> dict:
-        return {
-            "used": self.used,
-            "relations": self.relations,
-            "polysemantic": self.polysemantic.as_dict(),
-            "general": self.general.as_dict(),
-            "histogram": list(self.histogram),
-            "by_layer": list(self.by_layer),
-        }
-
 
 @dataclass(frozen=True)
-class Polysemanticity:
+class Polysemanticity(Record):
     """`neurons` against `rotated` coordinates; `relations` with the number of their facts, and which are `related`."""
 
     model: str
@@ -88,14 +80,26 @@ class Polysemanticity:
     neurons: Shared
     rotated: Shared
 
-    def as_dict(self) -> dict:
-        return {
-            "layers": list(self.layers),
-            "relations": self.relations,
-            "related": [list(pair) for pair in self.related],
-            "neurons": self.neurons.as_dict(),
-            "rotated": self.rotated.as_dict(),
-        }
+    def table(self) -> Iterator[str | Table]:
+        """Neurons beside coordinates of a rotated basis."""
+        rows = [
+            (
+                name,
+                f"{part.used:.0f}",
+                f"{part.relations:.2f}" if part.relations else "",
+                part.polysemantic.text("share"),
+                part.general.text("share"),
+            )
+            for name, part in (("neurons", self.neurons), ("rotated basis", self.rotated))
+        ]
+        columns = ("", "used", "relations each", "by unrelated ones", "by all")
+        yield Table(columns, rows, f"Neurons that {len(self.relations)} relations use")
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw how many unrelated relations use a neuron."""
+        from .figure import memory_figure
+
+        return memory_figure(path, polysemanticity=self)
 
 
 @torch.no_grad()

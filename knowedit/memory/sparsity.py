@@ -13,13 +13,15 @@ neurons kept at random.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..models.adapter import Model
 from ..models.passes.objective import at_least_float
@@ -29,6 +31,7 @@ from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, estimate, mean, proportion
 from .corpus_scan import ActivationScan, chosen_layers, value_norms
+from .functional_groups import Groups
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5)
 WHERE = ("read", "all")
@@ -51,7 +54,7 @@ class SparsityConfig:
         if self.at not in WHERE:
             raise InputError(f"neurons are kept at {self.at!r}, expected one of {', '.join(WHERE)}")
         if not isinstance(self.draws, int) or self.draws < 1:
-            raise InputError(f"{self.draws!r} random draws are wanted, expected 1 or more")
+            raise InputError(f"draws is {self.draws!r}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Active:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Kept(Record):
     """What remains of predictions when `share` of the neurons is kept.
 
     - `ratio`: mean p′ over mean p; `top1`: the share of prompts whose first choice stays; n counts prompts.
@@ -87,9 +90,39 @@ class Kept:
     random_ratio: Estimate
     random_top1: Estimate
 
-    def as_dict(self) -> dict:
-        names = ("ratio", "top1", "random_ratio", "random_top1")
-        return {"share": self.share, **{name: getattr(self, name).as_dict() for name in names}}
+
+@dataclass(frozen=True)
+class Sparsity(Record):
+    """How many neurons are active, and how many a prediction needs.
+
+    - `layers`: by layer, over a corpus; `kept`: by share of neurons, which are kept at `kept_at`, over prompts.
+    - `groups` of one layer, where they were asked for.
+    """
+
+    layers: Sequence[Active]
+    kept: Sequence[Kept]
+    kept_at: str
+    groups: Groups | None = None
+
+    def table(self) -> Iterator[str | Table]:
+        """Active neurons by layer, predictions by share of neurons, and the groups."""
+        rows = [(a.layer, a.active.text("share"), a.effective.text("share"), a.never) for a in self.layers]
+        yield Table(("layer", "active", "effective", "never active"), rows, "Sparsity")
+        rows = [
+            (f"{k.share:.0%}", *(e.text("share") for e in (k.top1, k.ratio, k.random_top1, k.random_ratio)))
+            for k in self.kept
+        ]
+        columns = ("kept", "first choice stays", "p′/p", "random: stays", "random: p′/p")
+        n = self.kept[0].ratio.n
+        yield Table(columns, rows, f"Only the strongest neurons of every layer, {n} facts")
+        if self.groups is not None:
+            yield from self.groups.table()
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw both shares."""
+        from .figure import memory_figure
+
+        return memory_figure(path, sparsity=self)
 
 
 def active_by_layer(scan: ActivationScan) -> list[Active]:

@@ -15,18 +15,21 @@ for all keys that one of them triggers. Means are over prefixes, for keys with o
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..models.adapter import Model
 from ..progress import Progress, silent
 from ..statistics import Estimate, mean, proportion
 from .corpus_scan import ActivationScan, neurons_at
-from .values import check_decoder
+from .values import Agreement, Compositional, check_decoder, mean_agreement, mean_compositional
 
 CUTS = ("first", "last", "random")
 DEAD = 0.5
@@ -47,7 +50,7 @@ class KeysConfig:
 
 
 @dataclass(frozen=True)
-class Keys:
+class Keys(Record):
     """A layer's keys: `keys` pairs of a neuron and a trigger, and by cut (`first`, `last`, `random`) the mean `change`
     of the activation and the share `dead`; n counts prefixes."""
 
@@ -63,13 +66,39 @@ class Keys:
         return None if last is None or first is None else last - first
 
     def as_dict(self) -> dict:
-        return {
-            "layer": self.layer,
-            "keys": self.keys,
-            "shallow": self.shallow,
-            "change": {cut: found.as_dict() for cut, found in self.change.items()},
-            "dead": {cut: found.as_dict() for cut, found in self.dead.items()},
+        return super().as_dict() | {"shallow": self.shallow}
+
+
+@dataclass(frozen=True)
+class KeysAndValues(Record):
+    """The keys of all layers, `removed` tokens taken from their triggers, and what their values say."""
+
+    keys: Sequence[Keys]
+    agreement: Sequence[Agreement]
+    compositional: Sequence[Compositional]
+    removed: int
+
+    def as_dict(self) -> dict:
+        return super().as_dict() | {
+            "mean_agreement": mean_agreement(self.agreement),
+            "mean_compositional": mean_compositional(self.compositional).as_dict(),
         }
+
+    def table(self) -> Iterator[str | Table]:
+        """By layer: how many keys die, how often values say what follows, and how often no value says it."""
+        rows = []
+        for keys, agreement, compositional in zip(self.keys, self.agreement, self.compositional, strict=True):
+            dead = (keys.dead[cut].text("share") for cut in CUTS)
+            agrees = agreement.agree.text("share"), f"{agreement.chance:.2%}"
+            rows.append((keys.layer, *dead, *agrees, compositional.share.text("share")))
+        columns = ("die without first", "last", "random", "value says next", "chance", "said by no neuron")
+        yield Table(("layer", *columns), rows, "Keys and values")
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw a panel for each of the three."""
+        from .figure import memory_figure
+
+        return memory_figure(path, keys=self)
 
 
 def keys(

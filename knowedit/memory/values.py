@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record
 from ..errors import ModelError
 from ..locate.neurons import read_values
 from ..models.adapter import Model
@@ -33,7 +34,7 @@ _A_ROW = 8  # of them from one row
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Record):
     """A layer's values against the tokens after their triggers.
 
     - `agree`: the share of neurons whose value's first token is the next token of their strongest trigger; `chance`:
@@ -45,9 +46,6 @@ class Agreement:
     agree: Estimate
     chance: float
     rank: float
-
-    def as_dict(self) -> dict:
-        return {"layer": self.layer, "agree": self.agree.as_dict(), "chance": self.chance, "rank": self.rank}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,19 +125,19 @@ def compositional(
     """
     rows = _sampled(model, scan, samples, seed)
     tops = {layer: _both_tops(model, layer) for layer in counted(scan.layers, progress)}
-    found = expansions(model)
+    how_made = expansions(model)
     apart: dict[int, list[np.ndarray]] = {layer: [] for layer in scan.layers}
     for row, positions in rows:
 
-        def take(layer: int, glimpse: LayerActivations, positions=positions) -> None:
-            neurons, active = glimpse.neurons[0, positions], glimpse.active[0, positions]
-            said, _ = _first_of(model, read_values(model, glimpse.output[0, positions]))
+        def take(layer: int, activations: LayerActivations, positions=positions) -> None:
+            neurons, active = activations.neurons[0, positions], activations.active[0, positions]
+            said, _ = _first_of(model, read_values(model, activations.output[0, positions]))
             up, down = (tokens.to(said.device) for tokens in tops[layer])
-            own = torch.where(neurons < 0, down, up)
-            alone = ((own == said[:, None]) & active).any(1)
+            of_neurons = torch.where(neurons < 0, down, up)
+            alone = ((of_neurons == said[:, None]) & active).any(1)
             apart[layer].append((~alone).double().cpu().numpy())
 
-        watch(model, row, {layer: found[layer] for layer in scan.layers}, take)
+        watch(model, row, {layer: how_made[layer] for layer in scan.layers}, take)
     return [
         Compositional(layer, np.array([part.mean() for part in parts]), sum(map(len, parts)))
         for layer, parts in apart.items()
@@ -167,10 +165,10 @@ def _values(model: Model, layer: int) -> Tensor:
     return read_values(model, model.down_weight(layer).detach().T.to(model.device))
 
 
-def _first_tokens(model: Model, layer: int, sign: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each value vector times `sign`: its first token, and the rank of its `wanted` token, (n_neurons,)."""
+def _first_tokens(model: Model, layer: int, sign: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each value vector times `sign`: its first token, and the rank of its token in `ranked`, (n_neurons,)."""
     directions = _values(model, layer)
-    return _first_of(model, directions * sign.to(directions)[:, None], wanted)
+    return _first_of(model, directions * sign.to(directions)[:, None], ranked)
 
 
 def _both_tops(model: Model, layer: int) -> tuple[Tensor, Tensor]:
@@ -185,18 +183,18 @@ def _both_tops(model: Model, layer: int) -> tuple[Tensor, Tensor]:
     return tokens[0].cpu(), tokens[1].cpu()
 
 
-def _first_of(model: Model, directions: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The token that each direction (rows, d_model) promotes most, (rows,), and the rank of its `wanted` token."""
+def _first_of(model: Model, directions: Tensor, ranked: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The token that each direction (rows, d_model) promotes most, (rows,), and the rank of its token in `ranked`."""
     best = directions.new_full((len(directions),), -torch.inf)
     tokens = torch.zeros(len(directions), dtype=torch.long, device=directions.device)
-    own = None if wanted is None else _own(model, directions, wanted.to(directions.device))
-    ranks = None if wanted is None else torch.ones_like(tokens)
+    logits_of_ranked = None if ranked is None else _logits_of(model, directions, ranked.to(directions.device))
+    ranks = None if ranked is None else torch.ones_like(tokens)
     for start, logits in _blocks(model, directions):
         value, index = logits.max(1)
         best, tokens = _higher(best, tokens, value, index + start)
-        if own is not None:
-            other = torch.arange(start, start + logits.shape[1], device=tokens.device) != wanted.to(tokens)[:, None]
-            ranks += ((logits > own[:, None]) & other).sum(1)
+        if ranked is not None:
+            other = torch.arange(start, start + logits.shape[1], device=tokens.device) != ranked.to(tokens)[:, None]
+            ranks += ((logits > logits_of_ranked[:, None]) & other).sum(1)
     return tokens.cpu(), None if ranks is None else ranks.cpu()
 
 
@@ -213,8 +211,9 @@ def _blocks(model: Model, directions: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, directions @ weight.to(directions).T
 
 
-def _own(model: Model, directions: Tensor, wanted: Tensor) -> Tensor:
-    _, weight = model.logits_of(directions[:1], wanted.tolist())
+def _logits_of(model: Model, directions: Tensor, tokens: Tensor) -> Tensor:
+    """What each direction adds to the logit of its token, (rows,)."""
+    _, weight = model.logits_of(directions[:1], tokens.tolist())
     return (directions * weight.to(directions)).sum(1)
 
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from torch import nn
 from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
+from ..display.result import Record, Table
 from ..errors import InputError, ModelError, did_you_mean
 from ..models.adapter import Model
 from ..models.checks import check_config, one_line, quiet
@@ -42,6 +44,15 @@ SHAPES = {
 }
 """Published shapes by name; what is not said is as transformers has it."""
 
+PARTS = {
+    "mlp": "MLPs",
+    "attention": "attention",
+    "scores": "attention scores",
+    "embeddings": "embeddings",
+    "unembedding": "unembedding",
+    "other": "norms and others",
+}
+
 
 @dataclass(frozen=True)
 class Share:
@@ -52,7 +63,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Accounting:
+class Accounting(Record):
     """A model's parts: `mlp`, `attention` (projections), `scores`, `embeddings`, `unembedding`, `other`.
 
     - `tied`: the unembedding is the token embedding, which is counted under `embeddings`.
@@ -77,7 +88,25 @@ class Accounting:
         return sum(part.flops for part in self.parts.values())
 
     def as_dict(self) -> dict:
-        return asdict(self) | {"parameters": self.parameters, "flops": self.flops}
+        return super().as_dict() | {"parameters": self.parameters, "flops": self.flops}
+
+    def table(self) -> Iterator[str | Table]:
+        """Parameters and operations of each part, with their shares."""
+        yield f"Accounting of {self.model}: {self.layers} layers, {self.d_model} → {self.n_neurons} → {self.d_model}"
+        rows = []
+        for name, part in self.parts.items():
+            parameters, flops = part.parameters / self.parameters, part.flops / self.flops
+            rows.append((PARTS[name], f"{part.parameters:,}", f"{parameters:.1%}", f"{part.flops:,}", f"{flops:.1%}"))
+        rows.append(("all", f"{self.parameters:,}", "", f"{self.flops:,}", ""))
+        yield Table(("part", "parameters", "", f"operations a token, {self.tokens} tokens long", ""), rows)
+        if self.tied:
+            yield "The unembedding is the token embedding, and is counted there."
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the shares of all parts."""
+        from .figure import accounting_figure
+
+        return accounting_figure(path, self)
 
 
 def account(model: Model, tokens: int = SEQUENCE_TOKENS) -> Accounting:

@@ -14,13 +14,14 @@ pair and not any longer subject that they answer to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
@@ -33,10 +34,16 @@ KINDS = ("and", "first", "last", "either")
 STRONGEST = 32  # neurons of a layer
 ON = 0.5
 _VARIANTS = 5
+_NAMES = {
+    "and": "need both parts",
+    "first": "the first part is enough",
+    "last": "the last part is enough",
+    "either": "either part is enough",
+}
 
 
 @dataclass(frozen=True)
-class Gates:
+class Gates(Record):
     """By layer, the mean share of the strongest neurons of each kind, with intervals over facts.
 
     - `facts`: how many have a subject of two words or more; `skipped`: how many have not.
@@ -52,8 +59,18 @@ class Gates:
     and_swapped: tuple[Estimate, ...]
     examples: tuple[tuple[str, int, int, float, float, float], ...]
 
-    def as_dict(self) -> dict:
-        return asdict(self)
+    def table(self, layer: int) -> Iterator[str | Table]:
+        """The kinds of one layer's neurons, and the strongest AND gates of all layers."""
+        neurons = f"the {self.strongest} strongest neurons of layer {layer}"
+        yield f"AND gates: {neurons}, {self.facts} subjects of several words"
+        rows = [(_NAMES[kind], shares[layer].text("share")) for kind, shares in self.shares.items()]
+        swapped = self.and_swapped[layer].text("share")
+        yield Table(("", "share"), [*rows, ("need both parts of this subject", swapped)])
+        rows = [
+            (subject, f"{at}/{index}", *(f"{value:.2f}" for value in values))
+            for subject, at, index, *values in self.examples[:5]
+        ]
+        yield Table(("strongest AND gates", "neuron", "whole", "first alone", "last alone"), rows)
 
 
 def parts(subject: str) -> tuple[str, str] | None:
@@ -75,18 +92,20 @@ def and_gates(
 
     Raises `InputError` where no subject has two words. `progress` counts prompts.
     """
-    split = [(fact, own) for fact in facts if (own := parts(fact.subject))]
+    split = [(fact, words) for fact in facts if (words := parts(fact.subject))]
     if not split:
         raise InputError("no subject has two words or more, so none has parts; the AND-gate test needs one that has")
     rng = np.random.default_rng(seed)
-    pool = [(f, own) for f in (*facts, *others) if (own := parts(f.subject))]
+    pool = [(fact, words) for fact in (*facts, *others) if (words := parts(fact.subject))]
     prompts, swapped = [], []
     for fact, (first, last) in split:
-        strangers = [o for f, o in pool if not {*o} & {first, last} and f.relation == fact.relation]
-        strangers = strangers or [o for _, o in pool if not {*o} & {first, last}]
+        apart = [(other, words) for other, words in pool if not {*words} & {first, last}]
+        strangers = [words for other, words in apart if other.relation == fact.relation] or [
+            words for _, words in apart
+        ]
         swapped.append(bool(strangers))
-        one, two = (strangers[i] for i in rng.integers(len(strangers), size=2)) if strangers else ((first, last),) * 2
-        for subject in (fact.subject, first, last, f"{first} {one[1]}", f"{two[0]} {last}"):
+        drawn = [strangers[i] for i in rng.integers(len(strangers), size=2)] if strangers else [(first, last)] * 2
+        for subject in (fact.subject, first, last, f"{first} {drawn[0][1]}", f"{drawn[1][0]} {last}"):
             prompts.append(model.encode(fill(fact.template, subject), subject))
     # only the neurons are wanted, so no layer's expansion has to be known
     plain = {layer: Expansion(model.layout.down, None, torch.nn.Identity()) for layer in range(model.n_layers)}
@@ -128,12 +147,12 @@ def _kinds(neurons: Tensor, norms: Tensor, n: int) -> tuple[Tensor, np.ndarray, 
 
 def _strongest_and(top: Tensor, kinds: np.ndarray) -> list[tuple[int, int]]:
     """(fact, index) of each fact's strongest AND gate in a layer."""
-    found = []
+    gates = []
     for i, row in enumerate(kinds):
         places = np.flatnonzero(row == "and")
         if len(places):
-            found.append((i, int(top[i, places[0]])))
-    return found
+            gates.append((i, int(top[i, places[0]])))
+    return gates
 
 
 def _example(fact: Fact, layer: int, index: int, neurons: Tensor) -> tuple[str, int, int, float, float, float]:

@@ -17,13 +17,15 @@ The rows of a layer (one with its highest dimensions, one for each random draw) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record, Table, plain
 from ..errors import InputError
 from ..facts import Fact
 from ..hooks import on_output
@@ -58,7 +60,7 @@ class ImputationConfig:
 
 
 @dataclass(frozen=True)
-class Imputation:
+class Imputation(Record):
     """One prompt. Lists go by layer.
 
     - `log_probability`: of the target, nothing altered.
@@ -80,11 +82,28 @@ class Imputation:
         return [mean(draws) for draws in self.random]
 
     def as_dict(self) -> dict:
-        return {**asdict(self), "control": [e.as_dict() for e in self.control()]}
+        return super().as_dict() | {"control": plain(self.control())}
+
+    def table(self) -> Iterator[str | Table]:
+        """The target's log-probability by layer, beside the random draws'."""
+        yield f"Imputation: {self.dimensions} dimensions of an MLP's output set to their mean, by layer"
+        yield f"{self.prompt} → {self.target}   log p = {self.log_probability:.3f}"
+        columns = zip(self.highest, self.control(), self.moved, self.moved_random, strict=True)
+        rows = [
+            (layer, f"{highest:.3f}", random.text(".3f"), f"{moved:.2f}", "" if other is None else f"{other:.2f}")
+            for layer, (highest, random, moved, other) in enumerate(columns)
+        ]
+        yield Table(("layer", "highest", "random", "change of highest", "of random"), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the log-probability by layer."""
+        from .figure import imputation_figure
+
+        return imputation_figure(path, self)
 
 
 @dataclass(frozen=True)
-class Imputations:
+class Imputations(Record):
     """Many prompts: by layer, the mean change of the target's log-probability with its interval over prompts.
 
     - `highest`, `random`: under imputation of the highest and of random dimensions; `difference`: highest − random, in
@@ -96,10 +115,19 @@ class Imputations:
     random: tuple[Estimate, ...]
     difference: tuple[Estimate, ...]
 
-    def as_dict(self) -> dict:
-        names = ("highest", "random", "difference")
-        by_layer = {name: [e.as_dict() for e in getattr(self, name)] for name in names}
-        return {**by_layer, "each": [one.as_dict() for one in self.each]}
+    def table(self) -> Iterator[str | Table]:
+        """The change of log-probability by layer."""
+        n = self.each[0].dimensions
+        yield f"Imputation on {len(self.each)} facts: change of log p, {n} dimensions set to their mean, by layer"
+        estimates = zip(self.highest, self.random, self.difference, strict=True)
+        rows = [(layer, *(estimate.text() for estimate in row)) for layer, row in enumerate(estimates)]
+        yield Table(("layer", "highest", "random", "difference"), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the change by layer, with its intervals."""
+        from .figure import imputations_figure
+
+        return imputations_figure(path, self)
 
 
 @torch.no_grad()

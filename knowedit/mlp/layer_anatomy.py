@@ -1,6 +1,6 @@
 """The anatomy of an MLP: what its numbers are at real tokens, from its input to its output.
 
-For each layer and stage (recall/stages.py) the distribution of values over tokens and coordinates, and the effective
+For each layer and stage (activations.py) the distribution of values over tokens and coordinates, and the effective
 dimension of the tokens' vectors, centred; for the nonlinearity, the function itself with where the data lie on it. The
 first token of each text and padding are left out: the first holds massive activations (Sun et al. 2024) that are like
 nothing else. Geva et al. 2021 (arXiv 2012.14913) read the two projections as keys and values of a memory:
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..models.adapter import Model
 from ..models.expansion import Expansion, expansion, expansions
@@ -25,6 +27,7 @@ from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, mean
 from .activations import collect, text_positions
+from .probing import RelationProbe
 from .value_geometry import effective_dimension
 
 QUANTILES = (0.001, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
@@ -67,13 +70,14 @@ class LayerAnatomy:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(Record):
     """MLPs on some texts.
 
     - `flow`: (stage, width) from d_model over n_neurons to d_model; `nonlinear`: the stage that goes into the
       nonlinearity, `gate` or `up`; `activation`: its name.
     - `edges`: by stage, the bins of the histograms: even in asinh, so that small and huge values are both seen.
     - `curve`: points (x, act(x)) over the range where the data lie.
+    - `probe`: how well relations are told apart at each stage, where that was measured too.
     """
 
     model: str
@@ -85,12 +89,37 @@ class Anatomy:
     layers: tuple[LayerAnatomy, ...]
     edges: dict[str, tuple[float, ...]]
     curve: tuple[tuple[float, float], ...]
+    probe: RelationProbe | None = None
 
     def layer(self, layer: int) -> LayerAnatomy:
-        return next(found for found in self.layers if found.layer == layer)
+        return next(anatomy for anatomy in self.layers if anatomy.layer == layer)
 
     def as_dict(self) -> dict:
-        return asdict(self) | {"quantiles": list(QUANTILES)}
+        return super().as_dict() | {"quantiles": list(QUANTILES)}
+
+    def table(self, layer: int | None = None) -> Iterator[str | Table]:
+        """The stages of one layer, by default the middle one, and the probe there."""
+        anatomy = self.layers[len(self.layers) // 2] if layer is None else self.layer(layer)
+        layer, below = anatomy.layer, anatomy.below_zero.text("share")
+        yield f"Anatomy of {self.model} on {self.tokens} tokens of {self.texts} texts, without each text's first token"
+        yield "Shape flow: " + " → ".join(f"{width} {stage}" for stage, width in self.flow)
+        yield f"Layer {layer}; {self.activation} reads {self.nonlinear}, {below} of it below zero"
+        rows = []
+        for stage in anatomy.stages:
+            values = (stage.least, *(stage.quantiles[i] for i in (1, 4, 7)), stage.most)
+            rows.append((stage.name, stage.width, *(f"{value:.3g}" for value in values), f"{stage.dimension:.1f}"))
+        columns = ("stage", "width", "least", "1 %", "median", "99 %", "most", "effective dimension")
+        yield Table(columns, rows)
+        if self.probe is None:
+            yield "No linear probe: that takes facts of two relations or more, each with three subjects and templates."
+        else:
+            yield from self.probe.table(layer)
+
+    def figure(self, path: str | Path, layer: int | None = None) -> Path:
+        """Draw all layers, and one of them, by default the middle one, closely."""
+        from .figure import anatomy_figure
+
+        return anatomy_figure(path, self, self.layers[len(self.layers) // 2].layer if layer is None else layer)
 
 
 def anatomy(
@@ -107,38 +136,38 @@ def anatomy(
     counts = [len(text_positions(model, prompt)) for prompt in prompts]
     if not sum(counts) or not chosen:
         raise InputError("there is no token to look at: the first of each text is left out; give longer texts")
-    found = expansions(model) if layers is None else {layer: expansion(model, layer) for layer in chosen}
-    first = found[chosen[0]]
+    how_made = expansions(model) if layers is None else {layer: expansion(model, layer) for layer in chosen}
+    first = how_made[chosen[0]]
     nonlinear = "gate" if first.gated else "up"
-    edges = _edges(values for _, values in _values(model, prompts[:SAMPLE], found))
+    edges = _edges(values for _, values in _values(model, prompts[:SAMPLE], how_made))
     texts = np.repeat(np.arange(len(prompts)), counts)
-    made = []
-    for layer, values in counted(_values(model, prompts, found), progress):
+    anatomies = []
+    for layer, values in counted(_values(model, prompts, how_made), progress):
         negative = (values[nonlinear] < 0).double().mean(1).numpy()
         below = mean([negative[texts == i].mean() for i in range(len(prompts)) if counts[i]])
-        made.append(LayerAnatomy(layer, tuple(_stage(name, v, edges[name]) for name, v in values.items()), below))
+        anatomies.append(LayerAnatomy(layer, tuple(_stage(name, v, edges[name]) for name, v in values.items()), below))
     return Anatomy(
         model=model.name,
         texts=len(prompts),
         tokens=sum(counts),
-        flow=tuple((stage.name, stage.width) for stage in made[0].stages),
+        flow=tuple((stage.name, stage.width) for stage in anatomies[0].stages),
         nonlinear=nonlinear,
         activation=_name(first),
-        layers=tuple(made),
+        layers=tuple(anatomies),
         edges={stage: tuple(values.tolist()) for stage, values in edges.items()},
-        curve=_curve(first, [one.stage(nonlinear) for one in made]),
+        curve=_curve(first, [anatomy.stage(nonlinear) for anatomy in anatomies]),
     )
 
 
 def _values(
-    model: Model, prompts: Sequence[Prompt], found: dict[int, Expansion]
+    model: Model, prompts: Sequence[Prompt], how_made: dict[int, Expansion]
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Each layer with its stages' values, in passes of as many layers as fit into `BUDGET` together."""
     positions = {id(prompt): text_positions(model, prompt) for prompt in prompts}
-    one = 4 * sum(map(len, positions.values())) * (3 * model.n_neurons + 2 * model.d_model)
-    size, layers = max(1, BUDGET // max(1, one)), list(found)
+    of_a_layer = 4 * sum(map(len, positions.values())) * (3 * model.n_neurons + 2 * model.d_model)
+    size, layers = max(1, BUDGET // max(1, of_a_layer)), list(how_made)
     for start in range(0, len(layers), size):
-        group = {layer: found[layer] for layer in layers[start : start + size]}
+        group = {layer: how_made[layer] for layer in layers[start : start + size]}
         yield from collect(model, prompts, lambda prompt: positions[id(prompt)], group).items()
 
 
@@ -173,12 +202,12 @@ def _stage(name: str, values: Tensor, edges: np.ndarray) -> Stage:
     )
 
 
-def _curve(one: Expansion, stages: list[Stage]) -> tuple[tuple[float, float], ...]:
+def _curve(expansion: Expansion, stages: list[Stage]) -> tuple[tuple[float, float], ...]:
     low = min(-1.0, *(stage.quantiles[0] for stage in stages))
     high = max(1.0, *(stage.quantiles[-1] for stage in stages))
     x = torch.linspace(low, high, CURVE)
-    return tuple(zip(x.tolist(), one.act(x).tolist(), strict=True))
+    return tuple(zip(x.tolist(), expansion.act(x).tolist(), strict=True))
 
 
-def _name(one: Expansion) -> str:
-    return getattr(one.act, "__name__", None) or type(one.act).__name__
+def _name(expansion: Expansion) -> str:
+    return getattr(expansion.act, "__name__", None) or type(expansion.act).__name__

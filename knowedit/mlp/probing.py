@@ -17,14 +17,15 @@ Gaussian projections of the same row norms and the same nonlinearity.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import linalg
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..facts import Fact, fill
 from ..models.adapter import Model
@@ -54,7 +55,7 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
-class RelationProbe:
+class RelationProbe(Record):
     """Accuracy on held-out subjects and templates.
 
     - `accuracy`: layer → stage → share of facts whose relation is named, with Wilson's interval over facts.
@@ -66,8 +67,11 @@ class RelationProbe:
     chance: float
     accuracy: dict[int, dict[str, Estimate]]
 
-    def as_dict(self) -> dict:
-        return asdict(self)
+    def table(self, layer: int) -> Iterator[str | Table]:
+        """The accuracy at the stages of one layer."""
+        relations, n = len(self.relations), sum(self.relations.values())
+        yield f"Linear probe of {relations} relations at layer {layer} (n = {n}, chance {self.chance:.1%}):"
+        yield Table(("stage", "right"), [(stage, share.text("share")) for stage, share in self.accuracy[layer].items()])
 
 
 def relation_probe(
@@ -92,14 +96,14 @@ def relation_probe(
         for fact in usable
         for template in templates(fact)[: config.folds]
     ]
-    found = expansions(model) if layers is None else {layer: expansion(model, layer) for layer in chosen}
-    values = collect(model, prompts, lambda p: [p.position(config.position)], found, progress=progress)
+    how_made = expansions(model) if layers is None else {layer: expansion(model, layer) for layer in chosen}
+    values = collect(model, prompts, lambda p: [p.position(config.position)], how_made, progress=progress)
     labels = np.array([names.index(f.relation) for f in usable])
     accuracy = {}
     for layer in chosen:
         stages = values.pop(layer)
         if config.random:
-            stages[RANDOM] = random_neurons(model, layer, found[layer], stages["input"], config.seed)
+            stages[RANDOM] = random_neurons(model, layer, how_made[layer], stages["input"], config.seed)
         accuracy[layer] = {stage: _accuracy(v.double().numpy(), labels, fold, config) for stage, v in stages.items()}
     counts = Counter(f.relation for f in usable)
     return RelationProbe(config.position, dict(sorted(counts.items())), max(counts.values()) / len(usable), accuracy)
@@ -111,12 +115,12 @@ def templates(fact: Fact) -> tuple[str, ...]:
 
 
 def usable_facts(facts: Sequence[Fact], folds: int) -> list[Fact]:
-    """The facts that a probe with so many folds is made of. Raises `InputError` where fewer than two relations are."""
-    asked = [f for f in facts if f.relation and len(templates(f)) >= folds]
+    """The facts that a probe with `folds` folds is made of. Raises `InputError` where fewer than two relations are."""
+    with_templates = [f for f in facts if f.relation and len(templates(f)) >= folds]
     subjects: dict[str, set[str]] = {}
-    for fact in asked:
+    for fact in with_templates:
         subjects.setdefault(fact.relation, set()).add(fact.subject)
-    kept = [f for f in asked if len(subjects[f.relation]) >= folds]
+    kept = [f for f in with_templates if len(subjects[f.relation]) >= folds]
     if len({f.relation for f in kept}) < 2:
         raise InputError(
             f"a probe for relations needs facts of two relations or more, each with {folds} subjects and {folds} "
@@ -130,17 +134,17 @@ def _folds(facts: Sequence[Fact], config: ProbeConfig) -> np.ndarray:
     rng = np.random.default_rng(config.seed)
     fold: dict[str, int] = {}
     for relation in sorted({f.relation for f in facts}):
-        own = sorted({f.subject for f in facts if f.relation == relation})
-        taken = Counter(fold[s] for s in own if s in fold)
-        for subject in rng.permutation([s for s in own if s not in fold]).tolist():
+        subjects = sorted({f.subject for f in facts if f.relation == relation})
+        taken = Counter(fold[s] for s in subjects if s in fold)
+        for subject in rng.permutation([s for s in subjects if s not in fold]).tolist():
             fold[subject] = min(range(config.folds), key=lambda k: taken[k])
             taken[fold[subject]] += 1
     return np.array([fold[f.subject] for f in facts])
 
 
 @torch.no_grad()
-def random_neurons(model: Model, layer: int, one: Expansion, inputs: Tensor, seed: int) -> Tensor:
-    """What a random expansion with the row norms of the layer's own makes of `inputs` (values, d_model)."""
+def random_neurons(model: Model, layer: int, learned: Expansion, inputs: Tensor, seed: int) -> Tensor:
+    """What a random expansion with the row norms of the learned one makes of `inputs` (values, d_model)."""
     generator = torch.Generator().manual_seed(seed + layer)
     block = model.blocks[layer]
 
@@ -152,10 +156,10 @@ def random_neurons(model: Model, layer: int, one: Expansion, inputs: Tensor, see
         directions = torch.randn(model.n_neurons, model.d_model, generator=generator)
         return inputs.float() @ (directions / directions.norm(dim=1, keepdim=True) * norms[:, None]).T
 
-    if not one.gated:
-        return one.neurons(drawn(one.up), None)
-    up = drawn(one.up, 1 if one.fused else None)
-    return one.neurons(up, drawn(one.gate, 0 if one.fused else None))
+    if not learned.gated:
+        return learned.neurons(drawn(learned.up), None)
+    up = drawn(learned.up, 1 if learned.fused else None)
+    return learned.neurons(up, drawn(learned.gate, 0 if learned.fused else None))
 
 
 def _accuracy(features: np.ndarray, labels: np.ndarray, fold: np.ndarray, config: ProbeConfig) -> Estimate:

@@ -8,16 +8,15 @@ alike for comparison. Symmetric, by output channel (a row w of the (out, in) wei
 
 So 2 bits have the three values −s, 0, s. It is the plainest rounding there is: methods that choose the grid by data
 (GPTQ, AWQ) keep more.
-
-This stands here and not in recall/, because it measures edits too, which come later in the import order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ..answers import ask
+from ..display.result import Record, Table
 from ..edit.apply import stacked
 from ..edit.edit import Edit
 from ..edit.rewrite_quality import RewriteQuality, rewrite_quality
@@ -58,7 +58,7 @@ class PrecisionConfig:
         if not self.parts or not set(self.parts) <= set(PARTS):
             raise InputError(f"the parts to quantize are {list(self.parts)!r}, expected some of {', '.join(PARTS)}")
         if not isinstance(self.neurons, int) or self.neurons < 0:
-            raise InputError(f"the neurons of {self.neurons!r} facts are wanted, expected 0 or more")
+            raise InputError(f"neurons is {self.neurons!r}, expected 0 or more facts")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Precision:
+class Precision(Record):
     """All levels; the first is full precision (part `none`)."""
 
     model: str
@@ -100,8 +100,41 @@ class Precision:
     edits: int
     levels: tuple[Level, ...]
 
-    def as_dict(self) -> dict:
-        return asdict(self)
+    def table(self) -> Iterator[str | Table]:
+        """What each level leaves of facts and neurons, then of edits."""
+        yield (
+            f"{self.model} at fewer bits: {self.facts} facts, neurons of {self.neuron_facts}, {self.edits} edited facts"
+        )
+        names = [("full precision", "") if level.bits is None else (level.part, level.bits) for level in self.levels]
+        rows = [
+            (
+                *name,
+                f"{level.error:.3f}",
+                level.known.text("share"),
+                level.probability.text(),
+                level.found_again.text("share"),
+                level.suppressed.text(),
+            )
+            for name, level in zip(names, self.levels, strict=True)
+        ]
+        columns = ("‖ΔW‖/‖W‖", "known", "probability", "neurons found again", "suppressing them")
+        yield Table(("quantized", "bits", *columns), rows)
+        if not self.edits:
+            return
+        yield ""
+        yield "How often an edit's new answer is the first choice, and likelier than the old one on the prompt and in"
+        yield "other words; how often neighbours keep their answers. Where both are gone, half of that is chance."
+        rows = [
+            (*name, *(e.text("share") for e in (level.edited, level.efficacy, level.paraphrase, level.neighbourhood)))
+            for name, level in zip(names, self.levels, strict=True)
+        ]
+        yield Table(("quantized", "bits", "first choice", "efficacy", "paraphrase", "neighbourhood"), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw what is left by bits, MLPs beside attention."""
+        from .figure import precision_figure
+
+        return precision_figure(path, self)
 
 
 def quantized_weight(weight: Tensor, bits: int) -> Tensor:
@@ -161,18 +194,18 @@ def precision(
     for part in config.parts:
         _modules(model, part)  # refused before anything is computed
     queries = [model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
-    some = queries[: config.neurons]
-    located = [_located(model, query, config) for query in some]
-    levels = [_level(model, "none", None, 0.0, queries, some, located, config)]
+    traced = queries[: config.neurons]
+    located = [_located(model, query, config) for query in traced]
+    levels = [_level(model, "none", None, 0.0, queries, traced, located, config)]
     edited = [_edited(model, edits)]
     progress(1)
     for part, bits in product(config.parts, config.bits):
         with quantized(model, bits, part) as error:
-            levels.append(_level(model, part, bits, error, queries, some, located, config))
+            levels.append(_level(model, part, bits, error, queries, traced, located, config))
         edited.append(_edited(model, edits, bits, part))
         progress(len(levels))
     joined = tuple(Level(**level, **edit) for level, edit in zip(levels, edited, strict=True))
-    return Precision(model.name, len(facts), len(some), sum(len(e.facts) for e in edits), joined)
+    return Precision(model.name, len(facts), len(traced), sum(len(e.facts) for e in edits), joined)
 
 
 def _modules(model: Model, part: str) -> list[nn.Module]:
@@ -190,28 +223,27 @@ def _modules(model: Model, part: str) -> list[nn.Module]:
 
 
 def _located(model: Model, query, config: PrecisionConfig) -> set[tuple[int, int]]:
-    found = attribute(model, query, config=AttributionConfig(nodes=config.nodes))
-    return set(coarse(found.scores, config.t))
+    attribution = attribute(model, query, config=AttributionConfig(nodes=config.nodes))
+    return set(coarse(attribution.scores, config.t))
 
 
-def _level(model: Model, part, bits, error: float, queries, some, located, config: PrecisionConfig) -> dict:
-    found = ask(model, queries)
-    known = [answer.known for answer in found]
+def _level(model: Model, part, bits, error: float, queries, traced, located, config: PrecisionConfig) -> dict:
+    answers = ask(model, queries)
     again, before, after = [], [], []
-    for query, neurons in zip(some, located, strict=True):
+    for query, neurons in zip(traced, located, strict=True):
         if not neurons:
             continue
         now = neurons if bits is None else _located(model, query, config)
         again.append(len(neurons & now) / len(neurons))
-        response = ScaledAnswers(model, query)
-        before.append(response.probability)
-        after.append(response.scaled([sorted(neurons)], 0.0).item())
+        scaled = ScaledAnswers(model, query)
+        before.append(scaled.probability)
+        after.append(scaled.scaled([sorted(neurons)], 0.0).item())
     return {
         "part": part,
         "bits": bits,
         "error": error,
-        "known": rate(known),
-        "probability": mean([answer.probability for answer in found]),
+        "known": rate([answer.known for answer in answers]),
+        "probability": mean([answer.probability for answer in answers]),
         "found_again": mean(again),
         "suppressed": mean(np.subtract(after, before)),
     }
@@ -219,20 +251,20 @@ def _level(model: Model, part, bits, error: float, queries, some, located, confi
 
 def _edited(model: Model, edits: Sequence[Edit], bits: int | None = None, part: str = "mlp") -> dict[str, Estimate]:
     """Efficacy, paraphrase and neighbourhood success of all edits, each on its own, over their facts."""
-    found: list[RewriteQuality] = []
+    qualities: list[RewriteQuality] = []
     for edit in edits:
         with stacked(model, [edit]):
             facts = [fact for fact in edit.facts if fact.target_new is not None]
             if bits is None:
-                found += rewrite_quality(model, facts)
+                qualities += rewrite_quality(model, facts)
                 continue
             with quantized(model, bits, part):  # restored before the edit is taken off, which checks its weights
-                found += rewrite_quality(model, facts)
+                qualities += rewrite_quality(model, facts)
     return {
-        "edited": rate([one.prompt.says_new for one in found]),
-        "efficacy": rate([one.prompt.prefers_new for one in found]),
-        "paraphrase": _mean_of([[p.prefers_new for p in one.paraphrases] for one in found]),
-        "neighbourhood": _mean_of([[n.prefers_true for n in one.neighbours] for one in found]),
+        "edited": rate([quality.prompt.says_new for quality in qualities]),
+        "efficacy": rate([quality.prompt.prefers_new for quality in qualities]),
+        "paraphrase": _mean_of([[p.prefers_new for p in quality.paraphrases] for quality in qualities]),
+        "neighbourhood": _mean_of([[n.prefers_true for n in quality.neighbours] for quality in qualities]),
     }
 
 

@@ -15,17 +15,20 @@ average as long as n(n − 1)/2 · P < 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import special, stats
 from torch import Tensor
 
+from ..display.result import Record, Table
 from ..errors import InputError
 from ..models.adapter import Model
 from ..statistics import Estimate, mean
+from .and_gate import Gates
 
 ANGLES = (89.0, 88.0, 87.0, 86.0, 85.0, 80.0, 75.0, 70.0, 60.0)
 GPT3_WIDTH = 12_288
@@ -78,16 +81,56 @@ class LayerGeometry:
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """The value vectors of some layers, and the tables of what fits for this width and for GPT-3's."""
+class Geometry(Record):
+    """The value vectors of some layers, and what fits into their width and GPT-3's; `gates` where they were tested."""
 
     model: str
     d: int
     layers: tuple[LayerGeometry, ...]
     fits: tuple[Fitting, ...]
+    gates: Gates | None = None
 
-    def as_dict(self) -> dict:
-        return asdict(self)
+    def random_angles(self) -> list[float]:
+        """The share of pairs of random directions by angle."""
+        return random_angles(self.d)
+
+    def table(self, layer: int | None = None) -> Iterator[str | Table]:
+        """All layers against random directions, how many directions fit, and the gates of one layer."""
+        yield f"Geometry of the value vectors of {self.model}, {self.d} dimensions"
+        rows = [
+            (
+                shown.layer,
+                *(f"{angle:.1f}°" for angle in (shown.closest, shown.closest_random)),
+                *(f"{cosine:.4f}" for cosine in (shown.cosine.value, shown.cosine_random)),
+                *(f"{size:.2f}" for size in (shown.interference.value, shown.interference_random)),
+                *(f"{dimension:.0f}" for dimension in (shown.dimension, shown.dimension_random)),
+            )
+            for shown in self.layers
+        ]
+        columns = ("closest", "random", "mean |cos|", "random", "interference", "random", "dimension", "random")
+        yield Table(("layer", *columns), rows)
+        yield ""
+        yield "How many directions fit: random ones with less than one pair closer, and e^(d cos²/4)"
+        widths = list(dict.fromkeys(fit.d for fit in self.fits))
+        by_angle: dict[float, dict[int, Fitting]] = {}
+        for fit in self.fits:
+            by_angle.setdefault(fit.angle, {})[fit.d] = fit
+        columns = ("angle", *(name for d in widths for name in (f"d = {d}", "bound")))
+        numbers = {
+            angle: [n for d in widths for n in (fits[d].expected, fits[d].bound)] for angle, fits in by_angle.items()
+        }
+        yield Table(columns, [(f"{angle:g}°", *map(_power, row)) for angle, row in numbers.items()])
+        yield ""
+        if self.gates is None:
+            yield "No AND-gate test: no subject has two words or more."
+        else:
+            yield from self.gates.table(self.layers[len(self.layers) // 2].layer if layer is None else layer)
+
+    def figure(self, path: str | Path, layer: int | None = None) -> Path:
+        """Draw angles of one layer, by default the middle one, what fits, all layers against chance, and the gates."""
+        from .figure import geometry_figure
+
+        return geometry_figure(path, self, layer)
 
 
 def geometry(model: Model, layers: Sequence[int] | None = None, angles: Sequence[float] = ANGLES) -> Geometry:
@@ -98,8 +141,8 @@ def geometry(model: Model, layers: Sequence[int] | None = None, angles: Sequence
     """
     chosen = [model.check_layer(layer) for layer in (range(model.n_layers) if layers is None else layers)]
     fits = tuple(fitting(d, angle) for d in dict.fromkeys((model.d_model, GPT3_WIDTH)) for angle in angles)
-    found = tuple(_layer(layer, model.down_weight(layer).detach().float().T, model.name) for layer in chosen)
-    return Geometry(model.name, model.d_model, found, fits)
+    by_layer = tuple(_layer(layer, model.down_weight(layer).detach().float().T, model.name) for layer in chosen)
+    return Geometry(model.name, model.d_model, by_layer, fits)
 
 
 def fitting(d: int, angle: float) -> Fitting:
@@ -151,13 +194,13 @@ def _layer(layer: int, values: Tensor, name: str) -> LayerGeometry:
     limit = special.betaincinv(0.5, (d - 1) / 2, 1 - 1e-3) ** 0.5
     for start in range(0, n, 2048):  # rows of cosines at a time
         cosines = (unit[start : start + 2048] @ unit.T).clamp(-1, 1)
-        own = torch.arange(len(cosines))
-        cosines[own, start + own] = 0
+        rows = torch.arange(len(cosines))
+        cosines[rows, start + rows] = 0
         squares.append(cosines.square().sum(1))
         sizes.append(cosines.abs().sum(1) / (n - 1))
         close = max(close, cosines.abs().max().item())
         far += int((cosines.abs() > limit).sum())
-        cosines[own, start + own] = 2  # no angle: left out of the histogram
+        cosines[rows, start + rows] = 2  # no angle: left out of the histogram
         degrees = torch.rad2deg(torch.acos(cosines[cosines <= 1]))
         counts += torch.histc(degrees, BINS, 0, 180).double().cpu().numpy()
     interference = torch.cat(squares).double().cpu().numpy()
@@ -177,6 +220,11 @@ def _layer(layer: int, values: Tensor, name: str) -> LayerGeometry:
         dimension=effective_dimension(unit),
         dimension_random=n**2 / (n + n * (n - 1) / d),
     )
+
+
+def _power(exponent: float) -> str:
+    """10 to the `exponent`: the number while it is short."""
+    return f"{10**exponent:,.0f}" if exponent < 7 else f"10^{exponent:.1f}"
 
 
 def _degrees(cosine: float) -> float:

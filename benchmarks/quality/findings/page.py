@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from knowedit.display.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, save
 from knowedit.files import write_text
-from knowedit.report.figures.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, save
 
 from ...registry import RESULTS
 from .flow import HIDDEN, SILENT

@@ -2,7 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+from .options import FactId, Facts, Limit, Prompt, Relation, Subject, Target
+
+
+@dataclass(frozen=True)
+class OneFact:
+    """One fact: a prompt with its subject and target, or a built-in fact by id."""
+
+    prompt: Prompt = None
+    subject: Subject = None
+    target: Target = None
+    fact: FactId = None
+
+    def check(self) -> None:
+        """Raise `InputError` unless there is exactly one fact. Call it before a model is loaded."""
+        check_choice(self.prompt, self.fact)
+
+    def build(self, model):
+        """The fact; without a target the model's first choice is the target."""
+        return build_fact(model, self.prompt, self.subject, self.target, self.fact)
+
+
+@dataclass(frozen=True)
+class ManyFacts:
+    """Facts of a file, or the built-in ones, that the model knows."""
+
+    facts: Facts = None
+    relation: Relation = None
+    limit: Limit = None
+
+    def known(self, model, limit: int | None = None) -> list:
+        """The facts, the built-in ones where none are named; at most `limit` where --limit does not say."""
+        return known_facts(model, self.facts or "builtin", self.relation, limit if self.limit is None else self.limit)
+
+
+@dataclass(frozen=True)
+class FactChoice(ManyFacts, OneFact):
+    """One fact, or many."""
+
+    def check(self) -> None:
+        """Raise `InputError` unless exactly one of a prompt, a fact and many facts is named."""
+        check_choice(self.prompt, self.fact, self.facts, many=True)
 
 
 def check_choice(prompt: str | None, fact: str | None, facts: str | None = None, *, many: bool = False) -> None:

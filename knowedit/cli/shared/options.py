@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
@@ -61,6 +62,39 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs in
 FigurePath = Annotated[
     Path | None, typer.Option("--figure", help="Draw the result into this file: .png, .svg or .pdf.", dir_okay=False)
 ]
+
+
+# ---------------------------------------------------------------- groups
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded."""
+
+    model: ModelName = DEFAULT_MODEL
+    dtype: Dtype = None
+    device: Device = None
+    trust_remote_code: RemoteCode = False
+
+    def load(self):
+        """The model."""
+        return load(self.model, self.dtype, self.device, self.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What becomes of a result that is only printed."""
+
+    as_json: AsJson = False
+
+    figure: ClassVar[Path | None] = None
+
+
+@dataclass(frozen=True)
+class DrawnOutput(Output):
+    """What becomes of a result that can be drawn."""
+
+    figure: FigurePath = None
 
 
 def load(name: str, dtype: str | None, device: str | None, trust_remote_code: bool):

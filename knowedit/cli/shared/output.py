@@ -4,22 +4,22 @@ ANSI escapes, are spelled out, and nothing is read as markup."""
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 
 import typer
 
+from ...display.result import Table, plain
 from ...inert import inert
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
     """Print a table; a column whose cells are all numbers is aligned right."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
     rows = [[("" if cell is None else cell) for cell in row] for row in rows]
-    grid = Table(title=None if title is None else Text(inert(title)), title_justify="left", box=None, pad_edge=False)
+    grid = Grid(title=None if title is None else Text(inert(title)), title_justify="left", box=None, pad_edge=False)
     for i, name in enumerate(columns):
         numbers = rows and all(_numeric(row[i]) for row in rows)
         grid.add_column(Text(name), justify="right" if numbers else "left", overflow="fold")
@@ -29,6 +29,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     if not console.is_terminal:  # a pipe has no width: do not fold for one
         console = Console(highlight=False, markup=False, emoji=False, width=200)
     console.print(grid)
+
+
+def show(parts: Iterable[str | Table]) -> None:
+    """Print lines of text and tables."""
+    for part in parts:
+        line(part) if isinstance(part, str) else table(part.columns, part.rows, part.title)
 
 
 def _numeric(cell: object) -> bool:
@@ -47,16 +53,7 @@ def note(text: str) -> None:
 
 def print_json(record: dict) -> None:
     """Print one JSON object on one line; a number that is not finite is null there."""
-    typer.echo(json.dumps(finite(record), ensure_ascii=True, allow_nan=False))
-
-
-def finite(value):
-    """`value` for JSON, with None where a number is infinite or NaN."""
-    if isinstance(value, dict):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    typer.echo(json.dumps(plain(record), ensure_ascii=True, allow_nan=False))
 
 
 def percent(value: float | None, signed: bool = True) -> str:

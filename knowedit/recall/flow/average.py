@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from ...display.result import Table, plain
 from ...errors import InputError
 from ...statistics import Estimate, mean, rate
 from .knockout import SUBLAYERS, Knockout
@@ -19,7 +21,7 @@ Curve = tuple[Estimate, ...]
 
 @dataclass(frozen=True)
 class RecallAverage:
-    """Means over facts; every estimate's `change` is the mean, its `n` the facts in it.
+    """Means over facts; every estimate's `value` is the mean, its `n` the facts in it.
 
     - `rate`, `control`, `separation`: of enrichment, by layer.
     - `without[name]`: how the rate at layer `enrichment_read` changes with a sublayer silent around each layer.
@@ -57,75 +59,104 @@ class RecallAverage:
             "window": self.window,
             "probability": self.probability.as_dict(),
             "enrichment": {
-                "rate": _plain(self.rate),
-                "control": _plain(self.control),
-                "separation": _plain(self.separation),
+                "rate": plain(self.rate),
+                "control": plain(self.control),
+                "separation": plain(self.separation),
                 "read": self.enrichment_read,
-                "without": {name: _plain(curve) for name, curve in self.without.items()},
+                "without": plain(self.without),
             },
             "propagation": {name: self._knocked(curve) for name, curve in self.edges.items()},
             "sublayers": {name: self._knocked(curve) for name, curve in self.sublayers.items()},
             "extraction": {
-                "events": {name: _plain(curve) for name, curve in self.events.items()},
-                "any": {name: one.as_dict() for name, one in self.any_event.items()},
+                "events": plain(self.events),
+                "any": plain(self.any_event),
                 "heads": [{"layer": layer, "head": head, "facts": n} for layer, head, n in self.heads],
             },
             "config": self.config,
         }
 
+    def table(self) -> Iterator[str | Table]:
+        """Each measure at the layer where it is largest, or costs most."""
+        yield f"{len(self.facts)} facts that {self.model} knows, mean p = {self.probability.value:.3f}"
+        yield ""
+        rate, separation = _highest(self.rate), _highest(self.separation)
+        rows = [("attributes among the first words", rate, self.rate[rate].text("share"))]
+        rows.append(("separation from other subjects'", separation, self.separation[separation].text("share")))
+        knockouts = [(f"no {name} at the subject's last token", curve) for name, curve in self.sublayers.items()]
+        knockouts += [(f"{name} hidden from the last token", curve) for name, curve in self.edges.items()]
+        for name, curve in knockouts:
+            layer, worst = self.worst(curve)
+            rows.append((name, layer, worst.text("change")))
+        for name, share in self.any_event.items():
+            rows.append((f"extraction event of {name}, any layer", "", share.text("share")))
+        yield Table(("", "layer", "mean over facts [95 %]"), rows)
+        if self.heads:
+            yield ""
+            yield "Extraction heads (facts): " + ", ".join(f"{layer}.{head} ({n})" for layer, head, n in self.heads)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the means of the three stages by layer, with their intervals."""
+        from .figure import recall_figure
+
+        return recall_figure(path, self)
+
     def _knocked(self, curve: Curve) -> dict:
         layer, worst = self.worst(curve)
-        return {"worst": {"layer": layer, **worst.as_dict()}, "change": _plain(curve)}
+        return {"worst": {"layer": layer, **worst.as_dict()}, "change": plain(curve)}
 
 
-def average_recall(found: Sequence[Recall], seed: int = 0) -> RecallAverage:
+def average_recall(recalls: Sequence[Recall], seed: int = 0) -> RecallAverage:
     """The average of recalls of one model. Raises `InputError` without any, or where they were made differently."""
-    if not found:
+    if not recalls:
         raise InputError("there are no recalls to average; measure at least one fact")
-    one = found[0]
-    if any((r.model, r.config, r.edges.window) != (one.model, one.config, one.edges.window) for r in found):
+    first = recalls[0]
+    if any((r.model, r.config, r.edges.window) != (first.model, first.config, first.edges.window) for r in recalls):
         raise InputError("recalls of different models or settings have no average; make all of them alike")
-    n_layers = len(one.enrichment.rate)
+    n_layers = len(first.enrichment.rate)
 
     def curve(values: Callable[[Recall], Sequence[float | None]]) -> Curve:
-        return _curve([values(r) for r in found], n_layers, seed)
+        return _curve([values(r) for r in recalls], n_layers, seed)
 
-    events = {name: [getattr(r.extraction, name) for r in found] for name in ("attention", "mlp")}
-    heads = Counter(head for r in found for head in r.extraction.heads)
+    events = {name: [getattr(r.extraction, name) for r in recalls] for name in ("attention", "mlp")}
+    heads = Counter(head for r in recalls for head in r.extraction.heads)
     return RecallAverage(
-        model=one.model,
-        facts=tuple(r.fact or r.prompt for r in found),
-        window=one.edges.window,
-        enrichment_read=one.enrichment.read,
-        probability=mean([r.probability for r in found], seed),
+        model=first.model,
+        facts=tuple(r.fact or r.prompt for r in recalls),
+        window=first.edges.window,
+        enrichment_read=first.enrichment.read,
+        probability=mean([r.probability for r in recalls], seed),
         rate=curve(lambda r: r.enrichment.rate),
         control=curve(lambda r: r.enrichment.control),
         separation=curve(lambda r: r.enrichment.separation),
         without={name: curve(lambda r, name=name: _lost(r, name)) for name in SUBLAYERS},
-        edges=_knockouts([r.edges for r in found], n_layers, seed),
-        sublayers=_knockouts([r.sublayers for r in found], n_layers, seed),
+        edges=_knockouts([r.edges for r in recalls], n_layers, seed),
+        sublayers=_knockouts([r.sublayers for r in recalls], n_layers, seed),
         events={name: tuple(rate(layer) for layer in zip(*rows, strict=True)) for name, rows in events.items()},
         any_event={name: rate([any(row) for row in rows]) for name, rows in events.items()}
-        | {"heads": rate([bool(r.extraction.heads) for r in found])},
+        | {"heads": rate([bool(r.extraction.heads) for r in recalls])},
         heads=tuple((*head, n) for head, n in sorted(heads.items(), key=lambda item: (-item[1], item[0]))[:_HEADS]),
-        config=one.config.as_dict(),
+        config=first.config.as_dict(),
     )
 
 
-def _lost(found: Recall, name: str) -> list[float]:
-    clean = found.enrichment.rate[found.enrichment.read]
-    return [rate - clean for rate in found.enrichment.without[name]]
+def _highest(curve: Curve) -> int:
+    """The layer with the highest mean."""
+    return max(range(len(curve)), key=lambda i: -1.0 if curve[i].value is None else curve[i].value)
 
 
-def _knockouts(found: Sequence[Knockout], n_layers: int, seed: int) -> dict[str, Curve]:
+def _lost(recall: Recall, name: str) -> list[float]:
+    clean = recall.enrichment.rate[recall.enrichment.read]
+    return [rate - clean for rate in recall.enrichment.without[name]]
+
+
+def _knockouts(knockouts: Sequence[Knockout], n_layers: int, seed: int) -> dict[str, Curve]:
     """By set, over the facts whose prompts have it."""
-    names = dict.fromkeys(name for one in found for name in one.after)
-    return {name: _curve([one.change(name) for one in found if name in one.after], n_layers, seed) for name in names}
+    names = dict.fromkeys(name for knockout in knockouts for name in knockout.after)
+    return {
+        name: _curve([knockout.change(name) for knockout in knockouts if name in knockout.after], n_layers, seed)
+        for name in names
+    }
 
 
 def _curve(rows: Sequence[Sequence[float | None]], n_layers: int, seed: int) -> Curve:
     return tuple(mean([row[layer] for row in rows if row[layer] is not None], seed) for layer in range(n_layers))
-
-
-def _plain(curve: Curve) -> list[dict]:
-    return [one.as_dict() for one in curve]

@@ -49,6 +49,11 @@ class Extraction:
         """The layers whose `attention` or `mlp` is an event."""
         return tuple(layer for layer, event in enumerate(getattr(self, sublayer)) if event)
 
+    def at(self, layer: int) -> list[str]:
+        """The events of a layer, by name: `attention`, `mlp`, `head 3`."""
+        sublayers = [name for name, events in (("attention", self.attention), ("mlp", self.mlp)) if events[layer]]
+        return sublayers + [f"head {head}" for at, head in self.heads if at == layer]
+
     def as_dict(self) -> dict:
         return {
             "answer": self.answer,

@@ -14,9 +14,11 @@ the hypothesis or not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from ...display.result import Record, Table, plain
 from ...errors import InputError, ModelError
 from ...facts import Fact
 from ...locate.scaled_answers import ScaledAnswers
@@ -30,7 +32,7 @@ _CLEAR = 0.01  # a change of the probability below which nothing is said to be l
 
 
 @dataclass(frozen=True)
-class RecallConfig:
+class RecallConfig(Record):
     """How recall is measured.
 
     - `window`: layers in a knockout's window; some 18 % of all by default.
@@ -44,9 +46,6 @@ class RecallConfig:
 
     def __post_init__(self):
         EnrichmentConfig(self.top)
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,37 @@ class Recall:
             "tokens": list(self.tokens),
             "lookup": self.lookup,
             "read": self.read,
-            "stages": [asdict(stage) for stage in self.stages],
+            "stages": plain(self.stages),
             "enrichment": self.enrichment.as_dict(),
             "propagation": self.edges.as_dict(),
             "sublayers": self.sublayers.as_dict(),
             "extraction": self.extraction.as_dict(),
             "config": self.config.as_dict(),
         }
+
+    def table(self) -> Iterator[str | Table]:
+        """The stages in words, and what was measured layer by layer."""
+        known = "" if self.known else ", not its first choice"
+        yield f"{self.prompt} → {self.target}   p = {self.probability:.3f}{known}   ({self.model})"
+        for stage in self.stages:
+            yield ""
+            yield f"{stage.name.capitalize()}: {stage.text}"
+        yield ""
+        knockouts = {f"hide {name}": self.edges.change(name) for name in self.edges.after}
+        knockouts |= {f"no {name}": self.sublayers.change(name) for name in self.sublayers.after}
+        rows = []
+        for layer, (rate, separation) in enumerate(zip(self.enrichment.rate, self.enrichment.separation, strict=True)):
+            changes = ["" if row[layer] is None else f"{row[layer]:+.0%}" for row in knockouts.values()]
+            shares = f"{rate:.0%}", "" if separation is None else f"{separation:.0%}"
+            rows.append((layer, *shares, *changes, ", ".join(self.extraction.at(layer))))
+        title = f"By layer; knockouts take {self.edges.window} around it and change p(answer)"
+        yield Table(("layer", "attributes", "separation", *knockouts, "extraction"), rows, title)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the three stages by layer."""
+        from .figure import recall_figure
+
+        return recall_figure(path, self)
 
 
 def recall_fact(
@@ -141,7 +164,7 @@ def recall_fact(
             "ask by a prompt that goes on behind the subject"
         )
     edges = attention_knockout(model, query, sources=source_sets(query), window=window)
-    own = attributes or attributes_of(fact, builtin_facts() if facts is None else facts)
+    attributes = attributes or attributes_of(fact, builtin_facts() if facts is None else facts)
     return Recall(
         model=model.name,
         fact=fact.id,
@@ -153,7 +176,7 @@ def recall_fact(
         tokens=tuple(model.tokenizer.decode([i]) for i in prompt.ids),
         lookup=prompt.lookup,
         read=prompt.read,
-        enrichment=enrichment(model, prompt, own, EnrichmentConfig(config.top, window), vocabulary),
+        enrichment=enrichment(model, prompt, attributes, EnrichmentConfig(config.top, window), vocabulary),
         edges=edges,
         sublayers=sublayer_knockout(model, query, window=window),
         extraction=extraction(model, query, normed=config.normed),
@@ -173,19 +196,20 @@ def check_recall(model: Model) -> None:
 # ---------------------------------------------------------------- in words
 
 
-def _enriched(found: Recall) -> str:
-    rich = found.enrichment
-    peak = rich.peak
-    if rich.rate[peak]:
-        words = ", ".join(rich.found[peak][:5])
-        control = "" if rich.control[peak] is None else f", {rich.control[peak]:.1%} are those of others"
-        text = f"{rich.rate[peak]:.0%} of the first words are attributes after layer {peak} ({words}){control}."
+def _enriched(recall: Recall) -> str:
+    enrichment = recall.enrichment
+    peak = enrichment.peak
+    if enrichment.rate[peak]:
+        words = ", ".join(enrichment.found[peak][:5])
+        control = enrichment.control[peak]
+        others = "" if control is None else f", {control:.1%} are those of others"
+        text = f"{enrichment.rate[peak]:.0%} of the first words are attributes after layer {peak} ({words}){others}."
     else:
-        text = f"None of the {rich.attributes} attributes is among the first words after any layer."
-    if (last := rich.separation[-1]) is not None:
+        text = f"None of the {enrichment.attributes} attributes is among the first words after any layer."
+    if (last := enrichment.separation[-1]) is not None:
         text += f" An attribute beats another subject's with chance {last:.0%} after the last layer"
-        text += f" ({rich.separation[0]:.0%} after the first)."
-    costs = [_cost(found.sublayers, name, f"the {title} there") for name, title in _SUBLAYERS.items()]
+        text += f" ({enrichment.separation[0]:.0%} after the first)."
+    costs = [_cost(recall.sublayers, name, f"the {title} there") for name, title in _SUBLAYERS.items()]
     return f"{text} Silencing {', '.join(costs)}."
 
 
@@ -198,8 +222,8 @@ _SETS = {
 }
 
 
-def _propagated(found: Recall) -> str:
-    parts = [_cost(found.edges, name, title) for name, title in _SETS.items() if name in found.edges.after]
+def _propagated(recall: Recall) -> str:
+    parts = [_cost(recall.edges, name, title) for name, title in _SETS.items() if name in recall.edges.after]
     return f"Hiding from the last token {', '.join(parts)}."
 
 
@@ -210,14 +234,15 @@ def _cost(knockout: Knockout, name: str, title: str) -> str:
     return f"{title} costs most around layer {layer} ({change:+.0%})"
 
 
-def _extracted(found: Extraction) -> str:
-    told = [
-        f"{title} {', '.join(map(str, found.layers(name)))}"
+def _extracted(extraction: Extraction) -> str:
+    events = [
+        f"{title} {', '.join(map(str, extraction.layers(name)))}"
         for name, title in (("attention", "attention of layer"), ("mlp", "the MLP of layer"))
-        if found.layers(name)
+        if extraction.layers(name)
     ]
-    if found.heads:
-        told.append("head " + ", ".join(f"{layer}.{head}" for layer, head in found.heads))
-    if not told:
-        return f"Nothing that a layer or a head adds at the last token promotes {found.answer!r} most of all tokens."
-    return f"{found.answer!r} is what is promoted most by {'; by '.join(told)}."
+    if extraction.heads:
+        events.append("head " + ", ".join(f"{layer}.{head}" for layer, head in extraction.heads))
+    answer = repr(extraction.answer)
+    if not events:
+        return f"Nothing that a layer or a head adds at the last token promotes {answer} most of all tokens."
+    return f"{answer} is what is promoted most by {'; by '.join(events)}."

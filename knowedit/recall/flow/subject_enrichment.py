@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...display.result import Record
 from ...errors import InputError
 from ...facts import Fact
 from ...hooks import on_output
@@ -71,8 +72,8 @@ class Vocabulary:
 
     def tokens(self, words: Iterable[str]) -> list[int]:
         """The tokens that are one of `words`, in any spelling."""
-        wanted = set(words)
-        return [i for i, word in enumerate(self.words) if word in wanted]
+        words = set(words)
+        return [i for i, word in enumerate(self.words) if word in words]
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,11 @@ class EnrichmentConfig:
 
     def __post_init__(self):
         if not isinstance(self.top, int) or self.top < 1:
-            raise InputError(f"{self.top!r} first words are wanted, expected 1 or more")
+            raise InputError(f"top is {self.top!r}, expected 1 or more first words")
 
 
 @dataclass(frozen=True)
-class Enrichment:
+class Enrichment(Record):
     """The attributes rate at the lookup position.
 
     - `attributes`: how many words count; `source`: where they come from.
@@ -120,7 +121,7 @@ class Enrichment:
         return max(range(len(self.rate)), key=lambda layer: (self.rate[layer], -layer))
 
     def as_dict(self) -> dict:
-        return asdict(self) | {"peak": self.peak}
+        return super().as_dict() | {"peak": self.peak}
 
 
 def attributes_in(text: str, controls: Sequence[str] = ()) -> Attributes:
@@ -140,8 +141,8 @@ def attributes_of(fact: Fact, facts: Sequence[Fact]) -> Attributes:
     for other in (fact, *facts):
         by_subject.setdefault(other.subject, set()).update(content_words(" ".join((other.target, *other.aliases))))
     others = {f.subject for f in facts if f.relation == fact.relation is not None} - {fact.subject}
-    own = frozenset(by_subject[fact.subject])
-    return Attributes(own, tuple(frozenset(by_subject[name]) for name in sorted(others)), "facts")
+    words = frozenset(by_subject[fact.subject])
+    return Attributes(words, tuple(frozenset(by_subject[name]) for name in sorted(others)), "facts")
 
 
 def content_words(text: str) -> frozenset[str]:
@@ -179,21 +180,21 @@ def enrichment(
     logits = _logits(
         model, torch.cat([h.to(recording.output) for h in (*recording.inputs[1:], recording.output)])[:, at]
     )
-    words = _first_words(logits, vocabulary, config.top)
+    first_words = _first_words(logits, vocabulary, config.top)
     cuts = [
         SublayerKnockout(layers, name, (lookup,)) for name in SUBLAYERS for layers in windows(model.n_layers, width)
     ]
     changed = _states_at(model, recording, cuts, read, at)
     reread = _first_words(_logits(model, torch.stack([*changed.values()])), vocabulary, config.top)
-    after = dict.fromkeys(range(len(cuts)), words[read]) | dict(zip(changed, reread, strict=True))
+    after = dict.fromkeys(range(len(cuts)), first_words[read]) | dict(zip(changed, reread, strict=True))
     rates = [_rate(after[i], attributes.words) for i in range(len(cuts))]
     return Enrichment(
         attributes=len(attributes.words),
         source=attributes.source,
-        rate=tuple(_rate(some, attributes.words) for some in words),
-        control=tuple(_mean([_rate(some, control) for control in attributes.controls]) for some in words),
+        rate=tuple(_rate(words, attributes.words) for words in first_words),
+        control=tuple(_mean([_rate(words, control) for control in attributes.controls]) for words in first_words),
         separation=_separation(logits, attributes, vocabulary),
-        found=tuple(tuple(dict.fromkeys(w for w in some if w in attributes.words)) for some in words),
+        found=tuple(tuple(dict.fromkeys(w for w in words if w in attributes.words)) for words in first_words),
         window=width,
         read=read,
         without={name: tuple(rates[i * model.n_layers :][: model.n_layers]) for i, name in enumerate(SUBLAYERS)},
@@ -233,9 +234,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _separation(logits: Tensor, attributes: Attributes, vocabulary: Vocabulary) -> tuple[float | None, ...]:
-    own = vocabulary.tokens(attributes.words)
-    others = vocabulary.tokens(frozenset().union(*attributes.controls) - attributes.words)
-    if not own or not others:
+    tokens = vocabulary.tokens(attributes.words)
+    control_tokens = vocabulary.tokens(frozenset().union(*attributes.controls) - attributes.words)
+    if not tokens or not control_tokens:
         return (None,) * len(logits)
-    mine, theirs = logits[:, own, None], logits[:, None, others]
-    return tuple(((mine > theirs).float() + 0.5 * (mine == theirs).float()).mean((1, 2)).tolist())
+    of_subject, of_others = logits[:, tokens, None], logits[:, None, control_tokens]
+    ahead = (of_subject > of_others).float() + 0.5 * (of_subject == of_others).float()
+    return tuple(ahead.mean((1, 2)).tolist())

@@ -20,16 +20,17 @@ These are direct effects only: what a part does by way of later layers is not in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...errors import InputError, LayoutError, ModelError
-from ...hooks import hooked, on_input, on_output
+from ...display.result import Table
+from ...errors import InputError, ModelError
 from ...models.adapter import Model, frozen
-from ...models.passes.replay import Recording, record
+from .parts import LayerParts, dot, double, head_of, layer_parts, run_upto, tolerance
 from .projection import Aim, aim
 
 
@@ -115,6 +116,16 @@ class Contributions:
             ],
         }  # fmt: skip
 
+    def table(self, heads: int = 10, neurons: int = 10) -> Iterator[str | Table]:
+        """What embeddings, layers and biases add, then the strongest heads and neurons."""
+        yield from attribution_tables(self.as_dict(heads, neurons))
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw what each layer adds, and the strongest heads and neurons."""
+        from .figure import contributions_figure
+
+        return contributions_figure(path, self)
+
 
 def logit_attribution(
     model: Model,
@@ -134,27 +145,27 @@ def logit_attribution(
     prompt, target or position that cannot be used.
     """
     check_additive(model)
-    asked = prompt if isinstance(prompt, Aim) else aim(model, prompt, target, foil, subject=subject, chat=chat)
-    place = asked.prompt.position(position)
-    run = _run(model, asked.prompt.ids, place)
+    aimed = prompt if isinstance(prompt, Aim) else aim(model, prompt, target, foil, subject=subject, chat=chat)
+    place = aimed.prompt.position(position)
+    run = run_upto(model, aimed.prompt.ids, place)
     with frozen(model), torch.enable_grad():
-        head = _head(model, run.recording.output.reshape(-1), asked)
-        parts = [_layer(model, run, layer, head.direction) for layer in range(model.n_layers)]
-    columns = {name: torch.stack([getattr(part, name) for part in parts]) for name in _Layer.__dataclass_fields__}
+        head = head_of(model, run.recording.output.reshape(-1), aimed)
+        parts = [layer_parts(model, run, layer, head.direction) for layer in range(model.n_layers)]
+    columns = {name: torch.stack([getattr(part, name) for part in parts]) for name in LayerParts.__dataclass_fields__}
     constant = columns.pop("constant").sum().item()
-    found = Contributions(
+    contributions = Contributions(
         model=model.name,
         position=place,
-        target=model.tokenizer.decode([asked.target]),
-        foil=None if asked.foil is None else model.tokenizer.decode([asked.foil]),
+        target=model.tokenizer.decode([aimed.target]),
+        foil=None if aimed.foil is None else model.tokenizer.decode([aimed.foil]),
         logit=head.logit,
         capped=head.capped,
-        embedding=_dot(head.direction, run.recording.inputs[0]).item(),
+        embedding=dot(head.direction, run.recording.inputs[0]).item(),
         bias=head.bias + constant,
-        activations=torch.stack([_double(neurons) for neurons in run.recording.neurons]),
+        activations=torch.stack([double(neurons) for neurons in run.recording.neurons]),
         **columns,
     )
-    return _checked(found, model)
+    return _checked(contributions, model)
 
 
 def check_additive(model: Model) -> None:
@@ -166,192 +177,52 @@ def check_additive(model: Model) -> None:
         )
 
 
-# ---------------------------------------------------------------- one run
-
-
-@dataclass
-class _Run:
-    """The prompt up to the position, and there of each layer the joined heads, attention's and the MLP's output."""
-
-    recording: Recording
-    joined: list[Tensor]
-    attention: list[Tensor]
-    mlp: list[Tensor]
-
-
-def _run(model: Model, ids: Sequence[int], position: int) -> _Run:
-    kept: dict[tuple[str, int], Tensor] = {}  # of the last call: the suffix, after the prefix
-
-    def keep(what: str, layer: int):  # a copy: Falcon adds attention's output to the MLP's in place
-        return lambda tensor: kept.__setitem__((what, layer), tensor[..., -1, :].reshape(-1).clone())
-
-    hooks = []
-    for layer in range(model.n_layers):
-        heads, down = model.heads(layer), model.down(layer)
-        hooks += [on_input(heads, keep("joined", layer)), on_output(heads, keep("attention", layer))]
-        hooks += [on_output(down, keep("mlp", layer))]
-    with hooked(*hooks):
-        recording = record(model, ids[: position + 1], start=position)
-    try:
-        columns = [[kept[what, layer] for layer in range(model.n_layers)] for what in ("joined", "attention", "mlp")]
-    except KeyError as error:
-        what, layer = error.args[0]
-        raise LayoutError(
-            f"{model.name}: layer {layer} ran without the projection that gives its {what}; pass layout=knowedit.Layout"
-        ) from None
-    return _Run(recording, *columns)
-
-
-# ---------------------------------------------------------------- the head
-
-
-@dataclass
-class _Head:
-    """The logit as `direction` · h + `bias`, and its values."""
-
-    direction: Tensor
-    bias: float
-    logit: float
-    capped: float
-
-
-def _head(model: Model, hidden: Tensor, asked: Aim) -> _Head:
-    tokens = [asked.target] if asked.foil is None else [asked.target, asked.foil]
-    zeros = torch.zeros(2, len(hidden), dtype=hidden.dtype, device=hidden.device, requires_grad=True)
-    at_zero = model.normed(zeros)  # the final norm's bias, twice
-    normed = model.normed(hidden[None].detach())
-    capped, rows = model.logits_of(normed, tokens)
-    scale = float(model.logits_slope(torch.zeros(())))  # at a logit of zero a cap has slope one
-    signs = torch.tensor([1.0, -1.0][: len(tokens)], dtype=torch.float64)
-    u = scale * torch.einsum("t,td->d", signs, rows.detach().double().cpu())
-    own = model.unembedding.bias
-    own = 0.0 if own is None else scale * (signs @ _double(own[tokens])).item()
-    moved = (normed - at_zero[:1]).detach()[0]
-    cotangents = torch.stack([u.to(moved), _unit(moved)])
-    (pulled,) = torch.autograd.grad(at_zero, zeros, cotangents)
-    constant = _double(at_zero[0])
-    return _Head(
-        direction=_frozen(pulled[0], pulled[1], hidden, moved),
-        bias=(u @ constant).item() + own,
-        logit=(u @ _double(normed[0])).item() + own,
-        capped=(signs @ _double(capped[0])).item(),
+def attribution_tables(record: dict, when: str = "") -> Iterator[str | Table]:
+    """The record of `Contributions` for people; `when` says of which model."""
+    what = f"the logit of {record['target']!r}" + ("" if record["foil"] is None else f" over {record['foil']!r}")
+    same = abs(record["capped"] - record["logit"]) <= 1e-3  # but for rounding
+    capped = "" if same else f" (after the cap {record['capped']:.3f})"
+    yield f"Direct logit attribution{when}: {what} is {record['logit']:.3f}{capped}"
+    layers = record["layers"]
+    attention, mlp = (sum(row[name] for row in layers) for name in ("attention", "mlp"))
+    yield (
+        f"embeddings {record['embedding']:+.3f}, attention {attention:+.3f}, MLP {mlp:+.3f}, "
+        f"biases of norm and head {record['bias']:+.3f}: together {record['total']:.3f}"
     )
+    yield f"check: parts − logit {record['gap']:.1e}, heads and neurons − their sublayer {record['sublayer_gap']:.1e}"
+    yield ""
+    names, heading = ["attention", "mlp"], ["attention", "MLP"]
+    if any(row["attention_bias"] or row["mlp_bias"] for row in layers):
+        names, heading = [*names, "attention_bias", "mlp_bias"], [*heading, "attention's bias", "MLP's bias"]
+    yield Table(("layer", *heading), [(row["layer"], *(f"{row[name]:+.3f}" for name in names)) for row in layers])
+    if record["heads"]:
+        rows = [(f"{h['layer']}.{h['head']}", f"{h['contribution']:+.3f}") for h in record["heads"]]
+        yield ""
+        yield "Strongest heads"
+        yield Table(("head", "adds"), rows)
+    if record["neurons"]:
+        rows = [
+            (f"{n['layer']}/{n['index']}", f"{n['contribution']:+.3f}", f"{n['activation']:+.2f}")
+            for n in record["neurons"]
+        ]
+        yield ""
+        yield "Strongest neurons"
+        yield Table(("neuron", "adds", "activation"), rows)
 
 
-def _frozen(pulled: Tensor, probe: Tensor, at: Tensor, moved: Tensor) -> Tensor:
-    """Jᵀ u, the pull-back at zero of a norm f, brought to its scale at `at`.
-
-    `moved` is f(at) − f(0) = r J at, and `probe` the pull-back of its unit vector: probe · at = |moved| / r.
-    """
-    seen = _double(probe) @ _double(at)
-    ratio = _double(moved).norm() / seen if seen else seen  # a part that is zero adds nothing
-    return _double(pulled) * ratio
-
-
-# ---------------------------------------------------------------- one layer
-
-
-@dataclass
-class _Layer:
-    attention: Tensor  # ()
-    mlp: Tensor  # ()
-    constant: Tensor  # (): what a norm adds to nothing at all
-    heads: Tensor  # (n_heads,)
-    attention_bias: Tensor  # ()
-    neurons: Tensor  # (n_neurons,)
-    mlp_bias: Tensor  # ()
-
-
-def _layer(model: Model, run: _Run, layer: int, direction: Tensor) -> _Layer:
-    """One call of the block on zeros, where attention and the MLP put out what its five rows say.
-
-    Rows 0 to 2 are zero, for the pull-backs of the direction and of the unit vectors of what attention and the MLP
-    add; row 3 has attention's own output, row 4 the MLP's.
-    """
-    attention, mlp = run.attention[layer], run.mlp[layer]
-    put = torch.zeros(2, 5, model.d_model, dtype=attention.dtype, device=attention.device)
-    put[0, 3], put[1, 4] = attention, mlp.to(put)
-    put.requires_grad_()
-    received = run.recording.inputs[layer]
-    with hooked(
-        on_output(model.heads(layer), lambda out: put[0].clone().to(out).reshape(out.shape)),
-        on_output(model.down(layer), lambda out: put[1].clone().to(out).reshape(out.shape)),
-    ):
-        added = run.recording.block(layer, torch.zeros_like(received).repeat(5, 1, 1))[:, 0]
-    nothing, by_attention, by_mlp = (row.detach() for row in (added[0], added[3] - added[0], added[4] - added[0]))
-    gives = run.recording.inputs[layer + 1] if layer + 1 < model.n_layers else run.recording.output
-    _check_adds(model, layer, received[0, 0] + nothing + by_attention + by_mlp, gives[0, 0])
-    rows = [direction.to(added), _unit(by_attention), _unit(by_mlp)]
-    cotangents = torch.stack([*rows, torch.zeros_like(nothing), torch.zeros_like(nothing)])
-    (pulled,) = torch.autograd.grad(added, put, cotangents)
-    to_heads = _frozen(pulled[0, 0], pulled[0, 1], attention, by_attention)
-    to_neurons = _frozen(pulled[1, 0], pulled[1, 2], mlp, by_mlp)
-    heads, attention_bias = _through(to_heads, model.heads(layer), run.joined[layer])
-    neurons, mlp_bias = _through(to_neurons, model.down(layer), run.recording.neurons[layer])
-    return _Layer(
-        attention=_dot(direction, by_attention),
-        mlp=_dot(direction, by_mlp),
-        constant=_dot(direction, nothing),
-        heads=heads.reshape(model.n_heads, -1).sum(1),
-        attention_bias=attention_bias,
-        neurons=neurons,
-        mlp_bias=mlp_bias,
-    )
-
-
-def _through(direction: Tensor, projection: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
-    """What each input of a projection adds along `direction`, and what its bias adds.
-
-    The projection itself is pulled back, so weights may be packed or offloaded and edits may sit on it as hooks.
-    """
-    zeros = torch.zeros_like(values).reshape(1, 1, -1).requires_grad_()
-    at_zero = projection(zeros)
-    (pulled,) = torch.autograd.grad(at_zero, zeros, direction.to(at_zero).reshape(at_zero.shape))
-    return _double(pulled) * _double(values), _dot(direction, at_zero)
-
-
-def _check_adds(model: Model, layer: int, sum_of_parts: Tensor, gives: Tensor) -> None:
-    reach = gives.float().abs().max().item() or 1.0
-    gap = (sum_of_parts.float() - gives.float()).abs().max().item() / reach
-    if not gap <= _allowed(model):
+def _checked(parts: Contributions, model: Model) -> Contributions:
+    reach = abs(parts.embedding) + (parts.attention.abs().sum() + parts.mlp.abs().sum()).item() + abs(parts.bias)
+    if not max(parts.gap, parts.sublayer_gap) <= 10 * tolerance(model) * reach:
         raise ModelError(
-            f"layer {layer} of {model.name} gives something else than what it received plus what attention and MLP add "
-            f"(off by {gap:.1e} of the largest), as blocks do that normalise the sum; look at the lens alone"
-        )
-
-
-def _checked(found: Contributions, model: Model) -> Contributions:
-    reach = abs(found.embedding) + (found.attention.abs().sum() + found.mlp.abs().sum()).item() + abs(found.bias)
-    if not max(found.gap, found.sublayer_gap) <= 10 * _allowed(model) * reach:
-        raise ModelError(
-            f"the parts of {model.name} add up to {found.total:.4g}, its logit is {found.logit:.4g}: what stands "
+            f"the parts of {model.name} add up to {parts.total:.4g}, its logit is {parts.logit:.4g}: what stands "
             "between its layers and its logits is more than norms and linear maps; look at the lens alone"
         )
-    return found
-
-
-def _allowed(model: Model) -> float:
-    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 5e-2
-
-
-# ---------------------------------------------------------------- arithmetic
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).cpu().double()
-
-
-def _dot(one: Tensor, other: Tensor) -> Tensor:
-    return _double(one) @ _double(other)
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm().clamp(min=torch.finfo(vector.dtype).tiny)
+    return parts
 
 
 def _strongest(values: Tensor, n: int) -> list[tuple[int, int, float]]:
     if not isinstance(n, int) or n < 0:
-        raise InputError(f"the strongest {n!r} are wanted, expected a number from 0 on")
+        raise InputError(f"the number of the strongest is {n!r}, expected a number from 0 on")
     flat = values.flatten()
     best = flat.abs().argsort(descending=True, stable=True)[:n].tolist()
     return [(*divmod(i, values.shape[1]), flat[i].item()) for i in best]

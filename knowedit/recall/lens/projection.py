@@ -14,12 +14,14 @@ the unembedding do not show, and a token that is visible early need not be there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...display.result import Table
 from ...errors import InputError
 from ...models.adapter import Model
 from ...models.length import check_length
@@ -28,6 +30,7 @@ from ...models.passes.replay import capture
 from ...prompts import Prompt, with_target_ids
 
 LOGIT_ROWS = 64  # states whose logits are held at once
+_COLUMNS = 6  # layers in the table of all positions
 
 Choices = tuple[tuple[str, float], ...]
 """The first choices for one state: tokens with their probabilities."""
@@ -113,6 +116,22 @@ class Lens:
             }
         return state | {"top": [list(choice) for choice in self.top[row][j]]}
 
+    def table(self) -> Iterator[str | Table]:
+        """The read position by layer and, where more were looked at, the first choices of all positions."""
+        record = self.as_dict()
+        yield settled(record)
+        yield ""
+        yield by_layer([record])
+        if len(self.positions) > 1:
+            yield ""
+            yield by_position(record)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw probability and rank of the target, and the first choices, by layer."""
+        from .figure import lens_figure
+
+        return lens_figure(path, self)
+
 
 def logit_lens(
     model: Model,
@@ -137,18 +156,18 @@ def logit_lens(
     Raises `InputError` for a prompt, target or position that cannot be used.
     """
     if not isinstance(top, int) or top < 1:
-        raise InputError(f"{top!r} first choices are wanted, expected 1 or more")
-    asked = prompt if isinstance(prompt, Aim) else aim(model, prompt, target, foil, subject=subject, chat=chat)
-    places = _places(asked.prompt, positions)
-    hidden = states(model, asked.prompt.ids)[:, list(places)]  # (n_layers + 1, positions, d_model)
-    tokens = [asked.target] if asked.foil is None else [asked.target, asked.foil]
+        raise InputError(f"top is {top!r}, expected 1 or more first choices")
+    aimed = prompt if isinstance(prompt, Aim) else aim(model, prompt, target, foil, subject=subject, chat=chat)
+    places = _places(aimed.prompt, positions)
+    hidden = states(model, aimed.prompt.ids)[:, list(places)]  # (n_layers + 1, positions, d_model)
+    tokens = [aimed.target] if aimed.foil is None else [aimed.target, aimed.foil]
     p, ranks, choices = read_states(model, hidden.flatten(0, 1), tokens, top)
     p, ranks = (values.reshape(*hidden.shape[:2], len(tokens)) for values in (p, ranks))
-    words = [model.tokenizer.decode([token]) for token in (*tokens, *(asked.prompt.ids[i] for i in places))]
-    n, compared = len(places), asked.foil is not None
+    words = [model.tokenizer.decode([token]) for token in (*tokens, *(aimed.prompt.ids[i] for i in places))]
+    n, compared = len(places), aimed.foil is not None
     return Lens(
         model=model.name,
-        read=asked.prompt.read,
+        read=aimed.prompt.read,
         positions=places,
         tokens=tuple(words[len(tokens) :]),
         target=words[0],
@@ -171,26 +190,26 @@ def aim(
     chat: bool = False,
 ) -> Aim:
     """Which token is looked for, and where. Errors are those of `model.query`, and for prompts that do not fit."""
-    asked = model.encode(prompt, subject, chat=chat)
-    check_length(model, asked.ids)
+    encoded = model.encode(prompt, subject, chat=chat)
+    check_length(model, encoded.ids)
     if target is None:
         mask = model.tokenizer.mask_token_id if model.masked else None
-        wanted = with_target_ids(asked, (_first_choice(model, asked),), mask)
-        target = model.tokenizer.decode(list(wanted.target_ids))
+        query = with_target_ids(encoded, (_first_choice(model, encoded),), mask)
+        target = model.tokenizer.decode(list(query.target_ids))
     else:
-        wanted = model.query(prompt, target, subject, chat=chat)
+        query = model.query(prompt, target, subject, chat=chat)
     if foil is None:
-        step, tokens = 0, (wanted.target_ids[0], None)
+        step, tokens = 0, (query.target_ids[0], None)
     else:
-        others = model.query(prompt, foil, subject, chat=chat).target_ids
-        step = parting(wanted.target_ids, others)
+        foil_ids = model.query(prompt, foil, subject, chat=chat).target_ids
+        step = parting(query.target_ids, foil_ids)
         if step is None:
             raise InputError(
                 f"the foil {foil!r} is the same token as the target {target!r} or goes on from it; choose another foil"
             )
-        tokens = wanted.target_ids[step], others[step]
-    check_length(model, wanted.steps[step].ids)
-    return Aim(wanted.steps[step], *tokens)
+        tokens = query.target_ids[step], foil_ids[step]
+    check_length(model, query.steps[step].ids)
+    return Aim(query.steps[step], *tokens)
 
 
 def parting(one: Sequence[int], other: Sequence[int]) -> int | None:
@@ -210,14 +229,14 @@ def read_states(
     model: Model, hidden: Tensor, tokens: Sequence[int], top: int = 0
 ) -> tuple[Tensor, Tensor, list[Choices]]:
     """Probabilities and ranks of `tokens` in states (rows, d_model), (rows, tokens), and each state's first choices."""
-    wanted = torch.tensor(list(tokens), device=hidden.device)
+    columns = torch.tensor(list(tokens), device=hidden.device)
     probabilities, ranks, choices = [], [], []
     for rows in hidden.split(LOGIT_ROWS):
         logits = at_least_float(model.logits(model.normed(rows)))
         p = logits.softmax(-1)
-        own = logits[:, wanted]
-        probabilities.append(p[:, wanted].cpu())
-        ranks.append(torch.stack([1 + (logits > own[:, j, None]).sum(1) for j in range(len(tokens))], 1).cpu())
+        of_tokens = logits[:, columns]
+        probabilities.append(p[:, columns].cpu())
+        ranks.append(torch.stack([1 + (logits > of_tokens[:, j, None]).sum(1) for j in range(len(tokens))], 1).cpu())
         best, best_tokens = p.topk(min(top, p.shape[1]))
         words = [[model.tokenizer.decode([token]) for token in row] for row in best_tokens.tolist()]
         choices += [tuple(zip(*row, strict=True)) for row in zip(words, best.tolist(), strict=True)]
@@ -234,7 +253,59 @@ def _places(prompt: Prompt, positions: str | int | Sequence[str | int]) -> tuple
     """The positions that are asked for, in the order of the prompt."""
     if isinstance(positions, str) and positions == "all":
         return tuple(range(len(prompt.ids)))
-    wanted = [positions] if isinstance(positions, str | int) else list(positions)
-    if not wanted:
+    places = [positions] if isinstance(positions, str | int) else list(positions)
+    if not places:
         raise InputError("no position is named, expected read, lookup, all or token indices")
-    return tuple(sorted({prompt.position(place) for place in wanted}))
+    return tuple(sorted({prompt.position(place) for place in places}))
+
+
+# ---------------------------------------------------------------- for people, from the records
+
+
+def settled(record: dict) -> str:
+    """Where the target ends, and from which layer on it is the first choice."""
+    place = _at_read(record)
+    last = place["layers"][-1]
+    text = (
+        f"{record['target']!r} has probability {last['probability']:.3f} and rank {last['rank']} after the last layer"
+    )
+    if place["settled"] is None:
+        return text
+    layer = "the embeddings" if place["settled"] < 0 else f"layer {place['settled']}"
+    return f"{text}; it is the first choice from {layer} on"
+
+
+def by_layer(records: Sequence[dict]) -> Table:
+    """The read position after every layer; a second record, with edits, stands beside the first."""
+    first = records[0]
+    names = [first["target"], *([] if first["foil"] is None else [first["foil"]])]
+    columns = ["after"]
+    for when in ("", " edited")[: len(records)]:
+        columns += [column for name in names for column in (f"p {name.strip()}{when}", "rank")]
+        columns.append(f"first choices{when}")
+    rows = []
+    for states in zip(*(_at_read(record)["layers"] for record in records), strict=True):
+        row = ["embeddings" if states[0]["layer"] < 0 else states[0]["layer"]]
+        for state in states:
+            row += [f"{state['probability']:.4f}", state["rank"]]
+            if len(names) == 2:
+                row += [f"{state['foil_probability']:.4f}", state["foil_rank"]]
+            row.append("  ".join(f"{token!r} {p:.2f}" for token, p in state["top"][: 5 if len(records) == 1 else 2]))
+        rows.append(row)
+    return Table(columns, rows, "Logit lens at the read position")
+
+
+def by_position(record: dict, when: str = "") -> Table:
+    """The first choice at every position, after some of the layers; `when` says of which model."""
+    layers = record["positions"][0]["layers"]
+    shown = sorted({round(i * (len(layers) - 1) / _COLUMNS) for i in range(1, _COLUMNS + 1)})
+    rows = [
+        (place["position"], repr(place["token"]), *(f"{place['layers'][i]['top'][0][0]!r}" for i in shown))
+        for place in record["positions"]
+    ]
+    columns = ("position", "token", *(f"after {layers[i]['layer']}" for i in shown))
+    return Table(columns, rows, f"First choices by position{when}")
+
+
+def _at_read(record: dict) -> dict:
+    return next(place for place in record["positions"] if place["position"] == record["read"])

@@ -8,11 +8,13 @@ once in a class, with the mean over its tokens there; intervals are over facts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from ...display.result import Table, plain
 from ...errors import InputError
 from ...statistics import Estimate, mean
 from .exact import Trace
@@ -42,7 +44,7 @@ class TraceAverage:
         """The token class and layer of the largest average indirect effect, and that effect."""
         return max(
             ((name, layer, e) for name, row in self.effects[kind].items() for layer, e in enumerate(row)),
-            key=lambda found: found[2].value,
+            key=lambda place: place[2].value,
         )
 
     def as_dict(self) -> dict:
@@ -51,7 +53,7 @@ class TraceAverage:
             name, layer, effect = self.peak(kind)
             maps[kind] = {
                 "peak": {"class": name, "layer": layer, "effect": effect.as_dict()},
-                "classes": {name: [e.as_dict() for e in row] for name, row in classes.items()},
+                "classes": plain(classes),
             }
         return {
             "model": self.model,
@@ -64,6 +66,27 @@ class TraceAverage:
             "maps": maps,
             "config": self.config,
         }
+
+    def table(self) -> Iterator[str | Table]:
+        """For each kind, the largest effect at each class of token."""
+        yield (
+            f"{len(self.facts)} facts, {self.model}: p = {self.high.value:.3f}, "
+            f"total effect {self.total_effect.text('signed')}"
+        )
+        for kind, classes in self.effects.items():
+            rows = []
+            for name, effects in classes.items():
+                layer = max(range(len(effects)), key=lambda i, effects=effects: effects[i].value)
+                rows.append((name, effects[layer].n, layer, effects[layer].text("signed")))
+            yield ""
+            yield f"{kind}: largest average indirect effect at each kind of token"
+            yield Table(("token", "n", "layer", "effect"), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the average effects: a heat map for each kind, and below it lines with their intervals."""
+        from .figure import average_figure
+
+        return average_figure(path, self)
 
 
 def token_classes(trace: Trace) -> tuple[str, ...]:
@@ -86,29 +109,31 @@ def average_traces(traces: Sequence[Trace], seed: int = 0) -> TraceAverage:
     """The average of traces of one model. Raises `InputError` without any, or where they were made differently."""
     if not traces:
         raise InputError("there are no traces to average; trace at least one fact")
-    one = traces[0]
-    if any((t.model, t.config, t.window) != (one.model, one.config, one.window) for t in traces):
+    first = traces[0]
+    if any((t.model, t.config, t.window) != (first.model, first.config, first.window) for t in traces):
         raise InputError("traces of different models or settings have no average; make all of them alike")
-    effects = {kind: _by_class(traces, kind, seed) for kind in one.effects}
+    effects = {kind: _by_class(traces, kind, seed) for kind in first.effects}
     return TraceAverage(
-        model=one.model,
+        model=first.model,
         facts=tuple(t.fact or t.prompt for t in traces),
-        n_layers=next(iter(one.effects.values())).shape[-1],
-        window=one.window,
+        n_layers=next(iter(first.effects.values())).shape[-1],
+        window=first.window,
         high=mean([t.high for t in traces], seed),
         low=mean([t.low for t in traces], seed),
         total_effect=mean([t.high - t.low for t in traces], seed),
         effects=effects,
-        config=one.config.as_dict(),
+        config=first.config.as_dict(),
     )
 
 
 def _by_class(traces: Sequence[Trace], kind: str, seed: int) -> dict[str, tuple[Estimate, ...]]:
-    found: dict[str, list[np.ndarray]] = {}
+    by_class: dict[str, list[np.ndarray]] = {}
     for trace in traces:
         names, effect = np.array(token_classes(trace)), trace.indirect(kind)
         for name in dict.fromkeys(names):
-            found.setdefault(name, []).append(effect[names == name].mean(0))  # (layers,)
-    if not any(row.any() for row in found.get("before subject", ())):
-        found.pop("before subject", None)  # a decoder, where nothing was lost there
-    return {name: tuple(mean(values, seed) for values in np.stack(found[name]).T) for name in CLASSES if name in found}
+            by_class.setdefault(name, []).append(effect[names == name].mean(0))  # (layers,)
+    if not any(row.any() for row in by_class.get("before subject", ())):
+        by_class.pop("before subject", None)  # a decoder, where nothing was lost there
+    return {
+        name: tuple(mean(values, seed) for values in np.stack(by_class[name]).T) for name in CLASSES if name in by_class
+    }

@@ -19,11 +19,13 @@ prompt's last state never brings all back: the tokens behind it still look at a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from ...display.result import Record, Table
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
 from ...models.adapter import Model
@@ -40,17 +42,18 @@ from .restore import Restoring, Window
 KINDS = ("state", *SUBLAYERS)
 PART = 10 / 48  # of all layers in the paper's window
 DRAWS = 16  # of noise, in memory at once
+_COLUMNS = 10  # layers in a table
 
 
 @dataclass(frozen=True)
-class TraceConfig:
+class TraceConfig(Record):
     """How to trace.
 
     - `kinds`: what is restored: `state`, `mlp`, `attention`.
     - `draws`: samples of noise; `noise`: its standard deviation in σ of the embeddings; `seed` of the draws.
     - `window`: layers of an MLP or attention window; 10 of 48 as in the paper where None.
     - `severed`: sublayers, `mlp` or `attention`, to sever a state's paths through, each a table of its own.
-    - `fast`: approximate all effects by gradients (`tracing_fast`), from two points on the way of each draw.
+    - `fast`: approximate all effects by gradients (`gradients`), from two points on the way of each draw.
     - `whole`: take the probability of all tokens of the target, not of the first alone.
     - `chat`: ask through the model's chat template.
     """
@@ -85,9 +88,6 @@ class TraceConfig:
                 raise InputError(f"{name} of a trace is {value!r}, expected a whole number from {least} on")
         if not isinstance(self.noise, int | float) or not 0 <= self.noise < float("inf"):
             raise InputError(f"noise of a trace is {self.noise!r}, expected a number of σ from 0 on")
-
-    def as_dict(self) -> dict:
-        return asdict(self) | {"kinds": list(self.kinds), "severed": list(self.severed)}
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,29 @@ class Trace:
             "config": self.config.as_dict(),
         }
 
+    def table(self) -> Iterator[str | Table]:
+        """For each kind its peak, and the scores of every token after some of the layers."""
+        yield f"{self.prompt} → {self.target}   p = {self.high:.3f}, corrupted {self.low:.3f}   ({self.model})"
+        how = "approximated by gradients" if self.config.fast else f"{self.config.draws} draws"
+        yield f"noise of {self.config.noise:g} σ = {self.level:.4f} in {self.subject!r}, {how}"
+        start, end = self.subject_tokens
+        words = [repr(word) + ("*" if start <= i < end else "") for i, word in enumerate(self.tokens)]
+        for kind in self.effects:
+            token, layer, effect = self.peak(kind)
+            where = f"layer {layer}" if kind.startswith("state") else f"{self.window} layers around {layer}"
+            yield ""
+            yield f"{kind}: most is restored at {self.tokens[token]!r}, {where}: {effect.text('signed')}"
+            scores = self.scores(kind)
+            layers = np.unique(np.linspace(0, scores.shape[1] - 1, _COLUMNS).round().astype(int))
+            rows = [(word, *(f"{row[layer]:.3f}" for layer in layers)) for word, row in zip(words, scores, strict=True)]
+            yield Table(("token", *map(str, layers)), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the scores of all kinds as heat maps, side by side."""
+        from .figure import trace_figure
+
+        return trace_figure(path, self)
+
 
 def trace(
     model: Model, prompt: str, target: str, subject: str | None, config: TraceConfig | None = None, *,
@@ -252,14 +275,14 @@ def _exact(
     start = query.prompt.subject[0]
     clean, corrupted, restored = 1.0, 1.0, {}
     for ids, reads, objectives in _parts(model, query):
-        found = [
-            _restored(Restoring(Corruption(model, ids, start, some), reads, objectives), tokens, window, config)
-            for some in noise.split(DRAWS)
+        chunks = [
+            _restored(Restoring(Corruption(model, ids, start, draws), reads, objectives), tokens, window, config)
+            for draws in noise.split(DRAWS)
         ]
-        clean *= found[0][0]
-        corrupted = corrupted * np.concatenate([low for _, low, _ in found])
-        for kind in found[0][2]:
-            values = np.concatenate([maps[kind] for *_, maps in found])
+        clean *= chunks[0][0]
+        corrupted = corrupted * np.concatenate([low for _, low, _ in chunks])
+        for kind in chunks[0][2]:
+            values = np.concatenate([maps[kind] for *_, maps in chunks])
             restored[kind] = restored[kind] * values if kind in restored else values
     return clean, corrupted, {kind: values - corrupted[:, None, None] for kind, values in restored.items()}
 
@@ -269,10 +292,10 @@ def _restored(
 ) -> tuple[float, np.ndarray, dict[str, np.ndarray]]:
     """P clean, corrupted (draws,) and by kind restored (draws, tokens, layers)."""
     n_layers, corruption = restoring.model.n_layers, restoring.corruption
-    one = [Window(layer, layer + 1) for layer in range(n_layers)]
+    single = [Window(layer, layer + 1) for layer in range(n_layers)]
     around = windows(n_layers, window)
-    kinds = {kind: (kind, None, one if kind == "state" else around) for kind in config.kinds}
-    kinds |= {f"state without {severed}": ("state", severed, one) for severed in config.severed}
+    kinds = {kind: (kind, None, single if kind == "state" else around) for kind in config.kinds}
+    kinds |= {f"state without {severed}": ("state", severed, single) for severed in config.severed}
     low = restoring.corrupted.numpy()
     # what is restored before the first corrupted token was never lost
     maps = {kind: np.broadcast_to(low[:, None, None], (len(low), tokens, n_layers)).copy() for kind in kinds}
@@ -294,9 +317,9 @@ def _fast(
     ((ids, reads, objectives),) = parts
     around = windows(model.n_layers, window)
     kinds = {kind: None if kind == "state" else around for kind in config.kinds}
-    found = [
-        approximate(Corruption(model, ids, query.prompt.subject[0], some), reads, objectives, kinds)
-        for some in noise.split(DRAWS)
+    chunks = [
+        approximate(Corruption(model, ids, query.prompt.subject[0], draws), reads, objectives, kinds)
+        for draws in noise.split(DRAWS)
     ]
-    effects = {kind: np.concatenate([part[kind] for *_, part in found])[:, :tokens] for kind in kinds}
-    return found[0][0], np.concatenate([low for _, low, _ in found]), effects
+    effects = {kind: np.concatenate([part[kind] for *_, part in chunks])[:, :tokens] for kind in kinds}
+    return chunks[0][0], np.concatenate([low for _, low, _ in chunks]), effects

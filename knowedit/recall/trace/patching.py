@@ -10,12 +10,14 @@ Vig et al. 2020, Wang et al. 2023, Heimersheim & Nanda 2024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...display.result import Table
 from ...errors import InputError, did_you_mean
 from ...hooks import hooked, on_input, on_output
 from ...models.adapter import Model
@@ -28,6 +30,7 @@ from .restore import SWEEP_TOKENS
 
 SITES = {"residual": None, "mlp": "mlp", "attention": "attention", "head": "attention", "neuron": "mlp"}
 LOGIT_ROWS = 64  # rows of logits that a metric of the user's is given at once
+_SHOWN = 10  # sites in a table
 
 Metric = str | Callable[[Tensor], Tensor]
 
@@ -51,10 +54,14 @@ class Site:
 class Patched:
     """What patching did.
 
+    - `prompts`: the clean one and the corrupt one; `target`: the answer to the clean one, None with your own metric.
     - `clean`, `corrupt`: the metric of the two prompts as they are; `values`: with each site (or group) patched.
     - `tokens`: of both prompts, in pairs.
     """
 
+    model: str
+    prompts: tuple[str, str]
+    target: str | None
     metric: str
     tokens: tuple[tuple[str, str], ...]
     sites: tuple[tuple[Site, ...], ...]
@@ -71,6 +78,9 @@ class Patched:
     def as_dict(self) -> dict:
         sites = [[{k: v for k, v in vars(site).items() if v is not None} for site in group] for group in self.sites]
         return {
+            "model": self.model,
+            "prompts": list(self.prompts),
+            "target": self.target,
             "metric": self.metric,
             "tokens": [list(pair) for pair in self.tokens],
             "clean": self.clean,
@@ -80,6 +90,24 @@ class Patched:
                 for group, value, recovered in zip(sites, self.values, self.recovered, strict=True)
             ],
         }
+
+    def table(self) -> Iterator[str | Table]:
+        """The sites that change the metric most; of a group, its first site."""
+        answer = "" if self.target is None else f" of {self.target!r}"
+        yield f"{self.metric}{answer}: {self.clean:.3f} clean, {self.corrupt:.3f} corrupt   ({self.model})"
+        rows = []
+        for i in sorted(range(len(self.values)), key=lambda i: -abs(self.values[i] - self.corrupt))[:_SHOWN]:
+            (site, *_), value, share = self.sites[i], self.values[i], self.recovered[i]
+            where = "all tokens" if site.position is None else repr(self.tokens[site.position][0])
+            where = where if site.index is None else f"{site.kind} {site.index}"
+            rows.append((where, site.layer, f"{value:.3f}", "" if share is None else f"{share:+.1%}"))
+        yield Table(("site", "layer", self.metric, "recovered"), rows)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the patches of a `grid`: (token, layer), or (layer, head)."""
+        from .figure import patch_figure
+
+        return patch_figure(path, self)
 
 
 def patch(
@@ -92,13 +120,16 @@ def patch(
     from logits at the read position (rows, vocabulary) to (rows,). A target counts by its first token. Raises
     `InputError` for prompts of different lengths, and for sites and metrics that do not exist.
     """
-    prompts = [model.encode(p) if isinstance(p, str) else p for p in (clean, corrupt)]
+    prompts = [model.encode(text) if isinstance(text, str) else text for text in (clean, corrupt)]
     _check_prompts(model, prompts)
     groups = [(site,) if isinstance(site, Site) else tuple(site) for site in sites]
     groups = [tuple(_checked(model, site, len(prompts[0].ids)) for site in group) for group in groups]
     measure = _measure(model, prompts[0], metric, target, foil)
     work = _Patching(model, prompts, measure)
     return Patched(
+        model=model.name,
+        prompts=(prompts[0].text, prompts[1].text),
+        target=target,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
         tokens=tuple(zip(*([model.tokenizer.decode([i]) for i in p.ids] for p in prompts), strict=True)),
         sites=tuple(groups),
@@ -136,8 +167,8 @@ def _checked(model: Model, site: Site, length: int) -> Site:
     if site.position is not None and (not isinstance(site.position, int) or not -length <= site.position < length):
         raise InputError(f"position {site.position!r} of a site is not one of the prompts' {length} token indices")
     if (site.index is None) == (site.kind in ("head", "neuron")):
-        wanted = "needs the index of one" if site.index is None else "takes no index"
-        raise InputError(f"a site of kind {site.kind} {wanted}: Site({site.kind!r}, layer, position, index)")
+        remedy = "needs the index of one" if site.index is None else "takes no index"
+        raise InputError(f"a site of kind {site.kind} {remedy}: Site({site.kind!r}, layer, position, index)")
     if site.kind == "neuron":
         model.check_neuron(site.layer, site.index)
     if site.kind == "head" and not (isinstance(site.index, int) and 0 <= site.index < model.n_heads):
@@ -198,8 +229,8 @@ class _Patching:
             most = max(1, SWEEP_TOKENS // recording.length)
             for part in (chosen[j : j + most] for j in range(0, len(chosen), most)):
                 hidden = self._sweep(recording, [groups[i] for i in part])
-                found = self.measure(hidden[:, self.read - recording.start])
-                for i, value in zip(part, found.tolist(), strict=True):
+                measured = self.measure(hidden[:, self.read - recording.start])
+                for i, value in zip(part, measured.tolist(), strict=True):
                     values[i] = value
         return tuple(values)
 

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from ...display.drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 from ...evaluate.edits.metrics import METRICS
 from ...inert import inert
-from .drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 
 Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure

@@ -24,6 +24,7 @@ from ...errors import InputError
 from ...files import write_text
 from ...inert import inert
 from . import charts
+from .story import CHAPTERS
 
 MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 NOTHING = "\N{EN DASH}"  # where there is no number
@@ -43,11 +44,17 @@ def page(record: dict) -> str:
     style = environment.loader.get_source(environment, "explain.css")[0]
     return environment.get_template("explain.html.j2").render(
         r=record,
+        sections=[chapter for chapter in CHAPTERS if chapter.title and _is_told(record, chapter.name)],
         num=lambda path, kind="percent": number(record, path, kind),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),
     )
+
+
+def _is_told(record: dict, name: str) -> bool:
+    """Whether there is something to tell of a chapter, be it why there is none."""
+    return record[name] is not None or name in record["notes"]
 
 
 def check_page_path(path: str | Path) -> Path:

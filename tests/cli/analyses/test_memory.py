@@ -9,7 +9,6 @@ from support.trained import facts
 
 from knowedit.evaluate.runs.folder import RunFolder
 from knowedit.memory.neuron_card import card
-from knowedit.report.figures.memory import draw_card
 
 ESTIMATE = {"value", "low", "high", "n"}
 
@@ -122,7 +121,7 @@ def test_hostile_corpora_are_inert(run, tmp_path, recwarn):
     assert "\x1b" not in out and "\x07" not in out and "\u202e" not in out
     found = card(tiny("gpt2"), 1, 2, str(path))
     assert any(mark in t.before + t.token + t.after for t in found.triggers for mark in ("\x1b", "<script>", "$"))
-    drawn = draw_card(found, tmp_path / "card.svg").read_text()
+    drawn = found.figure(tmp_path / "card.svg").read_text()
     assert "<script>" not in drawn and not [w for w in recwarn if "Glyph" in str(w.message)]
 
 

@@ -29,7 +29,7 @@ def test_it_prints_one_json_object_with_the_functions_numbers(run):
     config = TraceConfig(draws=3, severed=("mlp",), seed=2, noise=2, window=2)
     wanted = trace(trained(), "Zarn lives in", "Aldor", "Zarn", config)
     assert found["high"] == pytest.approx(wanted.high, rel=1e-5) and found["config"] == config.as_dict()
-    assert found["low"]["n"] == 3 and found["low"]["change"] == pytest.approx(wanted.low, rel=1e-4)
+    assert found["low"]["n"] == 3 and found["low"]["value"] == pytest.approx(wanted.low, rel=1e-4)
     for kind in wanted.effects:
         np.testing.assert_allclose(found["maps"][kind]["scores"], wanted.scores(kind), rtol=1e-4)
 

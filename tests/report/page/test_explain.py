@@ -5,18 +5,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jinja2 import ChoiceLoader, FileSystemLoader, PackageLoader
 from support.edits import random_edit, strong, weights
 from support.tiny import DECODERS, FAMILIES, PROMPT, SUBJECT, TARGET, tiny
 from support.trained import facts, trained
 
 from knowedit.answers import ask
+from knowedit.display.result import plain
 from knowedit.errors import InputError, ModelError
 from knowedit.facts import Fact, Neighbour, templated
-from knowedit.report.page.explain import CHAPTERS, ExplainConfig, edited_fact, explain, plain
+from knowedit.report.page.explain import edited_fact, explain
+from knowedit.report.page.html import page
+from knowedit.report.page.story import CHAPTERS, Chapter, ExplainConfig
 
 QUICK = ExplainConfig(quick=True, draws=5)
 FACT = facts()[0]
 EDITED = ("gpt2", "gemma2", "mpt", "bert")
+NAMES = [chapter.name for chapter in CHAPTERS]
 NEVER_REFUSED = {"prediction", "edit", "lens", "trace", "neurons"}
 
 
@@ -35,8 +40,8 @@ def told(edit):
 
 def test_the_record_is_plain_json_with_every_chapter(told):
     assert json.loads(json.dumps(told, allow_nan=False)) == told
-    assert told["notes"] == {} and all(told[name] is not None for name in CHAPTERS)
-    assert told["seconds"]["all"] == pytest.approx(sum(told["seconds"][name] for name in CHAPTERS))
+    assert told["notes"] == {} and all(told[name] is not None for name in NAMES)
+    assert told["seconds"]["all"] == pytest.approx(sum(told["seconds"][name] for name in NAMES))
 
 
 def test_chapters_agree_with_each_other_and_with_the_model(told):
@@ -95,7 +100,7 @@ def test_every_family_is_told_or_says_why_not(family):
     fact = Fact(template=templated(PROMPT, SUBJECT), subject=SUBJECT, target=TARGET, target_new="R")
     edit = random_edit(model, 1, facts=(fact,)) if family in EDITED else None
     found = explain(model, fact, edit, QUICK)
-    assert {name for name in CHAPTERS if found[name] is None} - set(found["notes"]) <= {"proof", "cards", "edit"}
+    assert {name for name in NAMES if found[name] is None} - set(found["notes"]) <= {"proof", "cards", "edit"}
     assert (found["edit"] is None) == (edit is None)
     refused = set(found["notes"])
     assert not refused & NEVER_REFUSED
@@ -134,3 +139,20 @@ def test_plain_values_hold_no_number_that_is_none():
         "a": [1, None],
         "2": [None, "x", None, True],
     }
+
+
+def test_a_new_chapter_is_a_row_and_a_template(tmp_path, monkeypatch):
+    def tell(story):
+        return {"letters": len(story.fact.subject)}
+
+    row = Chapter("letters", tell, "How long its name is")
+    monkeypatch.setattr("knowedit.report.page.explain.CHAPTERS", (*CHAPTERS, row))
+    monkeypatch.setattr("knowedit.report.page.html.CHAPTERS", (*CHAPTERS, row))
+    (tmp_path / "letters.html.j2").write_text('{{ heading("letters") }}<p>{{ num("letters.letters", "integer") }}</p>')
+    loaders = [PackageLoader("knowedit", "report/page/templates"), FileSystemLoader(tmp_path)]
+    monkeypatch.setattr("knowedit.report.page.html.PackageLoader", lambda *_: ChoiceLoader(loaders))
+    record = explain(trained(), FACT, config=QUICK)
+    text = page(record)
+    assert record["letters"] == {"letters": len(FACT.subject)}
+    assert '<li><a href="#letters">How long its name is</a></li>' in text
+    assert f'<p><data value="{len(FACT.subject)}" data-path="letters.letters">{len(FACT.subject)}</data></p>' in text

@@ -9,9 +9,9 @@ import torch
 from support.edits import strong
 from support.trained import facts, trained
 
+from knowedit import ExplainConfig, explain
 from knowedit.errors import InputError
 from knowedit.facts import Neighbour
-from knowedit.report.page.explain import ExplainConfig, explain
 from knowedit.report.page.html import check_page_path, number, page, save_page, shown, token
 
 HOSTILE = (

@@ -5,10 +5,10 @@ from support.commands import HOSTILE
 from support.trained import facts, trained
 
 from knowedit import Fact, InputError
+from knowedit.display.drawing import figure
 from knowedit.recall.flow.average import average_recall
+from knowedit.recall.flow.figure import draw_extraction, draw_propagation
 from knowedit.recall.flow.pipeline import RecallConfig, recall_fact
-from knowedit.report.figures.drawing import figure
-from knowedit.report.figures.recall import draw_extraction, draw_propagation, recall_figure
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,11 @@ def one():
 def test_one_fact_and_many_become_files(one, tmp_path):
     many = average_recall([one, recall_fact(trained(), facts()[2], facts=facts(), config=one.config)])
     for name, found in (("one.png", one), ("one.svg", one), ("many.pdf", many), ("many.png", many)):
-        path = recall_figure(tmp_path / name, found)
+        path = found.figure(tmp_path / name)
         assert path.stat().st_size > 5000
-    assert recall_figure(tmp_path / "again.png", one).read_bytes() == (tmp_path / "one.png").read_bytes()
+    assert one.figure(tmp_path / "again.png").read_bytes() == (tmp_path / "one.png").read_bytes()
     with pytest.raises(InputError, match=r"\.png"):
-        recall_figure(tmp_path / "one.gif", one)
+        one.figure(tmp_path / "one.gif")
 
 
 def test_lines_are_the_numbers(one):
@@ -46,5 +46,5 @@ def test_events_are_dots(one):
 def test_hostile_text_is_inert(tmp_path):
     fact = Fact(template=HOSTILE.replace("Zarn", "{}"), subject="Zarn", target="Aldor")
     found = recall_fact(trained(), fact, facts=facts())
-    path = recall_figure(tmp_path / "x.svg", found)
+    path = found.figure(tmp_path / "x.svg")
     assert b"<script" not in path.read_bytes() and b"\x1b" not in path.read_bytes()

@@ -1,14 +1,16 @@
 """Figures of traces and patches: what they say of tokens, kinds and numbers, with text taken literally."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.commands import HOSTILE
 from support.trained import facts, trained
 
+from knowedit.display.drawing import figure, save
 from knowedit.recall.trace import Site, TraceConfig, average_traces, patch, trace, trace_facts
+from knowedit.recall.trace.figure import draw_lines, draw_trace
 from knowedit.recall.trace.patching import grid
-from knowedit.report.figures.drawing import figure, save
-from knowedit.report.figures.trace import average_figure, draw_lines, draw_trace, patch_figure, trace_figure
 
 CONFIG = TraceConfig(draws=2, severed=("mlp",))
 
@@ -29,9 +31,9 @@ def test_a_map_has_the_tokens_down_the_layers_across_and_the_scores(found):
 
 
 def test_all_maps_are_drawn_into_one_file_and_the_same_again(found, tmp_path):
-    first, second = (trace_figure(tmp_path / name, found).read_bytes() for name in ("a.svg", "b.svg"))
+    first, second = (found.figure(tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert first == second and len(first) > 5000
-    assert trace_figure(tmp_path / "a.png", found).read_bytes().startswith(b"\x89PNG")
+    assert found.figure(tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_lines_have_the_average_and_its_interval(tmp_path):
@@ -42,16 +44,16 @@ def test_lines_have_the_average_and_its_interval(tmp_path):
         assert names == ["last subject (n = 3)", "first after (n = 3)", "last (n = 3)"]
         wanted = [e.value for e in average.effects["state"]["last"]]
         np.testing.assert_allclose(axes.lines[2].get_ydata(), wanted)
-    assert average_figure(tmp_path / "average.png", average).exists()
+    assert average.figure(tmp_path / "average.png").exists()
 
 
 def test_patches_are_drawn_around_the_corrupt_prompt(tmp_path):
     model = trained()
     for kind in ("residual", "head"):
         done = patch(model, "Zarn lives in", "Quill lives in", grid(model, kind, range(3)), "logit", target="Aldor")
-        assert patch_figure(tmp_path / f"{kind}.png", done, HOSTILE).exists()
+        assert replace(done, prompts=(HOSTILE, HOSTILE)).figure(tmp_path / f"{kind}.png").exists()
     alone = patch(model, "Zarn lives in", "Zarn lives in", [Site("mlp", 0, 0)], "logit", target="Aldor")
-    assert patch_figure(tmp_path / "one.svg", alone).exists()
+    assert alone.figure(tmp_path / "one.svg").exists()
 
 
 def test_hostile_text_is_drawn_as_it_is(tmp_path):
@@ -60,4 +62,4 @@ def test_hostile_text_is_drawn_as_it_is(tmp_path):
         draw_trace(axes, found, "state")
         save(fig, tmp_path / "map.png")
         assert not any("\x1b" in t.get_text() for t in axes.get_yticklabels())
-    assert trace_figure(tmp_path / "hostile.svg", found).exists()
+    assert found.figure(tmp_path / "hostile.svg").exists()

@@ -1,4 +1,7 @@
-"""MLPs as key-value memories, as pictures: the card of one neuron, and a model's keys, sparsity and shared neurons."""
+"""MLPs as key-value memories, as pictures: the card of one neuron, and a model's keys, sparsity and shared neurons.
+
+The results draw themselves with these functions, so none of their classes is imported here.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ...memory.neuron_card import Card, Effect, Trigger
-from ...memory.shared_neurons import Polysemanticity
-from ...memory.sparsity import Active, Kept
-from ...memory.triggers import Keys
-from ...memory.values import Agreement, Compositional
-from ...statistics import Estimate
-from .drawing import BLUE, GREEN, GREY, ORANGE, RED, drawable, figure, save
+from ..display.drawing import BLUE, GREEN, GREY, ORANGE, RED, drawable, figure, save, shorten
+from ..statistics import Estimate
 
 _COLOURS = {"first": GREEN, "last": RED, "random": GREY}
 _BEFORE, _AFTER = 46, 32  # characters of a text
 _WORDS = 12
 
 
-def draw_card(card: Card, path: str | Path) -> Path:
+def card_figure(path: str | Path, card) -> Path:
     """The texts that a neuron is largest on, the token marked; what its value says; what setting it to 0 does."""
     effects = [
         (name, effect)
@@ -48,15 +46,15 @@ def draw_card(card: Card, path: str | Path) -> Path:
         return save(fig, path)
 
 
-def _texts(axes: Axes, triggers: Sequence[Trigger]) -> None:
+def _texts(axes: Axes, triggers: Sequence) -> None:
     """One line a text: its activation as a bar on the right, the token in bold and colour where the bars begin."""
     values = [trigger.activation for trigger in triggers]
     reach = max(map(abs, values), default=1.0) or 1.0
     places = range(len(triggers))
     axes.barh(places, [1.2 * abs(value) / reach for value in values], left=5.3, height=0.6, color=BLUE)
     for y, trigger in enumerate(triggers):
-        before, after = _line_of(trigger.before)[-_BEFORE:], _line_of(trigger.after)[:_AFTER]
-        token = _line_of(trigger.token).replace(" ", "␣", 1)
+        before, after = _one_line(trigger.before)[-_BEFORE:], _one_line(trigger.after)[:_AFTER]
+        token = _one_line(trigger.token).replace(" ", "␣", 1)
         axes.text(2.75, y, before, ha="right", va="center", color=GREY, fontsize=8)
         shown = axes.text(2.8, y, token, ha="left", va="center", color=RED, fontsize=8, weight="bold")
         axes.annotate(after, (1, 0.5), xycoords=shown, va="center", color=GREY, fontsize=8, annotation_clip=False)
@@ -67,12 +65,12 @@ def _texts(axes: Axes, triggers: Sequence[Trigger]) -> None:
     _bare(axes)
 
 
-def _line_of(text: str) -> str:
+def _one_line(text: str) -> str:
     """`text` on one line."""
     return drawable(text.replace("\n", "⏎"))
 
 
-def _words(axes: Axes, card: Card) -> None:
+def _words(axes: Axes, card) -> None:
     for x, title, words, colour in (
         (0.0, "promotes", card.promotes, BLUE),
         (0.5, "suppresses", card.suppresses, ORANGE),
@@ -80,7 +78,7 @@ def _words(axes: Axes, card: Card) -> None:
         axes.text(x, 1.0, title, color=colour, weight="bold", va="top")
         for i, word in enumerate(words[:_WORDS]):
             column, row = divmod(i, 6)
-            shown = _cut(_line_of(word.strip() or word.replace(" ", "␣")), 14)
+            shown = shorten(_one_line(word.strip() or word.replace(" ", "␣")), 14)
             axes.text(x + 0.24 * column, 0.84 - 0.14 * row, shown, va="top", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
@@ -88,7 +86,7 @@ def _words(axes: Axes, card: Card) -> None:
     _bare(axes)
 
 
-def _effects(axes: Axes, effects: Sequence[tuple[str, Effect]]) -> None:
+def _effects(axes: Axes, effects: Sequence[tuple]) -> None:
     axes.set_title("Probability when it is set to 0")
     if not effects:
         axes.text(0, 0.5, "nothing to measure it on", color=GREY)
@@ -119,30 +117,15 @@ def _effects(axes: Axes, effects: Sequence[tuple[str, Effect]]) -> None:
 # ---------------------------------------------------------------- a model
 
 
-def memory_figure(
-    path: str | Path,
-    *,
-    keys: Sequence[Keys] = (),
-    agreement: Sequence[Agreement] = (),
-    compositional: Sequence[Compositional] = (),
-    active: Sequence[Active] = (),
-    kept: Sequence[Kept] = (),
-    shared: Polysemanticity | None = None,
-    title: str = "",
-) -> Path:
-    """One panel for each analysis that is given."""
-    panels = [
-        (draw, part)
-        for draw, part in (
-            (draw_keys, keys),
-            (draw_agreement, agreement),
-            (draw_compositional, compositional),
-            (draw_active, active),
-            (draw_kept, kept),
-            (draw_shared, shared),
-        )
-        if part
-    ]
+def memory_figure(path: str | Path, *, keys=None, sparsity=None, polysemanticity=None, title: str = "") -> Path:
+    """Draw the panels of `KeysAndValues`, `Sparsity` and `Polysemanticity`, of those that are given."""
+    panels = []
+    if keys is not None:
+        panels += [(draw_keys, keys.keys), (draw_agreement, keys.agreement), (draw_compositional, keys.compositional)]
+    if sparsity is not None:
+        panels += [(draw_active, sparsity.layers), (draw_kept, sparsity.kept)]
+    if polysemanticity is not None:
+        panels.append((draw_shared, polysemanticity))
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with figure(3.6 * columns + 0.4, 2.9 * rows + 0.3, rows=rows, columns=columns, squeeze=False) as (fig, axes):
@@ -154,7 +137,7 @@ def memory_figure(
         return save(fig, path)
 
 
-def draw_keys(axes: Axes, keys: Sequence[Keys]) -> None:
+def draw_keys(axes: Axes, keys: Sequence) -> None:
     """The share of keys that die without the first, the last, or other tokens of their triggers."""
     for cut, colour in _COLOURS.items():
         _line(axes, [k.layer for k in keys], [k.dead[cut] for k in keys], colour, f"without {cut}")
@@ -163,54 +146,65 @@ def draw_keys(axes: Axes, keys: Sequence[Keys]) -> None:
     _by_layer(axes, [k.layer for k in keys])
 
 
-def draw_agreement(axes: Axes, found: Sequence[Agreement]) -> None:
+def draw_agreement(axes: Axes, agreement: Sequence) -> None:
     """How often a value's first token is the one that follows the key's trigger."""
-    layers = [a.layer for a in found]
-    _line(axes, layers, [a.agree for a in found], BLUE, "first token of the value")
-    axes.plot(layers, [100 * a.chance for a in found], color=GREY, linestyle="--", label="triggers dealt out anew")
+    layers = [a.layer for a in agreement]
+    _line(axes, layers, [a.agree for a in agreement], BLUE, "first token of the value")
+    axes.plot(layers, [100 * a.chance for a in agreement], color=GREY, linestyle="--", label="triggers dealt out anew")
     axes.set_title("Values that say what follows, %")
     _by_layer(axes, layers)
 
 
-def draw_compositional(axes: Axes, found: Sequence[Compositional]) -> None:
+def draw_compositional(axes: Axes, compositional: Sequence) -> None:
     """The share of tokens on which the layer says what none of its active neurons says."""
-    layers = [c.layer for c in found]
-    _line(axes, layers, [c.share for c in found], BLUE)
+    layers = [c.layer for c in compositional]
+    _line(axes, layers, [c.share for c in compositional], BLUE)
     axes.axhline(68, color=GREY, linestyle="--", label="Geva et al. 2021: at least 68 %")
     axes.set_title("Said by no single neuron, %")
     axes.set_ylim(-3, 103)
     _by_layer(axes, layers)
 
 
-def draw_active(axes: Axes, found: Sequence[Active]) -> None:
+def draw_active(axes: Axes, active: Sequence) -> None:
     """The share of neurons that is active, and the share that carries the layer."""
-    layers = [a.layer for a in found]
-    _line(axes, layers, [a.active for a in found], BLUE, "active")
-    _line(axes, layers, [a.effective for a in found], ORANGE, "effective, (Σc)² / nΣc²")
+    layers = [a.layer for a in active]
+    _line(axes, layers, [a.active for a in active], BLUE, "active")
+    _line(axes, layers, [a.effective for a in active], ORANGE, "effective, (Σc)² / nΣc²")
     axes.set_title("Neurons at a token, %")
     axes.set_ylim(bottom=0)
     _by_layer(axes, layers)
 
 
-def draw_kept(axes: Axes, found: Sequence[Kept]) -> None:
+def draw_kept(axes: Axes, kept: Sequence) -> None:
     """What remains of predictions when the strongest neurons are kept, and random ones."""
-    shares = [100 * k.share for k in found]
-    _line(axes, shares, [k.top1 for k in found], BLUE, "first choice stays")
-    _line(axes, shares, [k.ratio for k in found], ORANGE, "p′/p")
-    _line(axes, shares, [k.random_top1 for k in found], BLUE, "the same, random neurons", style=":")
-    _line(axes, shares, [k.random_ratio for k in found], ORANGE, style=":")
-    axes.set_title(f"What remains of {found[0].ratio.n} predictions, %")
+    shares = [100 * k.share for k in kept]
+    _line(axes, shares, [k.top1 for k in kept], BLUE, "first choice stays")
+    _line(axes, shares, [k.ratio for k in kept], ORANGE, "p′/p")
+    _line(axes, shares, [k.random_top1 for k in kept], BLUE, "the same, random neurons", style=":")
+    _line(axes, shares, [k.random_ratio for k in kept], ORANGE, style=":")
+    axes.set_title(f"What remains of {kept[0].ratio.n} predictions, %")
     axes.set_xlabel("neurons kept in every layer, %")
     axes.set_ylim(bottom=-3)
     axes.legend(fontsize=7)
 
 
-def draw_shared(axes: Axes, found: Polysemanticity) -> None:
+def draw_shared(axes: Axes, polysemanticity) -> None:
     """How many unrelated relations use a neuron, as shares of the used ones, against rotated coordinates."""
-    most = max([k for part in (found.neurons, found.rotated) for k, n in enumerate(part.histogram) if n], default=0) + 1
+    most = (
+        max(
+            [
+                k
+                for part in (polysemanticity.neurons, polysemanticity.rotated)
+                for k, n in enumerate(part.histogram)
+                if n
+            ],
+            default=0,
+        )
+        + 1
+    )
     for offset, part, colour, label in (
-        (-0.2, found.neurons, BLUE, "neurons"),
-        (0.2, found.rotated, GREY, "rotated basis"),
+        (-0.2, polysemanticity.neurons, BLUE, "neurons"),
+        (0.2, polysemanticity.rotated, GREY, "rotated basis"),
     ):
         total = sum(part.histogram) or 1
         heights = [100 * n / total for n in part.histogram[:most]]
@@ -223,22 +217,22 @@ def draw_shared(axes: Axes, found: Polysemanticity) -> None:
 
 
 def _line(
-    axes: Axes, x: Sequence[float], found: Sequence[Estimate], colour: str, label: str = "", style: str = "-"
+    axes: Axes, x: Sequence[float], estimates: Sequence[Estimate], colour: str, label: str = "", style: str = "-"
 ) -> None:
     """A line with its intervals as a band; gaps where nothing was measured."""
-    values = [np.nan if e.value is None else 100 * e.value for e in found]
-    low = [v if e.low is None else 100 * e.low for v, e in zip(values, found, strict=True)]
-    high = [v if e.high is None else 100 * e.high for v, e in zip(values, found, strict=True)]
+    values = [np.nan if e.value is None else 100 * e.value for e in estimates]
+    low = [v if e.low is None else 100 * e.low for v, e in zip(values, estimates, strict=True)]
+    high = [v if e.high is None else 100 * e.high for v, e in zip(values, estimates, strict=True)]
     axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     marker = "." if len(x) < 40 else None
     axes.plot(x, values, style, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label or "_")
 
 
-def _error(found: Sequence[Estimate]) -> np.ndarray:
+def _error(estimates: Sequence[Estimate]) -> np.ndarray:
     return 100 * np.array(
         [
-            [0.0 if e.low is None else max(0.0, e.value - e.low) for e in found],
-            [0.0 if e.high is None else max(0.0, e.high - e.value) for e in found],
+            [0.0 if e.low is None else max(0.0, e.value - e.low) for e in estimates],
+            [0.0 if e.high is None else max(0.0, e.high - e.value) for e in estimates],
         ]
     )
 
@@ -255,7 +249,3 @@ def _bare(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

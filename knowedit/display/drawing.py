@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from ...errors import InputError
-from ...files import write_bytes
-from ...inert import inert
+from ..errors import InputError
+from ..files import write_bytes
+from ..inert import inert
 
 FORMATS = ("png", "svg", "pdf")
 # distinguishable in print and by the colour-blind (Okabe and Ito)
@@ -102,6 +102,12 @@ def drawable(text: object) -> str:
     """`text`, inert, with characters that the figures' font lacks spelled out."""
     font = get_font(findfont("DejaVu Sans"))
     return "".join(c if font.get_char_index(ord(c)) else c.encode("unicode_escape").decode() for c in inert(text))
+
+
+def shorten(text: str, most: int) -> str:
+    """`text`, drawable, in `most` letters at most."""
+    text = drawable(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def heat_map(

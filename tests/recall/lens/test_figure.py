@@ -8,8 +8,7 @@ from support.trained import facts, trained
 
 from knowedit.errors import InputError
 from knowedit.recall.lens.decomposition import logit_attribution
-from knowedit.recall.lens.projection import aim, logit_lens
-from knowedit.report.figures.lens import (
+from knowedit.recall.lens.figure import (
     COLUMNS,
     draw_choices,
     draw_layers,
@@ -18,6 +17,7 @@ from knowedit.report.figures.lens import (
     draw_strongest,
     lens_figure as draw,
 )
+from knowedit.recall.lens.projection import aim, logit_lens
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,74 @@
+"""How a command is made: groups of options that several commands share, and one way to run and print an analysis.
+
+def lengths(facts: ManyFacts, *, model: ModelOptions, output: DrawnOutput) -> None:
+    "How many tokens has each prompt?"
+    run_command("lengths/1", lambda loaded: measure(loaded, facts.known(loaded)), model, output)
+
+app.command("lengths")(command(lengths))
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
+from typing import Any, get_type_hints
+
+from .options import ModelOptions, Output
+from .output import note, print_json, show
+
+
+def command(function: Callable) -> Callable:
+    """`function` as typer takes it: a parameter that is a group of options becomes the options in it."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints[parameter.name]
+        if is_dataclass(hint):
+            groups[parameter.name] = hint
+            parameters += _options(hint)
+        else:
+            parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def grouped(**values: Any) -> None:
+        filled = {
+            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**values, **filled)
+
+    grouped.__signature__ = inspect.Signature(parameters)
+    grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return grouped
+
+
+def _options(group: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    options = []
+    for field in fields(group):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        options.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+        )
+    return options
+
+
+def run_command(schema: str, run: Callable, model: ModelOptions | None, output: Output) -> None:
+    """Run an analysis: load the model, hand it to `run`, draw and print the `Result` that comes back.
+
+    The path of a figure is checked before the model is loaded. Without `model`, `run` is handed None.
+    """
+    path = output.figure
+    if path is not None:
+        from ...display.drawing import check_path
+
+        path = check_path(path)
+    result = run(None if model is None else model.load())
+    if path is not None:
+        drawn = result.figure(path)
+        for file in drawn if isinstance(drawn, list) else [drawn]:
+            note(f"drawn into {file}")
+    print_json({"schema": schema} | result.as_dict()) if output.as_json else show(result.table())

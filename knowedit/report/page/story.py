@@ -1,0 +1,213 @@
+"""The chapters of the story of one fact: a row each, with what it tells and how its section of the page is called.
+
+A chapter is one analysis that has a module and a command of its own; here all are asked about the same fact. A new one
+is a function, its row in `CHAPTERS` and, where it has a section of its own, the template `NAME.html.j2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ...answers import ask
+from ...edit.edit import Edit
+from ...edit.preflight import outcome, preflight
+from ...errors import InputError
+from ...facts import Fact, fill
+from ...locate.attribution import AttributionConfig
+from ...locate.locate import LocateConfig, locate_fact
+from ...locate.neuron_kinds import ControlPool
+from ...locate.neurons import NeuronSet
+from ...locate.proof import prove_located
+from ...memory.neuron_card import CardConfig, cards
+from ...models.adapter import Model
+from ...recall.flow.pipeline import recall_fact
+from ...recall.lens import logit_attribution, logit_lens
+from ...recall.trace import TraceConfig, trace
+from ...sources import builtin_facts
+
+MOST, CARDS = 10, 5  # neurons in all, and with a card
+SEEN = 0.01  # an answer with less is nowhere ahead
+QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 8, 50, 2, 1024
+
+
+@dataclass(frozen=True)
+class ExplainConfig:
+    """How thoroughly a fact is looked at.
+
+    - `quick`: fewer points on each path, fewer paraphrases and draws, and the causal trace by gradients.
+    - `layers`: where neurons are located; by default all but the first twelfth, whose massive activations every prompt
+      needs.
+    - `draws`: random sets in the proof; `seed`: of everything that is drawn.
+    """
+
+    quick: bool = False
+    layers: tuple[int, ...] | None = None
+    draws: int = 200
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.draws < 1:
+            raise InputError(f"a proof needs random draws to compare with, {self.draws!r} were asked for; give 200")
+
+
+class Story:
+    """What is asked about, and what one chapter hands to later ones."""
+
+    def __init__(self, model: Model, fact: Fact, edit: Edit | None, config: ExplainConfig):
+        self.model, self.fact, self.edit, self.config = model, fact, edit, config
+        self.weights_hash = model.weights_hash()
+        self.pool = ControlPool(model, builtin_facts())
+        self.neurons: NeuronSet | None = None
+
+
+def _prediction(story: Story) -> dict:
+    """The answer to the prompt and to every other way to ask."""
+    fact, model = story.fact, story.model
+    templates = [("prompt", fact.template)]
+    templates += [("paraphrase", t) for t in fact.paraphrases] + [("held out", t) for t in fact.heldout]
+    prompts = [(role, fill(template, fact.subject)) for role, template in templates]
+    answers = ask(model, [model.query(prompt, fact.target, fact.subject) for _, prompt in prompts], top=8)
+    return {
+        **answers[0].as_dict(),
+        "known": answers[0].known,
+        "prompts": [
+            {
+                "role": role,
+                "prompt": prompt,
+                "probability": answer.probability,
+                "rank": answer.rank,
+                "first": answer.top[0][0],
+            }
+            for (role, prompt), answer in zip(prompts, answers, strict=True)
+        ],
+    }
+
+
+def _lens(story: Story):
+    """What the residual stream predicts after each layer at the read position."""
+    fact = story.fact
+    return logit_lens(story.model, fact.prompt, fact.target, subject=fact.subject, top=3)
+
+
+def _parts(story: Story) -> dict:
+    """What each part of the model adds to the answer's logit."""
+    fact = story.fact
+    parts = logit_attribution(story.model, fact.prompt, fact.target, subject=fact.subject)
+    return parts.as_dict(heads=8, neurons=8)
+
+
+def _trace(story: Story):
+    """What brings the answer back after noise in the subject."""
+    fact, config = story.fact, TraceConfig(fast=story.config.quick, seed=story.config.seed)
+    return trace(story.model, fact.prompt, fact.target, fact.subject, config, fact=fact.id)
+
+
+def _recall(story: Story):
+    """Enrichment, propagation and extraction."""
+    return recall_fact(story.model, story.fact)
+
+
+def _neurons(story: Story) -> NeuronSet:
+    """The neurons that make the answer, located on the prompt and its paraphrases."""
+    model, config, fact = story.model, story.config, story.fact
+    layers = config.layers
+    if layers is None and (skipped := model.n_layers // 12):
+        layers = tuple(range(skipped, model.n_layers))
+    attribution = AttributionConfig(nodes=QUICK_NODES) if config.quick else AttributionConfig()
+    if config.quick:
+        fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
+    located = LocateConfig(attribution=attribution, layers=layers, adjust=True, most=MOST)
+    story.neurons = locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
+    return story.neurons
+
+
+def _cards(story: Story):
+    """The strongest of them as keys and values, on the built-in facts."""
+    if not story.neurons:
+        return None
+    config = CardConfig(texts=4, words=8, seed=story.config.seed)
+    if story.config.quick:
+        config = replace(config, tokens=QUICK_TOKENS)
+    return cards(story.model, list(story.neurons)[:CARDS], "builtin", config, located=[story.neurons])
+
+
+def _proof(story: Story):
+    """What suppressing and amplifying them does on prompts that had no part in locating."""
+    fact, config = story.fact, story.config
+    if not story.neurons:
+        return None
+    return prove_located(
+        story.model,
+        story.neurons,
+        [fill(template, fact.subject) for template in fact.heldout],
+        pool=story.pool,
+        draws=QUICK_DRAWS if config.quick else config.draws,
+        seed=config.seed,
+    )
+
+
+def _edit(story: Story) -> dict | None:
+    """Before and after, and what is left of the old answer."""
+    if story.edit is None:
+        return None
+    saved = story.edit
+    edit = replace(saved, facts=(story.fact,))  # asked about this fact, whatever prompt it was made for
+    before = preflight(story.model, edit)
+    after = outcome(story.model, edit, lens=True)
+    layers = story.model.down_layers()
+    return {
+        "method": saved.method,
+        "layers": sorted(layers[path] for path in saved.deltas),
+        "content_hash": saved.content_hash,
+        "created": saved.created,
+        "own_prompt": saved.facts[0].prompt,
+        "perplexity_change": None if after.perplexity_before is None else after.perplexity_change,
+        **asdict(after.facts[0]),
+        "perplexity_before": after.perplexity_before,
+        "perplexity_after": after.perplexity_after,
+        "preflight": before.fact_dict(),
+        "survives": _survives(after.facts[0]),
+    }
+
+
+def _survives(after) -> dict:
+    """What is left of the old answer: prompts that still prefer it, layers that do, and the neurons that made it."""
+    prompts_after = [after.after.prompt, *after.after.paraphrases]
+    prompts_before = [after.before.prompt, *after.before.paraphrases]
+    held = sum(max(n.before, 0.0) for n in after.neurons)
+    return {
+        "prompts": len(prompts_after),
+        "prompts_old_before": sum(c.prefers_true for c in prompts_before),
+        "prompts_old": sum(c.prefers_true for c in prompts_after),
+        "layers_old": [row.layer for row in after.lens if row.after_true > max(row.after_new, SEEN)],
+        "neurons_left": sum(max(n.after, 0.0) for n in after.neurons) / held if held else None,
+    }
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter: `tell` makes its part of the record of a `Story`.
+
+    - `title`: of its section on the page, made by the template `NAME.html.j2`; None where it is told in another's.
+    - `needed`: the story ends where this one cannot be told, since what was asked for is wrong.
+    """
+
+    name: str
+    tell: Callable[[Story], Any]
+    title: str | None = None
+    needed: bool = False
+
+
+CHAPTERS = (
+    Chapter("prediction", _prediction, "What it says", needed=True),
+    Chapter("lens", _lens, "How the answer forms"),
+    Chapter("parts", _parts),
+    Chapter("trace", _trace, "Where it is looked up"),
+    Chapter("recall", _recall, "How it travels"),
+    Chapter("neurons", _neurons, "Which neurons say it"),
+    Chapter("cards", _cards),
+    Chapter("proof", _proof),
+    Chapter("edit", _edit, "With the edit", needed=True),
+)
