@@ -57,7 +57,7 @@ class Result(Protocol):
 def plain(value: Any) -> Any:
     """`value` as JSON has it: objects, lists, text and numbers; None for infinities and NaN."""
     if hasattr(value, "as_dict"):
-        return value.as_dict()
+        return plain(value.as_dict())
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
