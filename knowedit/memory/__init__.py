@@ -7,6 +7,7 @@ neuron_card         `card`, `cards`: all that can be said of one neuron
 functional_groups   `groups`: neurons that are active together
 sparsity            `active_by_layer`, `keep_strongest`: how few neurons a prediction needs
 shared_neurons      `polysemanticity`: neurons that unrelated relations share
+figure              cards, and a model's memories, as pictures
 """
 
 from typing import TYPE_CHECKING

@@ -8,6 +8,7 @@ and_gate         `and_gates`: neurons that need both parts of a name
 imputation       `impute`: which dimensions of the MLP's input an answer needs
 accounting       `account`: where the parameters, FLOPs and bytes are
 quantization     `precision`, `quantized`: what fewer bits do to facts, neurons and edits
+figure           the pictures of all of them
 """
 
 from typing import TYPE_CHECKING

@@ -6,6 +6,7 @@ subject_enrichment   `enrichment`: which attributes of the subject its represent
 extraction_events    `extraction`: which sublayers and heads put the answer into the last token
 pipeline             `recall_fact`: the three steps for one fact
 average              the steps averaged over facts
+figure               the pictures of both
 """
 
 from typing import TYPE_CHECKING

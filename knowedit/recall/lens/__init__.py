@@ -2,6 +2,8 @@
 
 projection      `logit_lens`: what each layer's state already predicts
 decomposition   `logit_attribution`: what each head, MLP and neuron adds to an answer's logit
+parts           what each part of a block writes, pulled back through norms and projections
+figure          both as pictures
 """
 
 from typing import TYPE_CHECKING

@@ -7,6 +7,7 @@ exact        `trace`: every state restored, one growing batch a token
 gradients    the same to first order, by one backward pass
 average      traces of many facts by class of token
 patching     `patch`: any sites of one prompt put into the run of another
+figure       traces, their average and patches as heat maps
 """
 
 from typing import TYPE_CHECKING
