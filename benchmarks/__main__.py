@@ -30,7 +30,8 @@ def parser() -> ArgumentParser:
     names = run.add_subparsers(dest="name", required=True, metavar="NAME")
     for benchmark in load_all().values():
         about = f"{benchmark.question} {benchmark.run.__doc__ or ''}"
-        benchmark.add_options(names.add_parser(benchmark.name, help=benchmark.question, description=about))
+        question = benchmark.question.replace("%", "%%")  # argparse formats a help, not a description
+        benchmark.add_options(names.add_parser(benchmark.name, help=question, description=about))
     commands.add_parser("table", help="write the pages that are made from the results")
     commands.add_parser("facts", help="write the facts that edits are reported on").add_argument("file", type=Path)
     return whole

@@ -80,6 +80,14 @@ def test_what_was_asked_wrongly_ends_in_one_line(capsys):
     assert end.value.code == 2 and "did you mean 'sparsity'" in capsys.readouterr().err.lower()
 
 
+def test_the_help_names_every_benchmark(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert [name for name in load_all() if name not in shown] == []
+
+
 def test_ways_are_measured_in_turn():
     order = []
     watch, results = alternated(
