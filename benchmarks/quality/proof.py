@@ -13,13 +13,14 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
-from knowedit.locate.proof import measure, summarise
+from knowedit.locate.proof import measure_located, summarise
 from knowedit.selection import evenly
 
 from ..registry import benchmark
-from ..samples import heldout_queries, known
+from ..samples import known
 
 STRONGEST = 5
 SPLIT = 60  # the known facts that are reported; the development facts are others
@@ -57,11 +58,9 @@ def proof(
         rows.append({"id": fact.id, "neurons": len(located), "kinds": counts})
         if not len(located):
             continue
-        controls = pool.controls(fact.subject, fact.target, fact.relation)
-        others = {"same_relation": controls.relation, "other_relations": controls.general}
         for size, most in sizes.items():
             neurons = located if most is None else located.top(most)
-            effects[size].append(measure(model, neurons, heldout_queries(model, fact), others=others))
+            effects[size].append(measure_located(model, neurons, FactPrompts.all_of(fact).heldout, pool=pool))
     record = {"model": model.name, "known": len(known_facts), "facts": len(chosen), "config": config.as_dict()}
     for size, measured in effects.items():
         variant = "_".join(filter(None, (method, "adjusted" if adjust else "", size)))

@@ -23,7 +23,7 @@ def locate(
     prompt: Annotated[
         str | None, typer.Argument(help="A prompt that the target continues; {} stands for the subject.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="The answer whose neurons are wanted.")] = None,
+    target: Annotated[str | None, typer.Option(help="The answer whose neurons are located.")] = None,
     subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
     paraphrase: Annotated[_Texts, typer.Option(help="Another way to ask; refines the neurons. Repeat it.")] = [],  # noqa: B006
     heldout: Annotated[_Texts, typer.Option(help="A way to ask that only proves the neurons. Repeat it.")] = [],  # noqa: B006
@@ -35,7 +35,9 @@ def locate(
     out: Annotated[Path | None, typer.Option(help="With --facts: the run's folder.")] = None,
     relation: Annotated[str | None, typer.Option(help="With --facts: only this relation.")] = None,
     known: Annotated[bool, typer.Option("--known", help="With --facts: only facts that the model knows.")] = False,
-    limit: Annotated[int | None, typer.Option(help="With --facts: at most so many, evenly over the relations.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="With --facts: the largest number of facts, evenly over the relations.")
+    ] = None,
     method: Annotated[str, typer.Option(help="ig, gradient, activation, logit or ablation.")] = "ig",
     of: Annotated[str, typer.Option(help="probability, log_probability, logit or logit_difference.")] = "probability",
     foil: Annotated[str | None, typer.Option(help="The answer that a logit_difference compares with.")] = None,
@@ -49,7 +51,7 @@ def locate(
     t: Annotated[float, typer.Option(help="Coarse: score at least t times the largest.")] = 0.2,
     p: Annotated[float, typer.Option(help="Refined: coarse for at least this share of the prompts.")] = 0.7,
     adjust: Annotated[bool, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = False,
-    most: Annotated[int | None, typer.Option(help="Keep at most so many neurons.")] = None,
+    most: Annotated[int | None, typer.Option(help="The largest number of neurons that are kept.")] = None,
     layers: Annotated[str | None, typer.Option(help="Locate in these layers only, `2-29` or `20,21,22`.")] = None,
     drop: Annotated[_Texts, typer.Option(help="Leave out a kind: fact, relation, answer or general. Repeat it.")] = [],  # noqa: B006
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,
@@ -93,7 +95,7 @@ def locate(
         elif target is not None:
             prompts = FactPrompts.in_words(prompt, target, subject, paraphrase, heldout)
         else:
-            raise InputError("a PROMPT needs --target, the answer whose neurons are wanted")
+            raise InputError("a PROMPT needs --target, the answer whose neurons are located")
         record = _locate_one(prompts, negative, config, draws, seed, model, dtype, device, trust_remote_code)
         print_json(record) if as_json else _show(record)
         return

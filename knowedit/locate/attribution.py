@@ -175,9 +175,9 @@ def attribute(
 def attribute_many(
     model: Model, queries: Iterable[Query], config: AttributionConfig | None = None
 ) -> Iterator[Attribution]:
-    """`attribute` for many prompts, one after the other as they are asked for.
+    """Attribute many prompts, one after the other.
 
-    The paths of one prompt already fill a sweep's memory, so prompts share nothing but the model.
+    The paths of one prompt fill a sweep's memory, so prompts share nothing but the model.
     """
     for query in queries:
         yield attribute(model, query, config=config)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -26,6 +26,7 @@ from .neurons import vocabulary
 from .scaled_answers import ScaledAnswers
 
 DROP = 0.1
+SORTS = ("general", "relation", "answer")
 CONTROLS = 8  # of each sort
 KEPT = 256  # controls whose keys and values are held, for the next facts
 
@@ -57,10 +58,17 @@ class ControlPool:
         self._asked: OrderedDict[tuple[str, str], ScaledAnswers] = OrderedDict()
         self._unknown: set[tuple[str, str]] = set()
 
-    def controls(self, subject: str | None, target: str, relation: str | None, n: int = CONTROLS) -> Controls:
-        """Up to `n` controls of each sort for a fact; the same ones every time."""
+    def controls(
+        self,
+        subject: str | None,
+        target: str,
+        relation: str | None,
+        n: int = CONTROLS,
+        sorts: Collection[str] = SORTS,
+    ) -> Controls:
+        """Up to `n` controls of each of `sorts` for a fact; the same ones every time."""
         answer = target.casefold()
-        candidates: dict[str, list[list[Fact]]] = {"general": [], "relation": [], "answer": []}
+        candidates: dict[str, list[list[Fact]]] = {sort: [] for sort in SORTS}
         for group in self._groups:
             for facts in candidates.values():
                 facts.append([])
@@ -73,7 +81,9 @@ class ControlPool:
                     candidates["general"][-1].append(fact)
                 elif relation is not None:
                     candidates["relation"][-1].append(fact)
-        return Controls(**{sort: self._known(groups, n) for sort, groups in candidates.items()})
+        return Controls(
+            **{sort: self._known(groups, n) if sort in sorts else () for sort, groups in candidates.items()}
+        )
 
     def _known(self, groups: list[list[Fact]], n: int) -> tuple[ScaledAnswers, ...]:
         """The first `n` facts that the model knows, in a shuffled order that is always the same."""
@@ -111,7 +121,7 @@ def kinds(
     model: Model, neurons: Sequence[tuple[int, int]], activations: Sequence[float], target_id: int, controls: Controls
 ) -> list[str]:
     """The kind of each neuron."""
-    rates = {name: _rates(getattr(controls, name), neurons) for name in ("general", "relation", "answer")}
+    rates = {name: _rates(getattr(controls, name), neurons) for name in SORTS}
     labels = []
     for i, (neuron, activation) in enumerate(zip(neurons, activations, strict=True)):
         own_rates = {name: None if rate is None else rate[i] for name, rate in rates.items()}
@@ -120,7 +130,7 @@ def kinds(
 
 
 def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: int, rates: dict) -> str:
-    for name in ("general", "relation", "answer"):
+    for name in SORTS:
         if rates[name] is not None and rates[name] >= 0.5:
             return name
     if rates["answer"] is None:

@@ -149,7 +149,7 @@ def measure_located(
         model.query(prompt, located.target, subject if subject and subject in prompt else None, chat=chat)
         for prompt in prompts
     ]
-    controls = pool.controls(subject, located.target, located.relation)
+    controls = pool.controls(subject, located.target, located.relation, sorts=("general", "relation"))
     others = {"same_relation": controls.relation, "other_relations": controls.general}
     return measure(model, located, queries, draws=draws, seed=seed, others=others, rivals=rivals)
 
@@ -231,7 +231,7 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         raise InputError("there is nothing to summarise: no fact had neurons")
     single = len(effects) == 1
 
-    def units(what: str) -> np.ndarray:  # by fact, or by prompt where there is one fact
+    def units(what: str) -> np.ndarray:  # (facts,), or (prompts,) of a single fact
         return getattr(effects[0], what) if single else np.array([getattr(e, what).mean() for e in effects])
 
     before, suppressed, amplified = (units(what) for what in ("before", "suppressed", "amplified"))

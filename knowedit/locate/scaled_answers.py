@@ -26,7 +26,7 @@ Neurons = Sequence[tuple[int, int]]
 
 
 class ScaledAnswers:
-    """One prompt and target of one model, ready to be asked again with neurons scaled.
+    """One prompt and target of one model, ready to be run again with neurons scaled.
 
     A target of several tokens counts as a whole: neurons are scaled at every read position and the conditional
     probabilities multiplied.

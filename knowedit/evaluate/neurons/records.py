@@ -41,7 +41,10 @@ def mean_probabilities(effect: Effect, located: str = "located") -> dict[str, di
         **effect.rivals,
         **{name: effect.control[kind] for kind, name in RANDOM.items()},
     }
-    return {name: {what: float(values.mean()) for what, values in found.items()} for name, found in sets.items()}
+    return {
+        name: {what: float(values.mean()) for what, values in probabilities.items()}
+        for name, probabilities in sets.items()
+    }
 
 
 def read_located(folder: str | Path, weights_hash: str | None = None) -> tuple[NeuronSet, ...]:

@@ -177,7 +177,7 @@ class NeuronStudy(FactStudy):
         return by_setting
 
     def _coarse(self, fact: Fact, nodes: int) -> dict[Site, float]:
-        """The coarse neurons of the fact's own prompt, integrated by so many nodes."""
+        """The coarse neurons of the fact's own prompt, integrated by `nodes` points a layer."""
         scoring = replace(self._scoring, attribution=replace(self._scoring.attribution, nodes=nodes))
         (prompt,) = score_prompts(self.model, FactPrompts((fact.prompt,), fact.target, subject=fact.subject), scoring)
         return refine([prompt.scores], scoring.t, 1.0, layers=scoring.layers).scores
