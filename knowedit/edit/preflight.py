@@ -247,7 +247,7 @@ def perplexity(model: Model, text: str | None = None) -> float:
 
 def _check_facts(edit: Edit) -> None:
     if not edit.facts:
-        raise InputError("the edit says of no fact that it is for it, expected one or more; it cannot be asked")
+        raise InputError("the edit names no fact, expected one or more to ask; give it those that it was made for")
 
 
 def _key_checks(model: Model, layer: int, edit: Edit, delta: Delta, preserved: PreservedKeys) -> tuple[KeyCheck, ...]:

@@ -32,7 +32,9 @@ def test_the_demo_prints_what_its_page_shows(command, default_model, all_threads
     printed = [parts(line) for line in capsys.readouterr().out.splitlines()]
     blocks = re.findall(r"```\n(The Eiffel Tower.*?)```", PAGE, re.S)
     (block,) = [b for b in blocks if ("Proof on" in b) == (command[0] == "locate")]
-    shown = [line for line in block.splitlines() if line and not line.startswith(("Seconds", "Saved", "Others that"))]
+    shown = [
+        line for line in block.splitlines() if line and not line.startswith(("Seconds", "Saved", "Other subjects"))
+    ]
     assert len(shown) > 10
     for line in shown:
         words, numbers = parts(line)

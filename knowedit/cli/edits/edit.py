@@ -97,11 +97,11 @@ def edit(
     print_json(report) if as_json else show(report)
 
 
-# ---------------------------------------------------------------- what was asked for
+# ---------------------------------------------------------------- the request
 
 
 def _settings(method: str, layer: str | None, pairs: list[str], seed: int | None) -> dict:
-    """The method's settings as they were given, without the layer; checked, as far as that needs no model."""
+    """The method's settings from the options, without the layer, checked as far as that needs no model."""
     from ...edit.methods.table import find_method, method_config
     from ...errors import InputError
     from ...settings import parse_settings

@@ -19,12 +19,12 @@ def show(report: dict) -> None:
         rows += [_row(what[:-1], *pair) for pair in pairs]
     table(["", "prompt", "p old", "p new", "first choice"], rows)
     line()
-    for what, ours, how in (
+    for what, target, how in (
         ("paraphrases", "p_new", "prefer the new answer"),
         ("neighbours", "p_true", "keep their own answer"),
     ):
         if after[what]:
-            line(f"{what} that {how}: {_won(before[what], ours)} → {_won(after[what], ours)}")
+            line(f"{what} that {how}: {_won(before[what], target)} → {_won(after[what], target)}")
     if report["lens"]:
         line()
         names = ("before_true", "before_new", "after_true", "after_new")
@@ -47,12 +47,13 @@ def _row(what: str, before: dict, after: dict) -> tuple:
     return what, before["prompt"], *chances, f"{before['top'][0][0]!r} → {after['top'][0][0]!r}"
 
 
-def _won(contrasts, ours: str) -> str:
-    if ours == "p_new":
-        won = sum(c["p_new"] > c["p_true"] for c in contrasts)
+def _won(pairs: list[dict], target: str) -> str:
+    """How many prompts prefer the target that is `p_new` or `p_true`."""
+    if target == "p_new":
+        won = sum(pair["p_new"] > pair["p_true"] for pair in pairs)
     else:  # a neighbour's answer may be the new one itself
-        won = sum(c["p_true"] >= c["p_new"] for c in contrasts)
-    return f"{won} of {len(contrasts)}"
+        won = sum(pair["p_true"] >= pair["p_new"] for pair in pairs)
+    return f"{won} of {len(pairs)}"
 
 
 def _show_checks(report: dict) -> None:
@@ -61,7 +62,7 @@ def _show_checks(report: dict) -> None:
     line(f"Pre-flight: ‖ΔW‖/‖W‖ = {checks['relative_norm']:.2%}{key}")
     if checks["nearest"]:
         near = "; ".join(f"{n['subject']} {n['leak']:.0%} ({n['cosine']:.2f})" for n in checks["nearest"])
-        line(f"Others that change most, by share of the change (cosine of the keys): {near}")
+        line(f"Other subjects that move most, by share of the edit's own (cosine of their keys): {near}")
     for warning in checks["warnings"]:
         line(f"Warning: {warning}")
     if perplexity["before"] is not None:

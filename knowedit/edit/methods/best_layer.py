@@ -2,7 +2,7 @@
 
 Causal tracing does not tell (Hase et al. 2023, arXiv 2301.04213), so every candidate layer is tried: each development
 fact is edited there and asked again, and the layer with the largest Score wins, the harmonic mean of efficacy,
-paraphrase and neighbourhood success (Meng et al. 2022). What was found is kept in the cache under the model's weights.
+paraphrase and neighbourhood success (Meng et al. 2022). Scores are kept in the cache under the model's weights.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def best_layer(
     progress: Progress = silent,
 ) -> int:
     """The layer that is best to edit. `layers`, `facts` and `config` are as `layer_scores` takes them."""
-    found = layer_scores(model, layers, facts=facts, config=config, progress=progress)
-    return max(found, key=lambda s: (s.score, -s.layer)).layer
+    scores = layer_scores(model, layers, facts=facts, config=config, progress=progress)
+    return max(scores, key=lambda s: (s.score, -s.layer)).layer
 
 
 def layer_scores(
@@ -112,11 +112,11 @@ def layer_scores(
 
 def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covariance) -> LayerScore:
     preserved = preserved_keys(model, config.layer, None if config.preserve else ())
-    found = []
+    qualities = []
     for fact, edit in zip(facts, rome_many(model, facts, config, covariance=C, preserved=preserved), strict=True):
         with applied(model, edit):
-            found += rewrite_quality(model, [fact], heldout=False)
-    by_name = rates(found)
+            qualities += rewrite_quality(model, [fact], heldout=False)
+    by_name = rates(qualities)
     return LayerScore(config.layer, *(tuple(by_name[name]) for name in PARTS))
 
 
@@ -125,7 +125,7 @@ def _known(model: Model) -> tuple[Fact, ...]:
     by_relation: dict[str, list[Fact]] = {}
     for fact in builtin_facts():
         by_relation.setdefault(fact.relation, []).append(fact)
-    found: list[Fact] = []
+    known: list[Fact] = []
     for round_ in zip(*(facts[:: max(1, len(facts) // 24)] for facts in by_relation.values()), strict=False):
         queries = []
         for fact in round_:
@@ -133,18 +133,18 @@ def _known(model: Model) -> tuple[Fact, ...]:
                 queries.append((fact, model.query(fact.prompt, fact.target, fact.subject)))
             except InputError:
                 continue
-        said = ask(model, [query for _, query in queries])
-        found += [fact for (fact, _), answer in zip(queries, said, strict=True) if answer.known]
-        if len(found) >= FACTS:
+        answers = ask(model, [query for _, query in queries])
+        known += [fact for (fact, _), answer in zip(queries, answers, strict=True) if answer.known]
+        if len(known) >= FACTS:
             break
-    return tuple(found[:FACTS])
+    return tuple(known[:FACTS])
 
 
 def _read(file) -> dict[int, LayerScore]:
     """Scores of an earlier run; a damaged file is none."""
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
-        found = [LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records]
-        return {one.layer: one for one in found if 0 <= one.parts.min() and one.parts.max() <= 1}
+        scores = [LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records]
+        return {score.layer: score for score in scores if 0 <= score.parts.min() and score.parts.max() <= 1}
     except (OSError, ValueError, TypeError, KeyError):
         return {}

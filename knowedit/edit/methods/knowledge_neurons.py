@@ -82,7 +82,7 @@ class KnowledgeNeuronsConfig:
 
 @dataclass(frozen=True)
 class EraseConfig:
-    """How facts are erased: the `most` commonest of their neurons, each fact's found as `locate` says."""
+    """How facts are erased: the `most` commonest of their neurons, each fact's located as `locate` says."""
 
     most: int = 20
     locate: LocateConfig = field(default_factory=lambda: LocateConfig(adjust=True, kinds=False))
@@ -109,14 +109,14 @@ def knowledge_neurons(
     `neurons`, a `NeuronSet` or pairs of (layer, index), are rewritten where given; otherwise the fact is located with
     its template and paraphrases, and what more than `config.shared` of `others` hold too is left out: the neurons of
     other facts of the relation, by default of built-in ones. `pool` is `locate_fact`'s. The change is of low rank, a
-    column for each neuron; the edit's notes hold `neurons`, how many others were `shared` and so left out, and
-    beside how many `others` that was told.
+    column for each neuron; the edit's notes hold `neurons`, how many more were `shared` and so left out, and the
+    number of `others` that they were compared with.
 
     Raises `InputError` for a fact without a usable `target_new` and where no neuron is found or left.
     """
     config = config or KnowledgeNeuronsConfig()
-    wanted = check_request(fact)
-    embeddings = [_embedding(model, fact, target) for target in (fact.target, wanted)]
+    target_new = check_request(fact)
+    embeddings = [_embedding(model, fact, target) for target in (fact.target, target_new)]
     if neurons is None:
         located = locate_fact(model, fact, config.locate, pool=pool)
         if config.shared == 1:
@@ -138,12 +138,12 @@ def knowledge_neurons(
         if signs is not None:
             scale = scale * signs[layer, indices]
         deltas[layer] = _columns(model, torch.outer(direction, scale), indices)
-    given = {} if neurons is None else {"neurons": _listed(sites)}
+    named = {} if neurons is None else {"neurons": _listed(sites)}
     return make_edit(
         model,
         deltas,
         method="knowledge_neurons",
-        config={**config.as_dict(), **given},
+        config={**config.as_dict(), **named},
         facts=(fact,),
         notes={"neurons": _listed(sites), "shared": len(located) - len(sites), "others": len(others)},
     )
@@ -172,10 +172,10 @@ def erase(
     if neurons is None:
         pool = pool or ControlPool(model, builtin_facts())
         weights_hash = model.weights_hash()
-        found = [locate_fact(model, fact, config.locate, pool=pool, weights_hash=weights_hash) for fact in facts]
-        if not any(found):
-            raise InputError(f"no neuron to erase for {facts[0].prompt!r}: {_why(found[0])}")
-        counts, sites = _commonest(found, config.most)
+        located = [locate_fact(model, fact, config.locate, pool=pool, weights_hash=weights_hash) for fact in facts]
+        if not any(located):
+            raise InputError(f"no neuron to erase for {facts[0].prompt!r}: {_why(located[0])}")
+        counts, sites = _commonest(located, config.most)
     else:
         sites = _checked(model, neurons)
         if not sites:
@@ -183,12 +183,12 @@ def erase(
     deltas = {
         layer: _columns(model, -_slots(model, layer, indices), indices) for layer, indices in _by_layer(sites).items()
     }
-    given = {} if neurons is None else {"neurons": _listed(sites)}
+    named = {} if neurons is None else {"neurons": _listed(sites)}
     return make_edit(
         model,
         deltas,
         method="knowledge_neurons_erase",
-        config={**config.as_dict(), **given},
+        config={**config.as_dict(), **named},
         facts=facts,
         notes={"neurons": _listed(sites), "facts_with": counts and [counts[site] for site in sites]},
     )
@@ -219,18 +219,19 @@ def _checked(model: Model, neurons: Sites) -> list[tuple[int, int]]:
     return list(dict.fromkeys(model.check_neuron(*site) for site in neurons))
 
 
-def _why(found: NeuronSet | list) -> str:
-    if not found:
-        return getattr(found, "note", None) or "none was given"
-    return f"other facts of the relation share all {len(found)} that were located; raise shared"
+def _why(located: NeuronSet | list) -> str:
+    """Why no neuron is left of those located, or given."""
+    if not located:
+        return getattr(located, "note", None) or "none was given"
+    return f"other facts of the relation share all {len(located)} that were located; raise shared"
 
 
-def _commonest(found: Sequence[NeuronSet], most: int) -> tuple[Counter, list[tuple[int, int]]]:
+def _commonest(sets: Sequence[NeuronSet], most: int) -> tuple[Counter, list[tuple[int, int]]]:
     """In how many sets each neuron is, and the neurons that are in most."""
-    counts = Counter(site for one in found for site in one)
+    counts = Counter(site for neurons in sets for site in neurons)
     scores = Counter()
-    for one in found:
-        for neuron in one.neurons:
+    for located in sets:
+        for neuron in located.neurons:
             scores[neuron.site] += neuron.score
     return counts, sorted(counts, key=lambda site: (-counts[site], -scores[site], site))[:most]
 
@@ -275,9 +276,9 @@ def _prepare(model: Model, config: KnowledgeNeuronsConfig, facts: Sequence[Fact]
     def edit(facts: Sequence[Fact]) -> list[Edit]:
         with bars("locating", len(facts), "fact") as step:
             step(0)
-            return [one_fact(fact) for fact in counted(facts, step)]
+            return [edit_fact(fact) for fact in counted(facts, step)]
 
-    def one_fact(fact: Fact) -> Edit:
+    def edit_fact(fact: Fact) -> Edit:
         others = relations.of_others(fact) if config.shared < 1 else ()
         return knowledge_neurons(model, fact, config, others=others, pool=pool)
 
@@ -292,7 +293,7 @@ def _passes(
     if config.shared < 1:
         relations = {relation_of(fact) for fact in facts} - {None}
         beside = [[fact for fact in others if relation_of(fact) == relation] for relation in sorted(relations)]
-        passes["others"] = sum(_located(some[: config.others + 1], config.locate, model) for some in beside)
+        passes["others"] = sum(_located(group[: config.others + 1], config.locate, model) for group in beside)
     return passes
 
 

@@ -1,8 +1,8 @@
 """Rows of tokens in one batch, each with the fact that is changed in it: what searches for edits run in their loop.
 
 A change of a layer's down-projection alters nothing below that layer, and in a decoder nothing before its first
-position. So all rows are run once (models/batch.py), and the loop calls blocks from that layer upwards. Facts that are
-found leave the batch.
+position. So all rows are run once (models/passes/batch.py), and the loop calls blocks from that layer upwards. Facts
+whose search is over leave the batch.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Rows:
         starts = [0 if whole else row.lookup for row, _ in rows]
         return cls(model, rows, record_batch(model, [row.ids for row, _ in rows], starts))
 
-    def only(self, some: list[int]) -> Rows | None:
+    def only(self, facts: list[int]) -> Rows | None:
         """The rows of some of the facts, which are numbered anew; None where they have none."""
-        kept = [r for r, (_, j) in enumerate(self.rows) if j in some]
+        kept = [r for r, (_, j) in enumerate(self.rows) if j in facts]
         if not kept:
             return None
-        rows = [(row, some.index(j)) for row, j in (self.rows[r] for r in kept)]
+        rows = [(row, facts.index(j)) for row, j in (self.rows[r] for r in kept)]
         return Rows(self.model, rows, self.batch.only(kept))
 
     @property

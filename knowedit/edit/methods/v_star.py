@@ -89,7 +89,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Value:
-    """What was found for one fact.
+    """The result of one fact's search.
 
     - `delta` (d_model,): what is to be added to v₀ = W k + b, `v0` (d_model,).
     - `keys` (prompts, n_neurons): k at the lookup position of the plain prompt, then behind each context.
@@ -129,7 +129,7 @@ def find_v_star(
     Those with suffixes of about one length share a batch, which shrinks as its searches are done.
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
-    found: dict[int, Value] = {}
+    values: dict[int, Value] = {}
     with frozen(model):
         for part in _chunks([requests[i] for i in order]):
             run = _Run.of(model, [requests[i] for i in order[part]], layer)
@@ -137,11 +137,11 @@ def find_v_star(
             while going:
                 done = _until_some_are_done(run, list(going.values()), search)
                 for i in [i for i, over in zip(going, done, strict=True) if over]:
-                    found[i] = going.pop(i).value(requests[i], search)
+                    values[i] = going.pop(i).value(requests[i], search)
                 if going:
                     run = run.only([j for j, over in enumerate(done) if not over])
-                progress(len(found))
-    return [found[i] for i in range(len(requests))]
+                progress(len(values))
+    return [values[i] for i in range(len(requests))]
 
 
 def _chunks(requests: list[Request]) -> list[slice]:
@@ -173,7 +173,7 @@ class _Going:
         return search.decay * _norm(self.delta) / self.v0.float().norm() ** 2
 
     def ends(self, loss: Tensor, probability: Tensor, search: VStarSearch) -> bool:
-        """Whether the search is over with what one more forward pass found."""
+        """Take the result of one more forward pass; return whether the search is over."""
         self.steps += 1
         self.loss, self.probability = loss.item(), probability.item()
         sure = search.stop_probability is not None and self.probability >= search.stop_probability
@@ -202,14 +202,14 @@ class _Going:
 
 
 def _until_some_are_done(run: _Run, going: list[_Going], search: VStarSearch) -> list[bool]:
-    """Step on until a quarter is done, so that it pays to go on with the others alone; which ones are."""
+    """Whether each search is over, after steps until a quarter is: then it pays to go on with the others alone."""
     done = [False] * len(going)
     with torch.enable_grad():
         while True:
-            nll, kl, probability = run.forward(torch.stack([one.delta for one in going]))
-            loss = nll + search.kl * kl + torch.stack([one.penalty(search) for one in going])
-            for j, one in enumerate(going):
-                done[j] = done[j] or one.ends(loss[j], probability[j], search)
+            nll, kl, probability = run.forward(torch.stack([each.delta for each in going]))
+            loss = nll + search.kl * kl + torch.stack([each.penalty(search) for each in going])
+            for j, each in enumerate(going):
+                done[j] = done[j] or each.ends(loss[j], probability[j], search)
             left = [j for j in range(len(going)) if not done[j]]
             if left:
                 loss[left].sum().backward()
@@ -225,7 +225,7 @@ def _norm(delta: Tensor) -> Tensor:
 
 
 class _Run:
-    """The rows of some requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
+    """The rows of requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
 
     def __init__(self, model: Model, requests: list[Request], layer: int, prompts: Rows, essences: Rows | None):
         self.model, self.requests, self.layer = model, requests, layer
@@ -247,10 +247,10 @@ class _Run:
         essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
         return cls(model, requests, layer, Rows.of(model, prompts), Rows.of(model, essences) if essences else None)
 
-    def only(self, some: list[int]) -> _Run:
+    def only(self, kept: list[int]) -> _Run:
         """The run of some of its requests."""
-        parts = [part and part.only(some) for part in (self.prompts, self.essences)]
-        return _Run(self.model, [self.requests[j] for j in some], self.layer, *parts)
+        parts = [part and part.only(kept) for part in (self.prompts, self.essences)]
+        return _Run(self.model, [self.requests[j] for j in kept], self.layer, *parts)
 
     def keys(self) -> list[Tensor]:
         """Of each request the keys of its prompts, (prompts, n_neurons)."""
@@ -270,10 +270,10 @@ class _Run:
         log_p = self._log_p([part.forward(self.layer, partial(_add, part, delta)) for part in self.parts])
         token, read_of = self.prompts.token, self.prompts.read_of
         n = len(token)
-        own = log_p[:n].gather(1, token[:, None])[:, 0]
-        nothing = torch.zeros(len(self.requests), device=own.device)
-        nll = nothing.index_add(0, read_of, -own * self.weight)
-        probability = nothing.index_add(0, read_of, own.detach().exp() * self.weight)
+        target_log_p = log_p[:n].gather(1, token[:, None])[:, 0]
+        zeros = torch.zeros(len(self.requests), device=target_log_p.device)
+        nll = zeros.index_add(0, read_of, -target_log_p * self.weight)
+        probability = zeros.index_add(0, read_of, target_log_p.detach().exp() * self.weight)
         kl = (log_p[n:].exp() * (log_p[n:] - self.clean)).sum(1)
         return nll, kl, probability
 
