@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import knowedit
-from knowedit.answers import ask_facts
+from knowedit import selection
 from knowedit.facts import Fact, fill
 from knowedit.models.adapter import Model
 from knowedit.prompts import Query
@@ -19,21 +19,20 @@ REPORTED = 200
 PLACES = ("P36", "P37", "P30", "P131", "P17")  # relations about places, which the settings were chosen on
 
 
-def known(model: Model, facts: Sequence[Fact] | None = None) -> tuple[Fact, ...]:
+def known(model: Model, facts: Sequence[Fact] | None = None) -> list[Fact]:
     """Those of the facts, by default of the built-in ones, whose target is the model's first choice."""
-    facts = knowedit.builtin_facts() if facts is None else facts
-    return tuple(fact for fact, answer in zip(facts, ask_facts(model, facts), strict=True) if answer.known)
+    return selection.known(model, knowedit.builtin_facts() if facts is None else facts)
 
 
-def reported(n: int = REPORTED) -> tuple[Fact, ...]:
+def reported(n: int = REPORTED) -> list[Fact]:
     """Built-in facts, evenly over the relations, known to the model or not."""
     return evenly(evenly(_places(), REPORTED), n)
 
 
-def development(n: int) -> tuple[Fact, ...]:
+def development(n: int) -> list[Fact]:
     """Other built-in facts, evenly over the relations."""
     kept_back = set(reported())
-    return evenly(tuple(fact for fact in _places() if fact not in kept_back), n)
+    return evenly([fact for fact in _places() if fact not in kept_back], n)
 
 
 def query_of(model: Model, fact: Fact) -> Query:
@@ -46,5 +45,5 @@ def heldout_queries(model: Model, fact: Fact) -> list[Query]:
     return [model.query(fill(template, fact.subject), fact.target, fact.subject) for template in fact.heldout]
 
 
-def _places() -> tuple[Fact, ...]:
-    return tuple(fact for fact in knowedit.builtin_facts() if fact.relation in PLACES)
+def _places() -> list[Fact]:
+    return [fact for fact in knowedit.builtin_facts() if fact.relation in PLACES]

@@ -1,13 +1,15 @@
-"""Which facts of a source a study is about: those that can be used, that the model knows, and as many as are asked for.
+"""Which facts? Those of a relation, those that a model knows, some of them evenly over the relations, or a sample.
 
-    facts = choose(source.facts, limit=100, known=lambda some: [...])
+    facts = known(model, of_relations(builtin_facts(), ["P36"]))
+    facts = evenly(facts, 20)
 
-Limits count what is left by all that stands before them, so `limit=100` of known facts gives a hundred of them where
-the source has so many, and the model is asked no further.
+What is chosen stands in the order of what it was chosen from. Nothing here depends on chance but for a sample, which
+depends on its seed and the facts' ids alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 from .answers import ask_facts
@@ -15,51 +17,16 @@ from .errors import InputError, did_you_mean
 from .facts import Fact
 from .models.adapter import Model
 from .sources import Source, load_source
-from .sources.loading import check_number, drawing_order
 
-Known = Callable[[Sequence[Fact]], Sequence[bool]]  # of some facts, whether the model knows each
+AT_ONCE = 128  # facts of which `choose` asks whether they are to be kept
 
-ASKED = 128  # facts at once, whether the model knows them
-
-
-def source_of(config) -> Source:
-    """The whole source of a study."""
-    return load_source(config.source, format=config.format, revision=config.revision)
+Keep = Callable[[Sequence[Fact]], Sequence[Fact]]
+"""Some facts → those of them that are to be kept, such as `partial(known, model)`."""
 
 
-def choose(
-    facts: Sequence[Fact],
-    *,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    known: Known | None = None,
-) -> list[Fact]:
-    """The first `limit` of the facts, or `sample` of them drawn by `seed`, in their order; of those that are `known`.
-
-    With both, so many are drawn of what the limit leaves. `known` is asked about some facts at a time, until there are
-    enough. Raises `InputError` for numbers below 1.
-    """
-    for what, number in (("limit", limit), ("sample", sample)):
-        check_number(what, number)
-    first = limit if limit is not None else sample
-    order = list(facts) if limit is not None or sample is None else drawing_order(facts, seed)
-    found: list[Fact] = []
-    for start in range(0, len(order), ASKED):
-        some = order[start : start + ASKED]
-        found += some if known is None else [fact for fact, yes in zip(some, known(some), strict=True) if yes]
-        if first is not None and len(found) >= first:
-            break
-    found = found[:first]
-    if limit is not None and sample is not None:
-        found = drawing_order(found, seed)[:sample]
-    kept = {fact.id for fact in found}
-    return [fact for fact in facts if fact.id in kept]
-
-
-def known_to(model: Model, chat: bool = False) -> Known:
-    """What `choose` asks: whether the model's first choice is each fact's target (the first token of it)."""
-    return lambda facts: [answer.known for answer in ask_facts(model, facts, chat=chat)]
+def known(model: Model, facts: Sequence[Fact], *, chat: bool = False) -> list[Fact]:
+    """The facts whose target (its first token) is the model's first choice after the main prompt."""
+    return [fact for fact, answer in zip(facts, ask_facts(model, facts, chat=chat), strict=True) if answer.known]
 
 
 def of_relations(facts: Sequence[Fact], relations: Sequence[str]) -> list[Fact]:
@@ -71,33 +38,78 @@ def of_relations(facts: Sequence[Fact], relations: Sequence[str]) -> list[Fact]:
     return [fact for fact in facts if not relations or {fact.relation, fact.relation_name} & set(relations)]
 
 
-def spread_over_relations(facts: Sequence[Fact], most: int | None) -> list[Fact]:
-    """At most `most` facts of each relation, evenly spread, in their order."""
+def by_relation(facts: Sequence[Fact]) -> dict[str | None, list[Fact]]:
+    """The facts of each relation, in the order in which relations first occur."""
+    groups: dict[str | None, list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault(fact.relation, []).append(fact)
+    return groups
+
+
+def evenly(facts: Sequence[Fact], limit: int | None) -> list[Fact]:
+    """At most `limit` facts, as many of each relation, spread over its facts by a whole stride. None for all facts.
+
+    A relation with fewer facts than its share leaves the rest of it open. The facts of committed results are chosen so.
+    """
+    if limit is None or limit >= len(facts):
+        return list(facts)
+    groups = list(by_relation(facts).values())
+    chosen: set[str | None] = set()
+    for i, group in enumerate(groups):
+        share = limit // len(groups) + (i < limit % len(groups))
+        chosen |= {fact.id for fact in group[:: max(1, len(group) // max(1, share))][:share]}
+    return [fact for fact in facts if fact.id in chosen]
+
+
+def per_relation(facts: Sequence[Fact], most: int | None) -> list[Fact]:
+    """At most `most` facts of each relation, evenly spaced. None for all facts."""
     if most is None:
         return list(facts)
-    by_relation: dict = {}
-    for fact in facts:
-        by_relation.setdefault(fact.relation, []).append(fact)
-    kept = {fact.id for group in by_relation.values() for fact in evenly_spaced(group, most)}
-    return [fact for fact in facts if fact.id in kept]
-
-
-def evenly(facts: Sequence[Fact], limit: int | None) -> Sequence[Fact]:
-    """At most `limit` facts, taken in turn from the relations and spread over each."""
-    if limit is None or limit >= len(facts):
-        return facts
-    by_relation: dict = {}
-    for fact in facts:
-        by_relation.setdefault(fact.relation, []).append(fact)
-    quota = {name: limit // len(by_relation) + (i < limit % len(by_relation)) for i, name in enumerate(by_relation)}
-    kept = {
-        fact.id
-        for name, group in by_relation.items()
-        for fact in group[:: max(1, len(group) // max(1, quota[name]))][: quota[name]]
-    }
-    return tuple(fact for fact in facts if fact.id in kept)
+    chosen = {fact.id for group in by_relation(facts).values() for fact in evenly_spaced(group, most)}
+    return [fact for fact in facts if fact.id in chosen]
 
 
 def evenly_spaced(items: Sequence, n: int) -> list:
-    """At most `n` of `items`, evenly spread."""
+    """At most `n` of `items`, the first of each n-th part of them."""
     return list(items) if len(items) <= n else [items[i * len(items) // n] for i in range(n)]
+
+
+def choose(
+    facts: Sequence[Fact],
+    *,
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    keep: Keep | None = None,
+) -> list[Fact]:
+    """The first `limit` of the facts, or `sample` of them drawn by `seed`; with both the sample is drawn of the first.
+
+    Limits count what `keep` leaves, so `limit=100` of known facts gives a hundred of them where there are as many.
+    `keep` is asked about `AT_ONCE` facts at a time, until there are enough. Raises `InputError` for numbers below 1.
+    """
+    for option, number in (("limit", limit), ("sample", sample)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise InputError(f"the {option} is {number!r}, expected a number of records from 1 on")
+    enough = limit if limit is not None else sample
+    order = list(facts) if limit is not None or sample is None else drawing_order(facts, seed)
+    chosen: list[Fact] = []
+    for start in range(0, len(order), AT_ONCE):
+        part = order[start : start + AT_ONCE]
+        chosen += part if keep is None else keep(part)
+        if enough is not None and len(chosen) >= enough:
+            break
+    chosen = chosen[:enough]
+    if limit is not None and sample is not None:
+        chosen = drawing_order(chosen, seed)[:sample]
+    ids = {fact.id for fact in chosen}
+    return [fact for fact in facts if fact.id in ids]
+
+
+def drawing_order(facts: Sequence[Fact], seed: int) -> list[Fact]:
+    """The order in which samples are drawn: by the hash of seed and id, whatever the order of the source."""
+    return sorted(facts, key=lambda fact: hashlib.sha256(f"{seed}/{fact.id}".encode()).hexdigest())
+
+
+def source_of(config) -> Source:
+    """The whole source of a study."""
+    return load_source(config.source, format=config.format, revision=config.revision)

@@ -19,6 +19,7 @@ from knowedit.edit.edit import Edit
 from knowedit.edit.methods.rome import SMOLLM2
 from knowedit.edit.rewrite_quality import PARTS, RewriteQuality, rates, rewrite_quality
 from knowedit.facts import Fact
+from knowedit.selection import choose
 from knowedit.sources import load_source
 from knowedit.statistics import mean
 
@@ -43,7 +44,7 @@ def edits(facts: int = 200, others: int | None = None) -> dict:
 @benchmark("quality.edits_counterfact_lite", "How good are single edits of CounterFact-lite records?")
 def edits_counterfact_lite(source: str, facts: int = 200, others: int | None = None) -> dict:
     """The first records of a file, which have one paraphrase and one neighbour each."""
-    return _measured(list(load_source(source, limit=facts).facts), others)
+    return _measured(choose(load_source(source).facts, limit=facts), others)
 
 
 @edits.row

@@ -21,7 +21,7 @@ from ..samples import evenly, known
 def precision(facts: int = 44, neurons: int = 6, edits: int = 6, figure: Path | None = None) -> dict:
     """`neurons`: facts whose neurons are located; `figure`: a file to draw it into."""
     model = knowedit.load()
-    chosen = list(evenly(known(model), facts))
+    chosen = evenly(known(model), facts)
     editable = [fact for fact in chosen if fact.target_new]
     edited = editable[:: max(1, len(editable) // edits)][:edits]
     config = PrecisionConfig(neurons=neurons)

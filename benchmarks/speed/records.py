@@ -24,6 +24,7 @@ from knowedit.evaluate.edits.study import EditStudyConfig
 from knowedit.evaluate.edits.summary import summarise
 from knowedit.facts import Fact
 from knowedit.models.adapter import Model
+from knowedit.selection import choose
 from knowedit.sources import load_source
 from knowedit.texts.corpus import contexts
 
@@ -38,14 +39,14 @@ NAMES = ("ES", "PS", "NS", "EM", "PM", "NM")
 
 @benchmark("speed.records_equal_steps", "How much faster than a plain loop are edit, measure and restore, equal steps?")
 def records_equal_steps(source: str, records: int = 40) -> dict:
-    sides, facts = Sides(), load_source(source, limit=records).facts
+    sides, facts = Sides(), choose(load_source(source).facts, limit=records)
     config = replace(_plain_config(sides), search=EQUAL)
     return _cycle(sides, facts, config, config)
 
 
 @benchmark("speed.records_by_default", "How much faster than a plain loop are edit, measure and restore, by default?")
 def records_by_default(source: str, records: int = 40) -> dict:
-    sides, facts = Sides(), load_source(source, limit=records).facts
+    sides, facts = Sides(), choose(load_source(source).facts, limit=records)
     return _cycle(sides, facts, _plain_config(sides), sides.with_contexts())
 
 
@@ -109,7 +110,7 @@ def _metrics(fact: Fact, answers: Sequence[Answer]) -> dict:
 
 @benchmark("speed.records_evaluation", "How much faster than two plain ways is the evaluation of edited records alone?")
 def records_evaluation(source: str, records: int = 40) -> dict:
-    sides, facts = Sides(), load_source(source, limit=records).facts
+    sides, facts = Sides(), choose(load_source(source).facts, limit=records)
     model, pairs = sides.model, [both_targets(fact) for fact in facts]
     edits = sides.searched_edits(facts, sides.with_contexts())
     watch, gap = Stopwatch(), 0.0

@@ -1,6 +1,6 @@
 """Benchmarks: facts of public data sets, studies of edits and of neurons, their run folders, reports over them.
 
-source = knowedit.bench.load_source("counterfact.json", limit=200)
+source = knowedit.bench.load_source("counterfact.json")
 """
 
 from typing import TYPE_CHECKING

@@ -1,6 +1,6 @@
 """`load_source`: facts out of a name or a path, whatever the format; what could not be used is counted and said.
 
-source = load_source("counterfact.json", limit=1000)
+source = load_source("counterfact.json")
 source.facts, source.skipped, source.sha256
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +46,6 @@ class Source:
 def load_source(
     name: str,
     *,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
     format: str | None = None,
     revision: str | None = None,
 ) -> Source:
@@ -56,14 +53,11 @@ def load_source(
 
     **Arguments:**
 
-    - `limit`: the first so many; `sample`: so many drawn by `seed`, in the order of the source; of what `limit` leaves.
     - `format`: where it is not to be told from the first record. `revision`: of a data set of the Hub.
 
     Raises `InputError` for a source that is not there, is empty or holds records of another shape (naming record and
     field) or an id twice, and `DataError` for a file that is not JSON.
     """
-    for option, value in (("limit", limit), ("sample", sample)):
-        check_number(option, value)
     known = (*FORMATS, "facts")
     if format is not None and format not in known:
         raise InputError(f"no format is called {format!r}{did_you_mean(format, known)}; expected {', '.join(known)}")
@@ -72,22 +66,7 @@ def load_source(
         why = f": the first of {len(skipped)} records that were skipped: {skipped[0][1]}" if skipped else ""
         raise InputError(f"{name!r} holds no facts that can be asked{why}")
     _check_ids(str(name), facts)
-    facts = facts[:limit]
-    if sample is not None and sample < len(facts):
-        ids = {fact.id for fact in drawing_order(facts, seed)[:sample]}
-        facts = [fact for fact in facts if fact.id in ids]
     return Source(str(name), found, tuple(facts), tuple(skipped), digest, path)
-
-
-def check_number(option: str, value: int | None) -> None:
-    """Raise `InputError` for a limit or sample that is no number of records."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise InputError(f"the {option} is {value!r}, expected a number of records from 1 on")
-
-
-def drawing_order(facts: Sequence[Fact], seed: int) -> list[Fact]:
-    """The order in which samples are drawn: by the hash of seed and id, whatever the order of the source."""
-    return sorted(facts, key=lambda fact: _sha(f"{seed}/{fact.id}".encode()))
 
 
 def _found(name: str, format: str | None, revision: str | None):

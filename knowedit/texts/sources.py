@@ -18,6 +18,7 @@ from ..facts import Fact, fill
 from ..models.adapter import Model
 from ..models.cache import sha256_file
 from ..models.checks import one_line
+from ..selection import by_relation
 from ..sources import builtin_facts
 from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, framed, tokenization
 
@@ -120,10 +121,8 @@ class BuiltinText(_Text):
 
 def _mixed(facts: Sequence[Fact]) -> list[Fact]:
     """Facts in an order in which each relation is spread over the whole."""
-    of: dict[str | None, list[Fact]] = {}
-    for fact in facts:
-        of.setdefault(fact.relation, []).append(fact)
-    placed = [((i + 0.5) / len(group), fact) for group in of.values() for i, fact in enumerate(group)]
+    groups = by_relation(facts).values()
+    placed = [((i + 0.5) / len(group), fact) for group in groups for i, fact in enumerate(group)]
     return [fact for _, fact in sorted(placed, key=lambda pair: pair[0])]
 
 

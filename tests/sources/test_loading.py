@@ -233,18 +233,6 @@ def test_our_own_facts_in_a_file(write):
     assert load_source(path).format == "facts"
 
 
-def test_limit_and_sample_are_in_the_order_of_the_source(write):
-    path = write([{**LITE, "case_id": i} for i in range(50)])
-    ids = [fact.id for fact in load_source(path).facts]
-    assert [fact.id for fact in load_source(path, limit=3).facts] == ids[:3]
-    drawn = [fact.id for fact in load_source(path, sample=10, seed=1).facts]
-    assert len(drawn) == 10 and drawn == sorted(drawn, key=ids.index)
-    assert drawn == [fact.id for fact in load_source(path, sample=10, seed=1).facts]
-    assert drawn != [fact.id for fact in load_source(path, sample=10, seed=2).facts]
-    backwards = write([{**LITE, "case_id": i} for i in reversed(range(50))], "backwards.json")
-    assert {fact.id for fact in load_source(backwards, sample=10, seed=1).facts} == set(drawn)
-
-
 def test_a_record_whose_subject_is_not_in_its_prompt_is_skipped_and_said(write):
     source = load_source(write([LITE, {**LITE, "case_id": 17, "subject": "Nice"}]))
     assert (
@@ -287,8 +275,6 @@ def test_what_is_not_json_or_not_there(write, tmp_path):
         load_source(str(tmp_path / "bytes.json"))
     with pytest.raises(InputError, match="did you mean 'zsre'"):
         load_source(write([LITE]), format="zsree")
-    with pytest.raises(InputError, match="limit is 0"):
-        load_source("builtin", limit=0)
     with pytest.raises(InputError, match="no .json file"):
         (tmp_path / "empty").mkdir()
         load_source(str(tmp_path / "empty"))

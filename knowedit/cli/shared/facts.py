@@ -95,20 +95,11 @@ def choose_facts(facts: str | Path | None, relation: str | None = None):
 
     Raises `InputError` where no fact is of the relation.
     """
-    from ...errors import InputError, did_you_mean
+    from ...selection import of_relations
     from ...sources import builtin_facts, read_facts
 
-    chosen = builtin_facts() if facts in (None, "builtin") else read_facts(Path(facts))
-    if relation is None:
-        return chosen
-    of_relation = tuple(f for f in chosen if relation in (f.relation, f.relation_name))
-    if not of_relation:
-        names = {name for f in chosen for name in (f.relation, f.relation_name) if name}
-        raise InputError(
-            f"no fact is of the relation {relation!r}{did_you_mean(relation, names)}; "
-            f"there are {', '.join(sorted(names))}"
-        )
-    return of_relation
+    source = builtin_facts() if facts in (None, "builtin") else read_facts(Path(facts))
+    return of_relations(source, () if relation is None else (relation,))
 
 
 def known_facts(model, facts: str, relation: str | None = None, limit: int | None = None) -> list:
@@ -116,12 +107,11 @@ def known_facts(model, facts: str, relation: str | None = None, limit: int | Non
 
     Raises `InputError` where the model knows none.
     """
-    from ...answers import ask_facts
     from ...errors import InputError
-    from ...selection import evenly
+    from ...selection import evenly, known
 
-    chosen = choose_facts(facts, relation)
-    known = [fact for fact, answer in zip(chosen, ask_facts(model, chosen), strict=True) if answer.known]
-    if not known:
-        raise InputError(f"{model.name} knows none of the {len(chosen)} facts; choose others")
-    return known if limit is None else evenly(known, limit)
+    source = choose_facts(facts, relation)
+    chosen = evenly(known(model, source), limit)
+    if not chosen:
+        raise InputError(f"{model.name} knows none of the {len(source)} facts; choose others")
+    return chosen

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from ...answers import ask
 from ...errors import InputError
 from ...facts import Fact
 from ...files import write_text
@@ -21,6 +21,7 @@ from ...models.adapter import Model
 from ...models.cache import cache_root
 from ...models.tensor_cache import key_of
 from ...progress import Progress, silent
+from ...selection import by_relation, choose, known
 from ...sources import builtin_facts
 from ...statistics import harmonic_mean
 from ..apply import applied, edits_on
@@ -88,7 +89,7 @@ def layer_scores(
     config = config or RomeConfig(contexts=2)
     if edits_on(model):
         raise InputError(f"{model.name} has edits on it, expected none while layers are tried; revert them first")
-    chosen = tuple(facts) if facts is not None else _known(model)
+    chosen = tuple(facts) if facts is not None else tuple(_development(model))
     if not chosen:
         raise InputError(f"{model.name} knows none of the facts that layers are tried on; give a layer, or facts")
     for fact in chosen:
@@ -120,24 +121,19 @@ def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covarianc
     return LayerScore(config.layer, *(tuple(by_name[name]) for name in PARTS))
 
 
-def _known(model: Model) -> tuple[Fact, ...]:
-    """The first known facts with neighbours, one of each relation in turn."""
-    by_relation: dict[str, list[Fact]] = {}
-    for fact in builtin_facts():
-        by_relation.setdefault(fact.relation, []).append(fact)
-    known: list[Fact] = []
-    for round_ in zip(*(facts[:: max(1, len(facts) // 24)] for facts in by_relation.values()), strict=False):
-        queries = []
-        for fact in round_:
-            try:
-                queries.append((fact, model.query(fact.prompt, fact.target, fact.subject)))
-            except InputError:
-                continue
-        answers = ask(model, [query for _, query in queries])
-        known += [fact for (fact, _), answer in zip(queries, answers, strict=True) if answer.known]
-        if len(known) >= FACTS:
-            break
-    return tuple(known[:FACTS])
+def _development(model: Model) -> list[Fact]:
+    """The first built-in facts that the model knows, one of each relation in turn."""
+    groups = [group[:: max(1, len(group) // 24)] for group in by_relation(builtin_facts()).values()]
+    in_turn = [fact for one_of_each in zip(*groups, strict=False) for fact in one_of_each if _can_be_asked(model, fact)]
+    return choose(in_turn, limit=FACTS, keep=partial(known, model))
+
+
+def _can_be_asked(model: Model, fact: Fact) -> bool:
+    try:
+        model.query(fact.prompt, fact.target, fact.subject)
+    except InputError:  # a subject or target that this tokenizer leaves nothing of
+        return False
+    return True
 
 
 def _read(file) -> dict[int, LayerScore]:

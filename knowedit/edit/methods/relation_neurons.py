@@ -18,7 +18,7 @@ from ...locate.neuron_kinds import ControlPool
 from ...models.adapter import Model
 from ...models.cache import cache_root
 from ...models.tensor_cache import key_of
-from ...sources.loading import drawing_order
+from ...selection import drawing_order
 from ..apply import unedited
 
 Site = tuple[int, int]  # (layer, index)

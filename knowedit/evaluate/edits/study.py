@@ -12,7 +12,7 @@ import base64
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from ...edit.methods.table import find_method, method_config, prepare
 from ...errors import InputError, KnoweditError
 from ...facts import Fact
 from ...models.adapter import Model
-from ...selection import Known, choose, known_to
+from ...selection import Keep, choose, known
 from ...sources import Source
 from ...statistics import Estimate
 from ..runs.study import FactStudy, error_line
@@ -100,9 +100,9 @@ class EditStudyConfig:
         """The facts of a source that can be edited: those with a new target."""
         return [fact for fact in facts if fact.target_new is not None]
 
-    def chosen(self, facts: Sequence[Fact], known: Known | None = None) -> list[Fact]:
-        """The facts that the study is about, of those of its source; `known` is that of `choose`."""
-        return choose(self.usable(facts), limit=self.limit, sample=self.sample, seed=self.seed, known=known)
+    def chosen(self, facts: Sequence[Fact], keep: Keep | None = None) -> list[Fact]:
+        """The facts that the study is about, of those of its source; `keep` as `choose` takes it."""
+        return choose(self.usable(facts), limit=self.limit, sample=self.sample, seed=self.seed, keep=keep)
 
 
 class EditStudy(FactStudy):
@@ -304,7 +304,8 @@ class EditStudy(FactStudy):
         config = self.settings
         if not config.usable(self.source.facts):
             raise InputError(f"no fact of {self.source.name!r} has a new target to be edited to; choose another source")
-        facts = config.chosen(self.source.facts, known_to(self.model) if config.known_only else None)
+        keep = partial(known, self.model) if config.known_only else None
+        facts = config.chosen(self.source.facts, keep)
         if not facts:
             raise InputError(
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; leave out --known-only"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from torch import Tensor
@@ -28,7 +28,7 @@ from ...locate.neurons import NeuronSet
 from ...locate.proof import measure_located
 from ...locate.refinement import Site, refine
 from ...models.adapter import Model
-from ...selection import Known, choose, evenly, evenly_spaced, known_to, of_relations, spread_over_relations
+from ...selection import Keep, choose, evenly, evenly_spaced, known, of_relations, per_relation
 from ...sources import Source, builtin_facts
 from ..edits.scoring import score_edits
 from ..runs.study import FactStudy
@@ -94,13 +94,13 @@ class NeuronStudyConfig:
         """The facts of a source whose neurons can be located: all of them."""
         return list(facts)
 
-    def chosen(self, facts: Sequence[Fact], known: Known | None = None) -> list[Fact]:
-        """The facts that the study is about, of those of its source; `known` is that of `choose`."""
+    def chosen(self, facts: Sequence[Fact], keep: Keep | None = None) -> list[Fact]:
+        """The facts that the study is about, of those of its source; `keep` as `choose` takes it."""
         limit = None if self.evenly else self.limit
         facts = of_relations(facts, self.relations)
-        facts = choose(facts, limit=limit, sample=self.sample, seed=self.seed, known=known)
-        facts = spread_over_relations(facts, self.per_relation)
-        return list(evenly(facts, self.limit)) if self.evenly else facts
+        facts = choose(facts, limit=limit, sample=self.sample, seed=self.seed, keep=keep)
+        facts = per_relation(facts, self.per_relation)
+        return evenly(facts, self.limit) if self.evenly else facts
 
 
 class NeuronStudy(FactStudy):
@@ -237,8 +237,9 @@ class NeuronStudy(FactStudy):
         return ControlPool(self.model, self.source.facts, () if self.source.format == "builtin" else builtin_facts())
 
     def chosen_facts(self) -> list[Fact]:
-        known = known_to(self.model, chat=self.settings.locate.chat) if self.settings.known_only else None
-        facts = self.settings.chosen(self.source.facts, known)
+        config = self.settings
+        keep = partial(known, self.model, chat=config.locate.chat) if config.known_only else None
+        facts = config.chosen(self.source.facts, keep)
         if not facts:
             raise InputError(
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; choose another source"

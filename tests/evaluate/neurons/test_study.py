@@ -23,7 +23,6 @@ from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig
 from knowedit.locate.proof import measure
 from knowedit.locate.refinement import coarse
-from knowedit.selection import of_relations, spread_over_relations
 from knowedit.settings import overridden
 from knowedit.sources import Source
 
@@ -222,12 +221,7 @@ def test_prompts_that_locate_never_prove():
         assert not set(prompts.locating) & set(prompts.heldout)
 
 
-def test_relations_are_chosen_by_name_and_spread():
-    assert {f.relation for f in of_relations(facts(), ("home",))} == {"home"}
-    with pytest.raises(InputError, match="no relation is called 'hom'.*did you mean 'home'.*; there are home, work"):
-        of_relations(facts(), ("hom",))
-    some = spread_over_relations(facts(), 3)
-    assert [f.id for f in some] == ["home/zarn", "work/zarn", "home/osk", "work/osk", "home/dask", "work/dask"]
+def test_a_study_is_of_at_most_so_many_facts_of_a_relation():
     assert len(study(per_relation=2, made=facts()).facts) == 4
 
 
