@@ -43,7 +43,6 @@ if TYPE_CHECKING:
         ModelError as ModelError,
     )
     from .facts import Fact as Fact, Neighbour as Neighbour
-    from .intervene import amplify as amplify, set_to as set_to, suppress as suppress
     from .locate.attribution import AttributionConfig as AttributionConfig, attribute as attribute
     from .locate.locate import (
         LocateConfig as LocateConfig,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from .locate.proof import prove as prove
     from .locate.rankings import rank as rank
     from .models.adapter import Model as Model
+    from .models.intervene import amplify as amplify, set_to as set_to, suppress as suppress
     from .models.layouts import Layout as Layout
     from .models.loading import load as load, wrap as wrap
     from .recall import flow as flow, lens as lens, trace as trace

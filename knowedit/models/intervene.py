@@ -16,9 +16,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .hooks import hooked, on_call, on_input, on_output
-from .models.adapter import Model
+from ..errors import InputError
+from ..hooks import hooked, on_call, on_input, on_output
+from .adapter import Model
 
 Neurons = Iterable[tuple[int, int]]
 
