@@ -27,8 +27,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
-from ..models.cache import cache_root
-from ..models.tensor_cache import TensorCache, key_of
+from ..models.cache import cache_root, key_of
+from ..models.tensor_cache import TensorCache
 from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of

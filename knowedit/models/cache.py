@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from ..errors import ModelError
+from ..files import write_text
 
 MANIFEST = "manifest.json"
 
@@ -86,6 +87,30 @@ def cached_dir(name: str, build: Callable[[Path], None]) -> Path:
         finally:
             _sweep(final)
     return final
+
+
+def key_of(request: Mapping) -> str:
+    """SHA-256 of JSON values: the name under which their result is kept."""
+    return hashlib.sha256(json.dumps([_SCHEMA, request], sort_keys=True).encode()).hexdigest()
+
+
+def read_json(kind: str, key: str):
+    """The JSON value that `write_json` kept; None where there is none, or none that can be read."""
+    try:
+        return json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(kind: str, key: str, value) -> None:
+    """Keep a small JSON value in the cache's folder `kind`.
+
+    Raises `ModelError` where the folder cannot be made, `InputError` where the file cannot be written.
+    """
+    folder = cache_root() / kind
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{key}.json", json.dumps(value) + "\n")
 
 
 def damage(directory: Path) -> str | None:

@@ -22,13 +22,7 @@ from torch import Tensor
 
 from .cache import locked, writing
 
-_SCHEMA = 1
 _log = logging.getLogger(__name__)
-
-
-def key_of(request: Mapping) -> str:
-    """SHA-256 of JSON values: the name under which their result is kept."""
-    return hashlib.sha256(json.dumps([_SCHEMA, request], sort_keys=True).encode()).hexdigest()
 
 
 class TensorCache:

@@ -192,3 +192,14 @@ def test_where_the_cache_lies(tmp_path, monkeypatch):
     assert cache_root() == Path.home() / ".cache" / "knowedit"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert cache_root() == Path.home() / "Library" / "Caches" / "knowedit"
+
+
+def test_small_json_values_are_kept_and_damaged_ones_are_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    key = cache.key_of({"weights": "a", "layer": 1})
+    assert key == cache.key_of({"layer": 1, "weights": "a"}) != cache.key_of({"layer": 2, "weights": "a"})
+    assert cache.read_json("layers", key) is None
+    cache.write_json("layers", key, [{"layer": 1}])
+    assert cache.read_json("layers", key) == [{"layer": 1}] and cache.read_json("neurons", key) is None
+    (tmp_path / "layers" / f"{key}.json").write_text("{damaged")
+    assert cache.read_json("layers", key) is None

@@ -7,7 +7,6 @@ paraphrase and neighbourhood success (Meng et al. 2022). Scores are kept in the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,10 +15,8 @@ import numpy as np
 
 from ...errors import InputError
 from ...facts import Fact
-from ...files import write_text
 from ...models.adapter import Model
-from ...models.cache import cache_root
-from ...models.tensor_cache import key_of
+from ...models.cache import key_of, read_json, write_json
 from ...progress import Progress, silent
 from ...selection import by_relation, choose, known
 from ...sources import builtin_facts
@@ -98,16 +95,14 @@ def layer_scores(
                 f"{fact.id or fact.prompt!r} has no paraphrase or no neighbour, expected both to try layers on it"
             )
     key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
-    file = cache_root() / "layers" / f"{key}.json"
-    kept = _read(file)
+    kept = _kept(key)
     missing = [layer for layer in layers if layer not in kept]
     if missing:
         covariances = covariances or covariance(model, missing)
     for done, layer in enumerate(missing, len(layers) - len(missing) + 1):
         kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer])
         progress(done)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps([asdict(score) for score in kept.values()]) + "\n")
+        write_json("layers", key, [asdict(score) for score in kept.values()])
     return [kept[layer] for layer in layers]
 
 
@@ -136,11 +131,11 @@ def _can_be_asked(model: Model, fact: Fact) -> bool:
     return True
 
 
-def _read(file) -> dict[int, LayerScore]:
-    """Scores of an earlier run; a damaged file is none."""
+def _kept(key: str) -> dict[int, LayerScore]:
+    """Scores of an earlier run, by layer; a damaged file holds none."""
+    records = read_json("layers", key) or []
     try:
-        records = json.loads(file.read_text(encoding="utf-8"))
         scores = [LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records]
         return {score.layer: score for score in scores if 0 <= score.parts.min() and score.parts.max() <= 1}
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         return {}

@@ -7,17 +7,14 @@ model's weights, the settings and the fact.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from ...errors import InputError
 from ...facts import Fact
-from ...files import write_text
 from ...locate.locate import LocateConfig, locate_fact
 from ...locate.neuron_kinds import ControlPool
 from ...models.adapter import Model
-from ...models.cache import cache_root
-from ...models.tensor_cache import key_of
+from ...models.cache import key_of, read_json, write_json
 from ...selection import drawing_order
 from ..apply import unedited
 
@@ -71,20 +68,18 @@ class RelationNeurons:
         if self._weights_hash is None:
             self._weights_hash = self.model.weights_hash()
         key = key_of({"weights": self._weights_hash, "locate": self.locate.as_dict(), "fact": fact.as_dict()})
-        file = cache_root() / "neurons" / f"{key}.json"
-        sites = self._read(file)
+        sites = self._kept(key)
         if sites is None:
             try:
                 sites = [*locate_fact(self.model, fact, self.locate, pool=self._pool, weights_hash=self._weights_hash)]
             except InputError:
                 return None
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_text(file, json.dumps(sites) + "\n")
+            write_json("neurons", key, sites)
         return sites
 
-    def _read(self, file) -> list[Site] | None:
+    def _kept(self, key: str) -> list[Site] | None:
         """What an earlier run located; None where there is nothing, or nothing sound."""
         try:
-            return [self.model.check_neuron(layer, index) for layer, index in json.loads(file.read_text("utf-8"))]
-        except (OSError, ValueError, TypeError, InputError):
+            return [self.model.check_neuron(layer, index) for layer, index in read_json("neurons", key)]
+        except (ValueError, TypeError, InputError):
             return None
