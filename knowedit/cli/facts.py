@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .shared.facts import choose_facts
-from .shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, load
+from .shared.options import AsJson, Chat, ModelOptions
 from .shared.output import line, print_json, table
 from .shared.progress import progress
 
@@ -33,12 +33,10 @@ def list_facts(facts: FactsFile = None, relation: Relation = None, as_json: AsJs
 def probe(
     facts: FactsFile = None,
     relation: Relation = None,
-    model: ModelName = DEFAULT_MODEL,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
     chat: Chat = False,
     as_json: AsJson = False,
+    *,
+    model: ModelOptions,
 ) -> None:
     """Which facts does the model know? Probability and rank of each target, and the model's own first choices.
 
@@ -47,22 +45,22 @@ def probe(
     from ..answers import ask
 
     chosen = choose_facts(facts, relation)
-    wrapped = load(model, dtype, device, trust_remote_code)
-    queries = [wrapped.query(f.prompt, f.target, f.subject, chat=chat) for f in chosen]
+    loaded = model.load()
+    queries = [loaded.query(f.prompt, f.target, f.subject, chat=chat) for f in chosen]
     with progress("probing", len(queries), "fact") as step:
-        answers = ask(wrapped, queries, progress=step)
+        answers = ask(loaded, queries, progress=step)
+    if as_json:
+        for fact, answer in zip(chosen, answers, strict=True):
+            record = {"schema": SCHEMA, "model": loaded.name, "id": fact.id, "relation": fact.relation}
+            record |= {"prompt": fact.prompt, "target": fact.target, "probability": answer.probability}
+            print_json(record | {"rank": answer.rank, "known": answer.known, "top": answer.top})
+        return
     known: dict[str, list[bool]] = {}
     rows = []
     for fact, answer in zip(chosen, answers, strict=True):
         known.setdefault(fact.relation_name or fact.relation or "", []).append(answer.known)
-        if as_json:
-            record = {"schema": SCHEMA, "model": wrapped.name, "id": fact.id, "relation": fact.relation}
-            record |= {"prompt": fact.prompt, "target": fact.target, "probability": answer.probability}
-            print_json(record | {"rank": answer.rank, "known": answer.known, "top": [list(t) for t in answer.top]})
         top = "  ".join(f"{word!r} {p:.2f}" for word, p in answer.top[:3])
         rows.append((fact.id, fact.target, f"{answer.probability:.3f}", answer.rank, top))
-    if as_json:
-        return
     table(["id", "target", "p", "rank", "first choices"], rows)
     for name, hits in known.items():
         line(f"{sum(hits)} of {len(hits)} known: {name}" if name else f"{sum(hits)} of {len(hits)} known")

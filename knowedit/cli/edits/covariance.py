@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from ...display.result import Record, Table
-from ..shared.command import run_command
+from ...display.result import Table
+from ..shared.command import Printout, run_command
 from ..shared.options import ModelOptions, Output, layer_list
 from ..shared.progress import Clock, progress
-
-
-@dataclass(frozen=True)
-class Conditioning(Record):
-    """How well the covariances are known: a record by layer; `computed`, or found in the `cache`."""
-
-    model: str
-    source: dict
-    layers: Sequence[dict]
-    computed: bool
-    cache: str
-    seconds: float
-
-    def table(self) -> Iterator[str | Table]:
-        """A row for each layer."""
-        yield f"{self.model}: keys of {self.layers[0]['tokens']} tokens of {self.source.get('kind', 'text')}"
-        columns = {
-            "layer": "{layer}",
-            "tokens a neuron": "{tokens_per_neuron:.1f}",
-            "effective rank": "{effective_rank:.0f}",
-            "of": "{neurons}",
-            "largest direction": "{largest_share:.1%}",
-            "condition, shrunk": "{condition:.0f}",
-        }
-        yield Table(list(columns), [[cell.format(**layer) for cell in columns.values()] for layer in self.layers])
-        if any(layer["fewer_tokens_than_neurons"] for layer in self.layers):
-            yield "Fewer tokens than neurons: C is singular without its shrinkage; take more."
-        yield f"{'computed and kept' if self.computed else 'found'} in {self.cache}; {self.seconds:.1f} seconds"
 
 
 def covariance(
@@ -75,13 +46,33 @@ def covariance(
                 step(done)
 
             by_layer = covariance(model, at, source=text, tokens=tokens, seed=seed, progress=count)
-        return Conditioning(
-            model=model.name,
-            source=next(iter(by_layer.values())).source,
-            layers=[{"layer": layer, **C.conditioning()} for layer, C in by_layer.items()],
-            computed=bool(counted),
-            cache=str(cache_root() / "covariance"),
-            seconds=clock.lap(),
-        )
+        record = {
+            "model": model.name,
+            "source": next(iter(by_layer.values())).source,
+            "layers": [{"layer": layer, **C.conditioning()} for layer, C in by_layer.items()],
+            "computed": bool(counted),
+            "cache": str(cache_root() / "covariance"),
+            "seconds": clock.lap(),
+        }
+        return Printout(record, _conditioning(record))
 
     run_command("knowedit.covariance/1", run, model, output)
+
+
+def _conditioning(record: dict) -> Iterator[str | Table]:
+    """A row for each layer."""
+    layers = record["layers"]
+    yield f"{record['model']}: keys of {layers[0]['tokens']} tokens of {record['source'].get('kind', 'text')}"
+    columns = {
+        "layer": "{layer}",
+        "tokens a neuron": "{tokens_per_neuron:.1f}",
+        "effective rank": "{effective_rank:.0f}",
+        "of": "{neurons}",
+        "largest direction": "{largest_share:.1%}",
+        "condition, shrunk": "{condition:.0f}",
+    }
+    yield Table(list(columns), [[cell.format(**layer) for cell in columns.values()] for layer in layers])
+    if any(layer["fewer_tokens_than_neurons"] for layer in layers):
+        yield "Fewer tokens than neurons: C is singular without its shrinkage; take more."
+    how = "computed and kept" if record["computed"] else "found"
+    yield f"{how} in {record['cache']}; {record['seconds']:.1f} seconds"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ...display.result import Table
+from ..shared.command import Printout, run_command
 from ..shared.facts import choose_facts
-from ..shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, EditFolders, ModelName, RemoteCode, load
-from ..shared.output import line, print_json, table
+from ..shared.options import Chat, EditFolders, ModelOptions, Output
 from ..shared.progress import progress
 
-GENERATE_SCHEMA = "knowedit.generate/1"
-DIFF_SCHEMA = "knowedit.diff/1"
-SHOW_SCHEMA = "knowedit.show/1"
-EXPORT_SCHEMA = "knowedit.exported/1"
 FORMATS = ("peft", "checkpoint")
-
 
 # ---------------------------------------------------------------- generate
 
@@ -31,12 +27,10 @@ def generate(
         bool, typer.Option("--sample", help="Draw, as the model's own settings say, instead of the first choices.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed for --sample.")] = 0,
-    model: ModelName = DEFAULT_MODEL,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
     chat: Chat = False,
-    as_json: AsJson = False,
+    *,
+    model: ModelOptions,
+    output: Output,
 ) -> None:
     """What the model goes on with, without and with edits, side by side.
 
@@ -46,48 +40,45 @@ def generate(
     from ...errors import InputError
 
     if tokens < 1:
-        raise InputError(f"{tokens} new tokens are wanted, expected 1 or more")
+        raise InputError(f"{tokens} new tokens are asked for, expected 1 or more")
     edits = _loaded(edit)
-    wrapped = load(model, dtype, device, trust_remote_code)
-    if wrapped.masked:
-        raise InputError(f"{wrapped.name} is a masked model, which generates no text; see knowedit diff")
-    ids = wrapped.encode(prompt, chat=chat).ids
-    limit = getattr(wrapped.hf.config, "max_position_embeddings", None)
-    if limit and len(ids) + tokens > limit:
-        raise InputError(
-            f"the prompt has {len(ids)} tokens, and {tokens} more exceed the {limit} of {wrapped.name}; take fewer"
-        )
-    edited = None
-    if edits:
-        with stacked(wrapped, edits):
-            edited = _continued(wrapped, ids, tokens, sample, seed)
-    unedited = _continued(wrapped, ids, tokens, sample, seed)
-    if as_json:
-        record = {"schema": GENERATE_SCHEMA, "model": wrapped.name, "prompt": prompt, "edits": _hashes(edits)}
-        print_json(record | {"sample": sample, "seed": seed, "unedited": unedited, "edited": edited})
-        return
-    line(prompt)
-    line()
-    if edits:
-        table(["without the edit" + "s" * (len(edits) > 1), "with"], [(unedited, edited)])
-    else:
-        line(unedited)
+
+    def run(model):
+        if model.masked:
+            raise InputError(f"{model.name} is a masked model, which generates no text; see knowedit diff")
+        ids = model.encode(prompt, chat=chat).ids
+        limit = getattr(model.hf.config, "max_position_embeddings", None)
+        if limit and len(ids) + tokens > limit:
+            raise InputError(
+                f"the prompt has {len(ids)} tokens, and {tokens} more exceed the {limit} of {model.name}; take fewer"
+            )
+        edited = None
+        if edits:
+            with stacked(model, edits):
+                edited = _continued(model, ids, tokens, sample, seed)
+        unedited = _continued(model, ids, tokens, sample, seed)
+        record = {"model": model.name, "prompt": prompt, "edits": _hashes(edits), "sample": sample, "seed": seed}
+        columns = ("without the edit" + "s" * (len(edits) > 1), "with")
+        beside = unedited if edited is None else Table(columns, [(unedited, edited)])
+        return Printout(record | {"unedited": unedited, "edited": edited}, (prompt, "", beside))
+
+    run_command("knowedit.generate/1", run, model, output)
 
 
-def _continued(wrapped, ids: Sequence[int], tokens: int, sample: bool, seed: int) -> str:
+def _continued(model, ids: Sequence[int], tokens: int, sample: bool, seed: int) -> str:
     import torch
     from transformers import GenerationConfig
 
     from ...models.checks import quiet
 
-    tokenizer = wrapped.tokenizer
+    tokenizer = model.tokenizer
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     config = GenerationConfig(do_sample=sample, max_new_tokens=tokens, num_beams=1, pad_token_id=pad)
-    row = torch.tensor([ids], device=wrapped.device)
-    devices = [wrapped.device] if wrapped.device.type == "cuda" else []
+    row = torch.tensor([ids], device=model.device)
+    devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), torch.no_grad(), quiet():
         torch.manual_seed(seed)
-        out = wrapped.hf.generate(row, attention_mask=torch.ones_like(row), generation_config=config)
+        out = model.hf.generate(row, attention_mask=torch.ones_like(row), generation_config=config)
     return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
 
 
@@ -100,12 +91,12 @@ def diff(
         str, typer.Option(help="A JSONL file of facts, or `builtin`: their prompts are asked.")
     ] = "builtin",
     relation: Annotated[str | None, typer.Option(help="Only facts of this relation.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many, evenly over the relations.")] = None,
-    model: ModelName = DEFAULT_MODEL,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
-    as_json: AsJson = False,
+    limit: Annotated[
+        int | None, typer.Option(help="The largest number of facts, evenly over the relations.", min=1)
+    ] = None,
+    *,
+    model: ModelOptions,
+    output: Output,
 ) -> None:
     """Which prompts does the edited model answer differently? Its first choice before and after, for many facts."""
     from ...edit.apply import stacked
@@ -114,73 +105,79 @@ def diff(
 
     if not edit:
         raise InputError("name an edit with --edit DIR, the folder that it was saved to")
-    if limit is not None and limit < 1:
-        raise InputError(f"the limit is {limit}, expected 1 or more")
     edits = _loaded(edit)
     chosen = evenly(choose_facts(facts, relation), limit)
-    wrapped = load(model, dtype, device, trust_remote_code)
-    queries = [wrapped.query(fact.prompt, fact.target, fact.subject) for fact in chosen]
-    with stacked(wrapped, edits):  # first, so that an edit of another model is refused at once
-        after = _answers(wrapped, queries, "with the edit")
-    before = _answers(wrapped, queries, "without")
-    own = {fact.subject for one in edits for fact in one.facts}
-    changed = [
-        {
-            "id": fact.id, "prompt": fact.prompt, "target": fact.target, "edited_subject": fact.subject in own,
-            "before": list(old.top[0]), "after": list(new.top[0]),
-        }
-        for fact, old, new in zip(chosen, before, after, strict=True)
-        if old.top[0][0] != new.top[0][0]
-    ]  # fmt: skip
-    right = {"before": sum(a.known for a in before), "after": sum(a.known for a in after)}
-    record = {"schema": DIFF_SCHEMA, "model": wrapped.name, "edits": _hashes(edits), "facts": facts}
-    record |= {"asked": len(chosen), "right": right, "changed": changed}
-    print_json(record) if as_json else _show_diff(record)
+    subjects = {fact.subject for edit in edits for fact in edit.facts}
+
+    def run(model):
+        queries = [model.query(fact.prompt, fact.target, fact.subject) for fact in chosen]
+        with stacked(model, edits):  # first, so that an edit of another model is refused at once
+            after = _answers(model, queries, "with the edit")
+        before = _answers(model, queries, "without")
+        changed = [
+            {
+                "id": fact.id,
+                "prompt": fact.prompt,
+                "target": fact.target,
+                "edited_subject": fact.subject in subjects,
+                "before": old.top[0],
+                "after": new.top[0],
+            }
+            for fact, old, new in zip(chosen, before, after, strict=True)
+            if old.top[0][0] != new.top[0][0]
+        ]
+        right = {"before": sum(a.known for a in before), "after": sum(a.known for a in after)}
+        record = {"model": model.name, "edits": _hashes(edits), "facts": facts, "asked": len(chosen)}
+        record |= {"right": right, "changed": changed}
+        return Printout(record, _difference(record))
+
+    run_command("knowedit.diff/1", run, model, output)
 
 
-def _answers(wrapped, queries: list, what: str) -> list:
+def _difference(record: dict) -> Iterator[str | Table]:
+    """A row for each prompt with another first choice, and how many there are."""
+    changed, right = record["changed"], record["right"]
+    if changed:
+        rows = []
+        for change in changed:
+            choices = (f"{word!r} {p:.2f}" for word, p in (change["before"], change["after"]))
+            rows.append((change["id"], change["prompt"], *choices, "edited subject" * change["edited_subject"]))
+        yield Table(("id", "prompt", "before", "after", ""), rows)
+        yield ""
+    others = sum(not change["edited_subject"] for change in changed)
+    yield (
+        f"{len(changed)} of {record['asked']} prompts have another first choice, {others} of them about other "
+        f"subjects. {right['before']} answers were right before, {right['after']} are right after."
+    )
+
+
+def _answers(model, queries: list, what: str) -> list:
     from ...answers import ask
 
     with progress(what, len(queries), "prompt") as step:
-        return ask(wrapped, queries, progress=step)
-
-
-def _show_diff(record: dict) -> None:
-    changed, right = record["changed"], record["right"]
-    if changed:
-        rows = [
-            (c["id"], c["prompt"], *(f"{c[when][0]!r} {c[when][1]:.2f}" for when in ("before", "after")),
-             "edited subject" if c["edited_subject"] else "")
-            for c in changed
-        ]  # fmt: skip
-        table(["id", "prompt", "before", "after", ""], rows)
-        line()
-    others = sum(not c["edited_subject"] for c in changed)
-    line(
-        f"{len(changed)} of {record['asked']} prompts have another first choice, "
-        f"{others} of them about other subjects; right are {right['before']} before, {right['after']} after"
-    )
+        return ask(model, queries, progress=step)
 
 
 # ---------------------------------------------------------------- show
 
 
-def show(
-    folder: Annotated[Path, typer.Argument(help="A saved edit.")],
-    as_json: AsJson = False,
-) -> None:
+def show(folder: Annotated[Path, typer.Argument(help="A saved edit.")], *, output: Output) -> None:
     """What a saved edit is: its facts, how it was made, and the size of the change. Loads no model."""
     (edit,) = _loaded([folder])
     record = {
-        "schema": SHOW_SCHEMA,
         "content_hash": edit.content_hash,
         "model": edit.model,
         "method": edit.method,
         "seed": edit.seed,
         "facts": [fact.as_dict() for fact in edit.facts],
         "weights": {
-            path: {"shape": list(delta.shape), "rank": delta.rank, "dense": not hasattr(delta, "u"),
-                   "norm": delta.norm(), "base": edit.bases[path]}
+            path: {
+                "shape": delta.shape,
+                "rank": delta.rank,
+                "dense": not hasattr(delta, "u"),
+                "norm": delta.norm(),
+                "base": edit.bases[path],
+            }
             for path, delta in sorted(edit.deltas.items())
         },
         "config": dict(edit.config),
@@ -188,34 +185,33 @@ def show(
         "versions": dict(edit.versions),
         "created": edit.created,
         "bytes": sum(file.stat().st_size for file in folder.expanduser().iterdir()),
-    }  # fmt: skip
-    print_json(record) if as_json else _show(record)
+    }
+    run_command("knowedit.show/1", lambda _: Printout(record, _shown(record)), None, output)
 
 
-def _show(record: dict) -> None:
+def _shown(record: dict) -> Iterator[str | Table]:
+    """The facts of an edit, the weights that it changes, and how it was made."""
     for fact in record["facts"]:
-        new = "" if fact["target_new"] is None else f" → {fact['target_new']}"
-        line(f"{fact['template'].replace('{}', fact['subject'])}: {fact['target']}{new}")
-    line(f"by {record['method']} on {record['model']}, {record['bytes'] / 1000:.1f} kB, seed {record['seed']}")
-    line()
-    table(
-        ["weight", "shape", "change", "‖ΔW‖"],
-        [
-            (path, " × ".join(map(str, w["shape"])), "dense" if w["dense"] else f"rank {w['rank']}", f"{w['norm']:.4g}")
-            for path, w in record["weights"].items()
-        ],
-    )
-    line()
+        new = f" → {fact['target_new']}" if fact.get("target_new") else ""
+        yield f"{fact['template'].replace('{}', fact['subject'])}: {fact['target']}{new}"
+    yield f"by {record['method']} on {record['model']}, {record['bytes'] / 1000:.1f} kB, seed {record['seed']}"
+    yield ""
+    rows = []
+    for path, weight in record["weights"].items():
+        change = "dense" if weight["dense"] else f"rank {weight['rank']}"
+        rows.append((path, " × ".join(map(str, weight["shape"])), change, f"{weight['norm']:.4g}"))
+    yield Table(("weight", "shape", "change", "‖ΔW‖"), rows)
+    yield ""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    rows = {"created": record["created"], "versions": versions, "content hash": record["content_hash"]}
+    values = {"created": record["created"], "versions": versions, "content hash": record["content_hash"]}
     for what in ("config", "notes"):
-        rows |= {f"{what}: {name}": _short(value) for name, value in record[what].items()}
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        line(f"{name:<{width}}  {value}")
+        values |= {f"{what}: {name}": _short(value) for name, value in record[what].items()}
+    width = max(map(len, values))
+    for name, value in values.items():
+        yield f"{name:<{width}}  {value}"
 
 
-def _short(value) -> str:
+def _short(value: Any) -> str:
     """A JSON value on one line, numbers to four digits."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_short(item)}" for name, item in value.items())
@@ -234,11 +230,9 @@ def export(
     base: Annotated[
         str | None, typer.Option(help="With peft: the name under which others load the base model.")
     ] = None,
-    model: ModelName = DEFAULT_MODEL,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
-    as_json: AsJson = False,
+    *,
+    model: ModelOptions,
+    output: Output,
 ) -> None:
     """Write edits for other tools: a PEFT LoRA adapter, or a whole checkpoint with the edits in its weights."""
     from ...edit.export import to_checkpoint, to_peft
@@ -251,13 +245,14 @@ def export(
         raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
     out = check_new(out)
     edits = _loaded(folders)
-    wrapped = load(model, dtype, device, trust_remote_code)
-    to_peft(edits, wrapped, out, base=base) if to == "peft" else to_checkpoint(edits, wrapped, out)
-    if as_json:
-        print_json({"schema": EXPORT_SCHEMA, "model": wrapped.name, "to": to, "edits": _hashes(edits), "out": str(out)})
-        return
-    what = "a PEFT adapter" if to == "peft" else "a checkpoint"
-    line(f"{what} of {wrapped.name} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}")
+
+    def run(model):
+        to_peft(edits, model, out, base=base) if to == "peft" else to_checkpoint(edits, model, out)
+        what = f"{'a PEFT adapter' if to == 'peft' else 'a checkpoint'} of {model.name}"
+        text = f"{what} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}"
+        return Printout({"model": model.name, "to": to, "edits": _hashes(edits), "out": str(out)}, (text,))
+
+    run_command("knowedit.exported/1", run, model, output)
 
 
 # ---------------------------------------------------------------- what they share

@@ -10,11 +10,12 @@ app.command("lengths")(command(lengths))
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any, get_type_hints
 
+from ...display.result import Table
 from .options import ModelOptions, Output
 from .output import note, print_json, show
 
@@ -54,6 +55,20 @@ def _options(group: type) -> list[inspect.Parameter]:
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
         )
     return options
+
+
+@dataclass(frozen=True)
+class Printout:
+    """A result that is only printed: its record for programs, and lines and tables for people."""
+
+    record: dict[str, Any]
+    parts: Iterable[str | Table]
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.record
+
+    def table(self) -> Iterable[str | Table]:
+        return self.parts
 
 
 def run_command(schema: str, run: Callable, model: ModelOptions | None, output: Output) -> None:
