@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
-Register = Callable[[], "object"]  # registers one hook and returns torch's removable handle
+Register = Callable[[], Any]  # registers one hook and returns torch's removable handle
 
 
 def on_input(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Register:

@@ -24,11 +24,11 @@ def exports(name: str, file: str) -> tuple[Callable[[str], object], Callable[[],
 
     A name listed as from a module is what the module defines. A name listed as from a package is a module of it.
     """
-    home = {}
+    home: dict[str, str] = {}
     for block in ast.parse(Path(file).read_text(encoding="utf-8")).body:
         if isinstance(block, ast.If):
-            for line in block.body:
-                home |= {alias.name: "." * line.level + (line.module or "") for alias in line.names}
+            lines = [line for line in block.body if isinstance(line, ast.ImportFrom)]
+            home |= {alias.name: "." * line.level + (line.module or "") for line in lines for alias in line.names}
 
     def load(public: str) -> object:
         if public not in home:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -18,7 +18,7 @@ def overridden(settings: T, values: Mapping[str, Any], what: str = "setting") ->
 
     Raises `InputError` for a name that it does not have, and whatever its own checks raise.
     """
-    known = {field.name for field in fields(settings)}
+    known = {field.name for field in fields(cast(Any, settings))}
     changed = {}
     for name, value in values.items():
         if name not in known:
@@ -38,7 +38,7 @@ def overridden(settings: T, values: Mapping[str, Any], what: str = "setting") ->
             value = float(value)
         changed[name] = value
     try:
-        return replace(settings, **changed)
+        return replace(cast(Any, settings), **changed)
     except TypeError as error:  # a comparison of a text with a number in a check
         raise InputError(f"a {what} of {dict(values)!r} has a wrong type: {error}") from None
 

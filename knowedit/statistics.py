@@ -9,12 +9,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import stats
 
 from .display.result import Record
 from .errors import InputError
+
+Values: TypeAlias = Sequence[float] | np.ndarray
 
 RESAMPLES = 2000
 _BLOCK = 1 << 20  # numbers that are drawn at once
@@ -112,7 +115,7 @@ def bounded_interval(values: np.ndarray, statistic: Callable, seed: int = 0) -> 
     return float(min(low, value)), float(max(high, value))
 
 
-def proportion(values: Sequence[float], seed: int = 0) -> Estimate:
+def proportion(values: Values, seed: int = 0) -> Estimate:
     """The mean of values in [0, 1] with its `bounded_interval`."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
@@ -130,7 +133,7 @@ def harmonic_mean(values: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- two samples, in pairs
 
 
-def mcnemar(one: Sequence[float], other: Sequence[float]) -> float:
+def mcnemar(one: Values, other: Values) -> float:
     """Exact two-sided p of as many pairs (0, 1) as (1, 0), by the binomial distribution; 1 where no pair differs.
 
     Raises `InputError` for values that are not 0 or 1.
@@ -142,7 +145,7 @@ def mcnemar(one: Sequence[float], other: Sequence[float]) -> float:
     return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
 
 
-def wilcoxon(one: Sequence[float], other: Sequence[float]) -> float | None:
+def wilcoxon(one: Values, other: Values) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test; pairs that agree are split over both sides (`zsplit`).
 
     None without pairs, 1 where all agree (scipy has NaN there). Differences are rounded to 12 digits of their pair
@@ -176,14 +179,14 @@ def false_discovery(p: Sequence[float | None]) -> list[float | None]:
     return [None if value is None else next(found) for value in p]
 
 
-def monte_carlo_p(observed: float, null: Sequence[float], alternative: str) -> float:
+def monte_carlo_p(observed: float, null: Values, alternative: str) -> float:
     """How often draws under the null are as extreme, (1 + count) / (1 + draws): exact for exchangeable draws."""
-    null = np.asarray(null, dtype=np.float64)
-    beyond = null <= observed if alternative == "less" else null >= observed
+    draws: Any = np.asarray(null, dtype=np.float64)
+    beyond = draws <= observed if alternative == "less" else draws >= observed
     return float((1 + beyond.sum()) / (1 + len(null)))
 
 
-def log_odds(p: Sequence[float]) -> np.ndarray:
+def log_odds(p: Values) -> np.ndarray:
     """log(p / (1 − p)), with p kept off 0 and 1 by the resolution of float32."""
     p = np.clip(np.asarray(p, dtype=np.float64), 1e-12, 1 - 1e-7)
     return np.log(p) - np.log1p(-p)

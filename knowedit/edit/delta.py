@@ -124,8 +124,8 @@ def weight_hash(weight: Tensor) -> str:
 
 def _checked(name: str, tensor: Tensor) -> Tensor:
     """A private float32 copy on the CPU."""
-    if not isinstance(tensor, Tensor) or tensor.dim() != 2:
-        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if not torch.is_tensor(tensor) or tensor.dim() != 2:
+        shape = tuple(tensor.shape) if torch.is_tensor(tensor) else type(tensor).__name__
         raise InputError(f"the factor {name} is {shape}, expected a matrix")
     tensor = tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
     if not torch.isfinite(tensor).all():  # also what was finite in float64 and is not in float32

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock, RLock
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -75,7 +76,7 @@ class Stack:
         self.entries: tuple[Entry, ...] = ()
         self.aside = False
         self._bases: dict[str, Base] = {}  # by module path
-        self._hooks: dict[str, tuple[HookedDelta, object]] = {}  # by module path, with torch's removable handle
+        self._hooks: dict[str, tuple[HookedDelta, Any]] = {}  # by module path, with torch's removable handle
         self._lock = RLock()
 
     @contextmanager

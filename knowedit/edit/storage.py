@@ -29,7 +29,7 @@ from .delta import Delta, Dense, LowRank
 SCHEMA = "knowedit.edit/1"
 FACTORS, RECORD = "edit.safetensors", "edit.json"
 
-_FIELDS = {
+_FIELDS: dict[str, type] = {
     "schema": str,
     "content": dict,
     "content_hash": str,
@@ -39,7 +39,7 @@ _FIELDS = {
     "factors_sha256": str,
     "checksum": str,
 }
-_CONTENT = {"method": str, "config": dict, "facts": list, "model": str, "seed": int, "bases": dict}
+_CONTENT: dict[str, type] = {"method": str, "config": dict, "facts": list, "model": str, "seed": int, "bases": dict}
 _KINDS = ({"u", "v"}, {"delta"})  # the tensors of one module: low rank, dense
 
 

@@ -83,7 +83,7 @@ class AttributionConfig:
             raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
         if self.row_limit is not None and (not isinstance(self.row_limit, int) or self.row_limit < 1):
             raise InputError(f"the row limit is {self.row_limit!r}, expected at least 1 row-layer")
-        if not isinstance(self.baseline, Tensor) and self.baseline not in BASELINES:
+        if not torch.is_tensor(self.baseline) and self.baseline not in BASELINES:
             raise InputError(
                 f"the baseline is {self.baseline!r}, expected 'zero', 'mean' or a tensor as `mean_activation` gives it"
             )

@@ -66,11 +66,11 @@ class Gates(Record):
         rows = [(_NAMES[kind], shares[layer].text("share")) for kind, shares in self.shares.items()]
         swapped = self.and_swapped[layer].text("share")
         yield Table(("", "share"), [*rows, ("need both parts of this subject", swapped)])
-        rows = [
+        examples = [
             (subject, f"{at}/{index}", *(f"{value:.2f}" for value in values))
             for subject, at, index, *values in self.examples[:5]
         ]
-        yield Table(("strongest AND gates", "neuron", "whole", "first alone", "last alone"), rows)
+        yield Table(("strongest AND gates", "neuron", "whole", "first alone", "last alone"), examples)
 
 
 def parts(subject: str) -> tuple[str, str] | None:

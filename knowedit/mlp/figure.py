@@ -329,8 +329,8 @@ def _unmeasured(axes: Axes, text: str) -> None:
 
 def _positive(values: Sequence[float]) -> np.ndarray:
     """For a logarithmic axis: nothing where there is no pair."""
-    values = np.array(values)
-    return np.where(values > 0, values, np.nan)
+    array = np.array(values)
+    return np.where(array > 0, array, np.nan)
 
 
 def _power(y: float) -> str:

@@ -115,11 +115,11 @@ class Geometry(Record):
         by_angle: dict[float, dict[int, Fitting]] = {}
         for fit in self.fits:
             by_angle.setdefault(fit.angle, {})[fit.d] = fit
-        columns = ("angle", *(name for d in widths for name in (f"d = {d}", "bound")))
+        heads = ("angle", *(name for d in widths for name in (f"d = {d}", "bound")))
         numbers = {
             angle: [n for d in widths for n in (fits[d].expected, fits[d].bound)] for angle, fits in by_angle.items()
         }
-        yield Table(columns, [(f"{angle:g}°", *map(_power, row)) for angle, row in numbers.items()])
+        yield Table(heads, [(f"{angle:g}°", *map(_power, row)) for angle, row in numbers.items()])
         yield ""
         if self.gates is None:
             yield "No AND-gate test: no subject has two words or more."

@@ -79,7 +79,7 @@ def _row_dims(one: tuple, two: tuple) -> dict[tuple, int]:
     dims = {}
     for (path, a), (_, b) in zip(leaves(list(one)), leaves(list(two)), strict=True):
         path = path[1:]
-        if isinstance(a, Tensor) and a.shape != b.shape and path not in _HIDDEN:
+        if torch.is_tensor(a) and a.shape != b.shape and path not in _HIDDEN:
             dims[path] = next(d for d in range(a.dim()) if a.shape[d] != b.shape[d])
     return dims
 

@@ -204,7 +204,9 @@ def _folder(path: Path, format: str | None):
 
 
 def _pararel(path: Path, patterns: Path, triples: Path):
-    facts, skipped, digest = [], [], hashlib.sha256()
+    facts: list[Fact] = []
+    skipped: list[tuple[str, str]] = []
+    digest = hashlib.sha256()
     for file in sorted(patterns.glob("*.jsonl")):
         pairs_file = triples / file.name
         if not pairs_file.exists():
@@ -220,7 +222,8 @@ def _pararel(path: Path, patterns: Path, triples: Path):
         if not templates:
             skipped.append((file.stem, "none of its patterns ends in the object"))
             continue
-        facts += of_relation(f"pararel/{file.stem}", file.stem, None, templates, read[1])
+        pairs = [(subject, target) for subject, target in read[1]]
+        facts += of_relation(f"pararel/{file.stem}", file.stem, None, templates, pairs)
     return "pararel", facts, skipped, digest.hexdigest(), str(path)
 
 

@@ -44,7 +44,7 @@ class LensReport:
     neurons: int
 
     def as_dict(self) -> dict:
-        record = {"model": self.model, "prompt": self.question.prompt, "subject": self.question.subject}
+        record: dict[str, Any] = {"model": self.model, "prompt": self.question.prompt, "subject": self.question.subject}
         record |= {"edits": list(self.edits), "contributions_refused": self.refused, "unedited": None, "edited": None}
         for name, lens, parts in zip(("unedited", "edited"), self.lenses, self.parts, strict=False):
             contributions = None if parts is None else parts.as_dict(self.heads, self.neurons)

@@ -93,7 +93,7 @@ def memory(
     shared = PolysemanticityConfig(layers=chosen, seed=seed)
 
     def run(model):
-        parts = what or WHAT
+        parts: Sequence[str] = what or WHAT
         if model.masked and not what:
             note(f"{model.name} is a masked model: its keys have no prefixes and are left out")
             parts = ("sparsity", "polysemanticity")

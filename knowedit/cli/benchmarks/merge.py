@@ -38,9 +38,9 @@ def _summary(shards: list, rows) -> dict:
 
         found = summary(rows, *options)
     else:
-        from ...evaluate.neurons.summary import summary
+        from ...evaluate.neurons.summary import summary as neurons_summary
 
         layers = max((len(counts) for s in summaries for counts in s.get("layers", {}).values()), default=None)
-        found = summary(rows, *options, layers=layers)
+        found = neurons_summary(rows, *options, layers=layers)
         found.pop("located")
     return {**found, "skipped": max(s.get("skipped", 0) for s in summaries)}  # each shard read the whole source

@@ -16,7 +16,7 @@ two embeddings enter with the sign of a_i; `signed=False` is the paper to the le
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -229,7 +229,7 @@ def _why(located: NeuronSet | list) -> str:
 def _commonest(sets: Sequence[NeuronSet], most: int) -> tuple[Counter, list[tuple[int, int]]]:
     """In how many sets each neuron is, and the neurons that are in most."""
     counts = Counter(site for neurons in sets for site in neurons)
-    scores = Counter()
+    scores: dict[tuple[int, int], float] = defaultdict(float)
     for located in sets:
         for neuron in located.neurons:
             scores[neuron.site] += neuron.score

@@ -179,7 +179,8 @@ def _packed(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
 
 def _windows(trees: list[_Tree], tokens: int) -> list[list[_Tree]]:
     """Consecutive trees with about `tokens` tokens: to pack many at once would take time that grows with its square."""
-    windows, size = [], math.inf
+    windows: list[list[_Tree]] = []
+    size = math.inf
     for tree in trees:
         if size >= tokens:
             windows.append([])

@@ -66,7 +66,9 @@ def summary(records: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0)
     As JSON values; `metrics` are the names to keep, all by default. Only numbers are kept of the records, in columns,
     so memory hardly grows with them.
     """
-    after, before, relations, relation_of, checkpoints = Columns(), Columns(), {}, [], {}
+    after, before, relation_of = Columns(), Columns(), []
+    relations: dict[str, int] = {}
+    checkpoints: dict[str, dict] = {}
     for record in records:
         after.add(record["after"])
         before.add(record["before"])

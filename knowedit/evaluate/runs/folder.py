@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -83,7 +84,7 @@ class Writer:
         self.run = run
         self.path = run.folder / "records.jsonl"
         self.dropped = _drop_half_line(self.path)
-        self.done = set()
+        self.done: set[str] = set()
         for row in run.rows():
             if row["id"] in self.done:
                 raise DataError(f"{str(self.path)!r} has the record {row['id']!r} twice; the file was changed")
@@ -302,7 +303,7 @@ def _wider(kind: str | None, value: object) -> str:
     return kind if found == "null" else "text"
 
 
-def _cell(kind: str, value: object) -> object:
+def _cell(kind: str, value: Any) -> Any:
     if value is None or kind == "null":
         return None
     if kind == "text" and not isinstance(value, str):

@@ -107,7 +107,9 @@ def capture(
 
     `mask` (batch, cached + length) marks what is no padding; `more` goes to the model as it is.
     """
-    calls, neurons, outputs = [], [], []
+    calls: list[tuple] = []
+    neurons: list[Tensor] = []
+    outputs: list[Tensor] = []
     hooks = [on_call(block, lambda args, kwargs: calls.append((args, kwargs))) for block in model.blocks]
     hooks += [on_input(model.down(layer), neurons.append) for layer in range(model.n_layers)]
     hooks += [on_output(model.blocks[-1], outputs.append)]

@@ -80,7 +80,9 @@ class RecallAverage:
         yield f"{len(self.facts)} facts that {self.model} knows, mean p = {self.probability.value:.3f}"
         yield ""
         rate, separation = _highest(self.rate), _highest(self.separation)
-        rows = [("attributes among the first words", rate, self.rate[rate].text("share"))]
+        rows: list[tuple[str, int | str, str]] = [
+            ("attributes among the first words", rate, self.rate[rate].text("share"))
+        ]
         rows.append(("separation from other subjects'", separation, self.separation[separation].text("share")))
         knockouts = [(f"no {name} at the subject's last token", curve) for name, curve in self.sublayers.items()]
         knockouts += [(f"{name} hidden from the last token", curve) for name, curve in self.edges.items()]

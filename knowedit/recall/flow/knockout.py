@@ -186,7 +186,7 @@ def check_tokens(query: Query, tokens: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(tokens)))
 
 
-def _knockout(model: Model, query: Query, width: int, sets: dict, cuts: list[Cut]) -> Knockout:
+def _knockout(model: Model, query: Query, width: int, sets: dict, cuts: Sequence[Cut]) -> Knockout:
     clean, after = knocked_out(model, query, cuts)
     rows = after.reshape(len(sets), model.n_layers).tolist()
     return Knockout(clean, width, sets, {name: tuple(row) for name, row in zip(sets, rows, strict=True)})

@@ -219,7 +219,7 @@ def _states_at(
     """The residual stream (d_model,) after `layer` at suffix position `at` for every cut that begins at or below it."""
     kept: list[Tensor] = []
     chosen = [i for i, cut in enumerate(cuts) if min(cut.layers) <= layer]
-    states = {}
+    states: dict[int, Tensor] = {}
     for part, _ in swept(recording, cuts, chosen, [on_output(model.blocks[layer], kept.append)]):
         states.update(zip(part, kept.pop()[:, at], strict=True))
     return states

@@ -201,13 +201,13 @@ def attribution_tables(record: dict, when: str = "") -> Iterator[str | Table]:
         yield "Strongest heads"
         yield Table(("head", "adds"), rows)
     if record["neurons"]:
-        rows = [
+        neurons = [
             (f"{n['layer']}/{n['index']}", f"{n['contribution']:+.3f}", f"{n['activation']:+.2f}")
             for n in record["neurons"]
         ]
         yield ""
         yield "Strongest neurons"
-        yield Table(("neuron", "adds", "activation"), rows)
+        yield Table(("neuron", "adds", "activation"), neurons)
 
 
 def _checked(parts: Contributions, model: Model) -> Contributions:

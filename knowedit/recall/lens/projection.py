@@ -199,7 +199,7 @@ def aim(
     else:
         query = model.query(prompt, target, subject, chat=chat)
     if foil is None:
-        step, tokens = 0, (query.target_ids[0], None)
+        step, other = 0, None
     else:
         foil_ids = model.query(prompt, foil, subject, chat=chat).target_ids
         step = parting(query.target_ids, foil_ids)
@@ -207,9 +207,9 @@ def aim(
             raise InputError(
                 f"the foil {foil!r} is the same token as the target {target!r} or goes on from it; choose another foil"
             )
-        tokens = query.target_ids[step], foil_ids[step]
+        other = foil_ids[step]
     check_length(model, query.steps[step].ids)
-    return Aim(query.steps[step], *tokens)
+    return Aim(query.steps[step], query.target_ids[step], other)
 
 
 def parting(one: Sequence[int], other: Sequence[int]) -> int | None:

@@ -96,7 +96,7 @@ class Corruption:
 @torch.no_grad()
 def run(model: Model, tokens: Tensor, inputs: bool = False) -> Run:
     """Run `tokens` (rows, length); with `inputs` keep what goes into the sublayers' projections as well."""
-    kept = {kind: ([], []) for kind in SUBLAYERS}
+    kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {kind: ([], []) for kind in SUBLAYERS}
     hooks = []
     for kind in SUBLAYERS:
         for layer in range(model.n_layers):

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -273,7 +274,8 @@ def _exact(
     model: Model, query: Query, noise, tokens: int, window: int, config: TraceConfig
 ) -> tuple[float, np.ndarray, dict[str, np.ndarray]]:
     start = query.prompt.subject[0]
-    clean, corrupted, restored = 1.0, 1.0, {}
+    clean, corrupted = 1.0, cast(Any, 1.0)
+    restored: dict[str, np.ndarray] = {}
     for ids, reads, objectives in _parts(model, query):
         chunks = [
             _restored(Restoring(Corruption(model, ids, start, draws), reads, objectives), tokens, window, config)
@@ -294,7 +296,9 @@ def _restored(
     n_layers, corruption = restoring.model.n_layers, restoring.corruption
     single = [Window(layer, layer + 1) for layer in range(n_layers)]
     around = windows(n_layers, window)
-    kinds = {kind: (kind, None, single if kind == "state" else around) for kind in config.kinds}
+    kinds: dict[str, tuple[str, str | None, list[Window]]] = {
+        kind: (kind, None, single if kind == "state" else around) for kind in config.kinds
+    }
     kinds |= {f"state without {severed}": ("state", severed, single) for severed in config.severed}
     low = restoring.corrupted.numpy()
     # what is restored before the first corrupted token was never lost

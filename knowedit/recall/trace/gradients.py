@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def approximate(
     exact = Restoring(corruption, reads, objectives)
     low = exact.corrupted
     recording = record(corruption.model, corruption.ids, corruption.first)
-    sums = {kind: 0.0 for kind in kinds}
+    sums: dict[str, Any] = {kind: 0.0 for kind in kinds}
     for point in range(POINTS):
         alphas = (point + (torch.arange(corruption.draws) + 0.5) / corruption.draws) / POINTS
         for kind, part in gains(corruption, recording, reads, objectives, alphas, list(kinds)).items():

@@ -89,7 +89,8 @@ def compare(runs: Sequence[RunFolder], names: Sequence[str] | None = None, seed:
     for name, run in zip(names[1:], runs[1:], strict=True):
         _check_same_records(names[0], runs[0], name, run)
     places, values = _read(runs[0])
-    records, differences = {}, []
+    records: dict[str, dict[str, int]] = {}
+    differences: list[Difference] = []
     for name, run in zip(names[1:], runs[1:], strict=True):
         other_places, other_values = _read(run)
         pairs = [(places[i], place) for i, place in other_places.items() if i in places]
@@ -102,8 +103,9 @@ def compare(runs: Sequence[RunFolder], names: Sequence[str] | None = None, seed:
             "only_other": len(other_places) - len(pairs),
         }  # fmt: skip
         one, two = np.array(pairs).T
-        both = [{n: column[at] for n, column in found.items()} for found, at in ((values, one), (other_values, two))]
-        differences += _differences(*both, (names[0], name), seed)
+        first = {metric: column[one] for metric, column in values.items()}
+        second = {metric: column[two] for metric, column in other_values.items()}
+        differences += _differences(first, second, (names[0], name), seed)
     q = false_discovery([difference.p for difference in differences])
     differences = [replace(d, q=value) for d, value in zip(differences, q, strict=True)]
     return Comparison(names[0], records, tuple(differences))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+nn: Any
+
 Tensor: TypeAlias = Any
 
 class no_grad:
