@@ -1,7 +1,7 @@
 """Studies of `knowedit bench`, run one after the other, and `knowedit report` of them all.
 
 The runs lie in a folder and go on where they were stopped. What the numbers mean is in docs/benchmarks.md, how each run
-was configured in its file of configs/.
+was configured `knowedit bench configs` tells.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 from .registry import benchmark
 
-CONFIGS = Path(__file__).parent / "configs"
 METHODS = ("rome-mixed", "ft", "ft-l", "kn-unsigned", "kn")
 RUNS = Path("runs")
 
@@ -84,7 +83,7 @@ def _reported(study: str, data: str, configs: dict[str, str], source: str, runs:
     folders = [runs / f"{method}_{data}" for method in configs]
     for folder, config in zip(folders, configs.values(), strict=True):
         goes_on = ["--resume"] if (folder / "manifest.json").exists() else []
-        named = ["--config", str(CONFIGS / f"{config}.yaml"), "--source", source]
+        named = ["--config", config, "--source", source]
         _knowedit("bench", study, *named, "--out", str(folder), *options, *goes_on)
     report = runs / f"report_{study}_{data}"
     shutil.rmtree(report, ignore_errors=True)

@@ -13,7 +13,7 @@ import typer
 from ..inert import inert
 from . import explain, facts, locate, models
 from .analyses import lens, memory, mlp, neuron, recall, trace
-from .benchmarks import bench, bench_neurons, merge, report
+from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits
 from .shared.command import command
 
@@ -52,6 +52,7 @@ COMMANDS = {
 for name, function in COMMANDS.items():
     app.command(name, cls=mlp.MlpCommand if name == "mlp" else None)(command(function))
 bench.app.command("neurons")(command(bench_neurons.neurons))
+bench.app.command("configs")(command(configs.configs))
 app.add_typer(bench.app)
 
 

@@ -30,7 +30,10 @@ Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or
 Limit = Annotated[int | None, typer.Option(help="The first so many records, of those that are known.")]
 Sample = Annotated[int | None, typer.Option(help="So many records, drawn by --seed.")]
 Seed = Annotated[int | None, typer.Option(help="Of all that is drawn.")]
-Config = Annotated[Path | None, typer.Option(help="A YAML file of settings; options take precedence.")]
+Config = Annotated[
+    str | None,
+    typer.Option(help="Settings by name (see `knowedit bench configs`), or a YAML file; options take precedence."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 Shard = Annotated[str | None, typer.Option(help="i/n: only every n-th batch from the i-th on.")]
 Engine = Annotated[str, typer.Option(help="serial or ray.")]
@@ -103,12 +106,12 @@ def edit(
 # ---------------------------------------------------------------- what all benchmarks share
 
 
-def configured(defaults, study: str, path: Path | None, given: dict):
-    """The study's config: its defaults, with those of the YAML file over them, and what was given as options on top."""
+def configured(defaults, study: str, name: str | None, given: dict):
+    """The study's config: its defaults, over them the config called `name`, and over that what was given as options."""
     from ...evaluate.runs.configs import read_config
     from ...settings import merged, overridden
 
-    values = {} if path is None else read_config(path, study)
+    values = {} if name is None else read_config(name, study)
     return overridden(defaults, merged(values, {name: value for name, value in given.items() if value is not None}))
 
 

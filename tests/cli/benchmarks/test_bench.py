@@ -15,6 +15,7 @@ from support.trained import facts, trained
 
 from knowedit.evaluate.edits.generation import QUESTION, generate
 from knowedit.evaluate.runs import folder as store
+from knowedit.evaluate.runs.configs import named_configs
 from knowedit.evaluate.runs.folder import RunFolder
 
 FINE_TUNE = ("--method", "fine_tune", "--layer", "1", "--set", "steps=8", "--set", "lr=0.02", "--batch", "2")
@@ -239,6 +240,7 @@ def test_shards_merge_to_the_whole(edit, run, tmp_path):
         (("--workers", "2"), ("add --engine ray",)),
         (("--tracker", "wandbb"), ("did you mean 'wandb'",)),
         (("--config", "missing.yaml"), ("cannot read the config 'missing.yaml'",)),
+        (("--config", "rome_gpt2xl_zsre"), ("did you mean 'rome_gpt2-xl_zsre'", "`knowedit bench configs` lists")),
         (("--snippets", "folder"), ("add --generate",)),
         (("--generate", "--snippets", "folder"), ("cannot read", "attribute_snippets.json")),
         (("--layer", "7"), ("layer 7",)),
@@ -288,6 +290,27 @@ def test_sources_that_cannot_be_used_are_one_line(edit, tmp_path, content, words
 def test_configs_that_cannot_be_used_are_one_line(edit, tmp_path, text, words):
     (tmp_path / "c.yaml").write_text(text)
     fails(edit("--config", str(tmp_path / "c.yaml")), *words)
+
+
+def test_configs_are_listed_shown_and_found_by_name(run, tmp_path):
+    status, out, _ = run("bench", "configs", model=None)
+    names = [line.split()[0] for line in out.splitlines() if line[0] != " "]  # words may go on in a second line
+    assert status == 0 and names == ["config", *named_configs()]
+    status, out, _ = run("bench", "configs", "rome_gpt2-xl_zsre", model=None)
+    assert status == 0 and "published: gpt2-xl" in out and "Needs zsre_mend_eval.json" in out
+    status, out, _ = run("bench", "configs", "kn_smollm2", "--json", model=None)
+    (config,) = json.loads(out)["configs"]
+    assert config["settings"]["method"] == "knowledge_neurons" and config["command"].startswith("knowedit bench edit")
+    fails(run("bench", "configs", "kn_smollm", model=None), "did you mean 'kn_smollm2'")
+
+
+def test_a_config_is_run_by_its_name(edit, tmp_path):
+    options = ("--config", "ft-l_smollm2", "--limit", "2", "--set", "norm_constraint=0.1")
+    status, _, err = edit(*options)
+    assert status == 0, err
+    config = RunFolder(tmp_path / "run").manifest["config"]
+    assert (config["method"], config["perplexity"], config["limit"]) == ("fine_tune", True, 2)
+    assert config["resolved"]["norm_constraint"] == 0.1
 
 
 def test_options_take_precedence_over_the_config(edit, tmp_path):
