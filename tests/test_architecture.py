@@ -85,7 +85,6 @@ def _imports(source: str, name: str, is_package: bool, modules) -> set[str]:
     return (found & modules) - {name}
 
 
-@pytest.mark.xfail(reason="modules are still moving", strict=False)
 def test_every_room_stands_on_those_below_it():
     assert faults(HOUSE, documented()) == []
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,8 +27,7 @@ from ..models.passes.objective import KINDS, Objective
 from ..models.passes.replay import record
 from ..prompts import Prompt, Query
 from .baseline import BASELINES, baseline_tensor
-from .integration_path import IntegrationPath, Node
-from .quadrature import RULES, rule
+from .integration_path import RULES, IntegrationPath, Node, rule
 
 ENGINES = ("sweep", "captum")
 AUTO_NODES = 6  # Gauss-Legendre points an interval starts with under nodes="auto"
@@ -338,3 +337,8 @@ def _evaluate(path: IntegrationPath, segments: list[_Segment], alphas, weights) 
         s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
         s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
         s.scores = (sums[i] * path.delta[s.layer]).sum(0)
+
+
+def with_baseline(model: Model, config: AttributionConfig) -> AttributionConfig:
+    """`config` with the mean activation computed, so that many prompts share it."""
+    return replace(config, baseline=baseline_tensor(model, "mean")) if config.baseline_name == "mean" else config

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,9 +11,6 @@ from ..errors import InputError
 from ..models.adapter import Model
 from ..models.passes.replay import record
 from ..sources import builtin_facts
-
-if TYPE_CHECKING:
-    from .attribution import AttributionConfig
 
 BASELINES = ("zero", "mean")
 EVERY = 10  # built-in facts from one whose prompt counts in the mean to the next
@@ -33,11 +28,6 @@ def baseline_tensor(model: Model, baseline: str | Tensor) -> Tensor:
     if tuple(baseline.shape) != (model.n_layers, model.n_neurons):
         raise InputError(f"the baseline is {tuple(baseline.shape)}, expected {(model.n_layers, model.n_neurons)}")
     return baseline
-
-
-def with_baseline(model: Model, config: AttributionConfig) -> AttributionConfig:
-    """`config` with the mean activation computed, so that many prompts share it."""
-    return replace(config, baseline=baseline_tensor(model, "mean")) if config.baseline_name == "mean" else config
 
 
 def mean_activation(model: Model, texts: Sequence[str]) -> Tensor:

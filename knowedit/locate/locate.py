@@ -13,8 +13,7 @@ from ..models.adapter import Model
 from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
-from .attribution import Attribution, AttributionConfig, attribute
-from .baseline import with_baseline
+from .attribution import Attribution, AttributionConfig, attribute, with_baseline
 from .fact_prompts import FactPrompts
 from .neuron_kinds import ControlPool, kinds
 from .neurons import KINDS, Neuron, NeuronSet, vocabulary

@@ -10,7 +10,7 @@ from benchmarks.reference.attribution import clean_neurons
 from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
 from knowedit.locate import attribute_many
-from knowedit.locate.quadrature import RULES
+from knowedit.locate.integration_path import RULES
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 

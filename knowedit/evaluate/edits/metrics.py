@@ -26,7 +26,7 @@ from ...edit.rewrite_quality import PARTS, RATES, RewriteQuality, mean_of, parap
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
 from ...sources.formats import FORMATS
-from ..metric import Metric, row_of
+from ..runs.metric import Metric, row_of
 from .generation import Writing
 from .references import References
 from .text_metrics import begins_with, generation_entropy, holds

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ...statistics import Estimate
-from ..metrics import find_metric
+from ..runs.metric import row_in
 from .metrics import METRICS
 
 WITHIN = (1, 2)  # percent of perplexity
@@ -53,7 +53,7 @@ def summarise(
     """
     columns = records if isinstance(records, Columns) else Columns(records)
     arrays = columns.arrays(rows)
-    means = {name: find_metric(name).mean(column[~np.isnan(column)], seed) for name, column in arrays.items()}
+    means = {name: row_in(name, METRICS).mean(column[~np.isnan(column)], seed) for name, column in arrays.items()}
     for metric in METRICS.values():
         if metric.combines and all(name in means and means[name].n for name in metric.combines):
             means[metric.name] = metric.combined(np.stack([arrays[name] for name in metric.combines], 1), seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..metric import Metric
+from ..runs.metric import Metric
 
 change = partial(Metric, signed=True, bounds=(None, None))
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from ...edit.methods.knowledge_neurons import EraseConfig, erase
 from ...errors import InputError
 from ...facts import Fact
-from ...locate.attribution import AttributionConfig
-from ...locate.baseline import with_baseline
+from ...locate.attribution import AttributionConfig, with_baseline
 from ...locate.fact_prompts import FactPrompts
 from ...locate.locate import LocateConfig, PromptScores, describe, score_negatives, score_prompts
 from ...locate.neuron_kinds import ControlPool

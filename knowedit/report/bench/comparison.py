@@ -23,11 +23,11 @@ import numpy as np
 from ...errors import DataError, InputError
 from ...evaluate.edits.metrics import METRICS
 from ...evaluate.edits.summary import Columns
-from ...evaluate.metric import Metric
 from ...evaluate.metrics import find_metric
 from ...evaluate.neurons.records import effect_of, mean_probabilities
 from ...evaluate.neurons.summary import WHATS
 from ...evaluate.runs.folder import RunFolder
+from ...evaluate.runs.metric import Metric
 from ...statistics import Estimate, bounded_interval, estimate, false_discovery, harmonic_mean, mcnemar, mean, wilcoxon
 
 _BEFORE = "before:"  # a column that is needed, but no metric

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from ..facts import Fact
-from ..statistics import Estimate, bounded_interval, harmonic_mean, rate
+from ...facts import Fact
+from ...statistics import Estimate, bounded_interval, harmonic_mean, rate
 
 
 def _nothing(fact: Fact) -> Sequence[tuple[str, str]]:
@@ -109,3 +109,10 @@ def row_of(table: Mapping[str, Metric], name: str) -> Metric | None:
     if colon and member and f"{family}:" in table:
         return replace(table[f"{family}:"], name=name)
     return table.get(name)
+
+
+def row_in(name: str, *tables: Mapping[str, Metric]) -> Metric:
+    """The row of a metric in the first table that has it; an unbounded fraction where none has, as of a study from
+    elsewhere."""
+    rows = (row_of(table, name) for table in tables)
+    return next((row for row in rows if row is not None), Metric(name, name, bounds=(None, None)))

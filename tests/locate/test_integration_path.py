@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knowedit.errors import InputError
-from knowedit.locate.quadrature import RULES, rule
+from knowedit.locate.integration_path import RULES, rule
 
 DEGREE = {"gauss-legendre": lambda n: 2 * n - 1, "midpoint": lambda n: 1, "trapezoid": lambda n: 1}
 
