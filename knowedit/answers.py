@@ -81,7 +81,7 @@ def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress
     for batch in batches([len(ids) for ids in rows], tokens=BATCH_TOKENS):
         chosen = [(r, read) for r, i in enumerate(batch) for read in reads[rows[i]]]
         for (_, read), part in zip(chosen, _read(model, [rows[i] for i in batch], chosen, top), strict=True):
-            parts[read.query][read.index] = part
+            parts[read.query][read.at] = part
         progress(sum(len(part) == len(query.target_ids) for part, query in zip(parts, queries, strict=True)))
     return [_answer(part) for part in parts]
 
@@ -92,17 +92,17 @@ def ask_facts(model: Model, facts: Sequence[Fact], chat: bool = False) -> list[A
 
 
 class _Read(NamedTuple):
-    """A token of a query's target that is read at an index of a row."""
+    """A token of a query's target that is read `at` an index of a row."""
 
     query: int
-    index: int
+    at: int
     token: int
 
 
 @torch.no_grad()
 def _read(model: Model, rows: list[tuple[int, ...]], reads: list[tuple[int, _Read]], top: int) -> list[tuple]:
     """For each read, given with the number of its row: log-probability and rank of its token, the first choices."""
-    log_p = _log_p(model, rows, [(r, read.index) for r, read in reads])
+    log_p = _log_p(model, rows, [(r, read.at) for r, read in reads])
     of_token = log_p.gather(1, torch.tensor([read.token for _, read in reads], device=log_p.device)[:, None])
     ranks = (1 + (log_p > of_token).sum(1)).tolist()
     best, tokens = log_p.topk(min(top, log_p.shape[1]))

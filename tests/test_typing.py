@@ -90,3 +90,7 @@ def test_a_name_that_is_not_there_is_an_error(checked):
     errors = re.findall(r"^user\.py:(\d+): error: Module has no attribute", checked, re.M)
     lines = USER.splitlines()
     assert [lines[int(line) - 1] for line in errors] == ["knowedit.lod", "knowedit.memory.kard"]
+
+
+def test_the_package_itself_has_no_type_errors(checked):
+    assert re.findall(r"^knowedit/.*error.*$", checked, re.M) == []

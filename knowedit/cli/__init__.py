@@ -7,6 +7,7 @@ status 2; anything else is a bug and shows its traceback.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     "locate": locate.locate,
     "lens": lens.lens,
     "trace": trace.trace,

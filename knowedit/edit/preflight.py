@@ -342,7 +342,7 @@ def _fact_outcome(model: Model, before: _FactState, after: _FactState) -> FactOu
         before.quality,
         after.quality,
         tuple(LensRow(layer, *b, *a) for layer, (b, a) in enumerate(zip(before.lens, after.lens, strict=True))),
-        tuple(OldNeuron(*site, before.scores[site].item(), after.scores[site].item()) for site in sites),
+        tuple(OldNeuron(site[0], site[1], before.scores[site].item(), after.scores[site].item()) for site in sites),
     )
 
 

@@ -8,6 +8,8 @@ published settings' models the shapes are known here, so their plans need no net
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
@@ -23,7 +25,7 @@ from .neurons import plan as neurons
 PLANS = {"edit": edits, "neurons": neurons}  # each with `method_settings` and `plan`
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
-SHAPES = {  # model type and what differs from transformers' defaults for it
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {  # model type and what differs from transformers' defaults for it
     "openai-community/gpt2-xl": ("gpt2", {"n_embd": 1600, "n_layer": 48, "n_head": 25}),
     "EleutherAI/gpt-j-6b": ("gptj", {"tie_word_embeddings": False}),
     "google-bert/bert-base-cased": ("bert", {"vocab_size": 28996, "architectures": ["BertForMaskedLM"]}),

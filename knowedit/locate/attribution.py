@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ class AttributionConfig:
                     f"nodes 'auto' refines gauss-legendre only; give a number of nodes for {self.quadrature}"
                 )
         else:
-            rule(self.quadrature, self.nodes)
+            rule(self.quadrature, cast(int, self.nodes))
         if not isinstance(self.tolerance, int | float) or not self.tolerance > 0:
             raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
         if self.row_limit is not None and (not isinstance(self.row_limit, int) or self.row_limit < 1):
@@ -296,7 +297,7 @@ def _quadrature(path: IntegrationPath, config: AttributionConfig) -> tuple[Tenso
     """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer."""
     n_layers = path.model.n_layers
     auto = config.nodes == "auto"
-    alphas, weights = rule(config.quadrature, AUTO_NODES if auto else config.nodes)
+    alphas, weights = rule(config.quadrature, AUTO_NODES if auto else cast(int, config.nodes))
     clean = path.clean
     open_segments = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
     done: list[list[_Segment]] = [[] for _ in range(n_layers)]

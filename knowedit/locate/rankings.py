@@ -60,7 +60,7 @@ def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) 
     """
     if method != "ig":
         return 1
-    return 1 + (AUTO_NODES if nodes == "auto" else nodes) * (1 if layers is None else len(layers))
+    return 1 + (AUTO_NODES if nodes == "auto" else int(nodes)) * (1 if layers is None else len(layers))
 
 
 def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):

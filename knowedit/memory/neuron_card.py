@@ -128,8 +128,8 @@ class Card(Record):
                 yield f"set to 0: {name}, n = {effect.suppressed.n}: {effect.suppressed.text('change')}"
                 yield f"  other neurons of the layer: {effect.control.text('change')}"
         if self.located:
-            rows = [(fact.fact, fact.target, f"{fact.score:.4f}", fact.kind) for fact in self.located]
-            yield Table(("fact", "target", "score", "kind"), rows)
+            facts = [(fact.fact, fact.target, f"{fact.score:.4f}", fact.kind) for fact in self.located]
+            yield Table(("fact", "target", "score", "kind"), facts)
 
     def figure(self, path: str | Path) -> Path:
         """Draw the texts, the words and the effects."""

@@ -108,13 +108,13 @@ class Sparsity(Record):
         """Active neurons by layer, predictions by share of neurons, and the groups."""
         rows = [(a.layer, a.active.text("share"), a.effective.text("share"), a.never) for a in self.layers]
         yield Table(("layer", "active", "effective", "never active"), rows, "Sparsity")
-        rows = [
+        kept = [
             (f"{k.share:.0%}", *(e.text("share") for e in (k.top1, k.ratio, k.random_top1, k.random_ratio)))
             for k in self.kept
         ]
         columns = ("kept", "first choice stays", "p′/p", "random: stays", "random: p′/p")
         n = self.kept[0].ratio.n
-        yield Table(columns, rows, f"Only the strongest neurons of every layer, {n} facts")
+        yield Table(columns, kept, f"Only the strongest neurons of every layer, {n} facts")
         if self.groups is not None:
             yield from self.groups.table()
 

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ from ..models.layouts import Layout, find_layout, heads_path
 from ..models.loading import auto_class, config_of
 
 SEQUENCE_TOKENS = 1024
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "gpt3": dict(model_type="gpt2", n_embd=12_288, n_layer=96, n_head=96, n_positions=2048, vocab_size=50_257),
     "gpt2": dict(model_type="gpt2"),
     "gpt2-xl": dict(model_type="gpt2", n_embd=1600, n_layer=48, n_head=25),

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -249,7 +250,7 @@ def _level(model: Model, part, bits, error: float, queries, traced, located, con
     }
 
 
-def _edited(model: Model, edits: Sequence[Edit], bits: int | None = None, part: str = "mlp") -> dict[str, Estimate]:
+def _edited(model: Model, edits: Sequence[Edit], bits: int | None = None, part: str = "mlp") -> dict[str, Any]:
     """Efficacy, paraphrase and neighbourhood success of all edits, each on its own, over their facts."""
     qualities: list[RewriteQuality] = []
     for edit in edits:

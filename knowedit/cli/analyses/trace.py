@@ -96,9 +96,9 @@ def patch(
     metric = metric or ("probability" if foil is None else "logit_difference")
 
     def run(model):
-        prompts = [model.encode(text, chat=chat) for text in (clean, corrupt)]
-        length = len(prompts[1].ids) if model.masked else prompts[1].read + 1
-        patched = patch(model, *prompts, grid(model, site, range(length)), metric, target=target, foil=foil)
+        source, run_on = (model.encode(text, chat=chat) for text in (clean, corrupt))
+        length = len(run_on.ids) if model.masked else run_on.read + 1
+        patched = patch(model, source, run_on, grid(model, site, range(length)), metric, target=target, foil=foil)
         return replace(patched, prompts=(clean, corrupt))
 
     run_command("knowedit.patch/1", run, model, output)

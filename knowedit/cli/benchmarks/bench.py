@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -150,14 +150,14 @@ def execute(
     if run["resume"]:
         pin_threads(RunFolder(out).manifest)
     follower = None if tracker is None else start_tracker(tracker, out.name, config.as_dict())
+    log: dict[str, Any] = {} if follower is None else {"log": follower.log}
     try:
-        study = build()
-        if skipped := study.skipped:
+        run_by = build()
+        if skipped := run_by.skipped:
             note(f"{len(skipped)} records are skipped, the first ({skipped[0][0]}): {skipped[0][1]}")
         done = run_study(
-            study, out, **{**run, "shard": shard}, build=build, command=" ".join(["knowedit", *sys.argv[1:]]),
-            **({} if follower is None else {"log": follower.log}),
-        )  # fmt: skip
+            run_by, out, **{**run, "shard": shard}, build=build, command=" ".join(["knowedit", *sys.argv[1:]]), **log
+        )
     finally:
         if follower is not None:
             follower.finish()

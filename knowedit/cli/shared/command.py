@@ -23,7 +23,7 @@ from .output import note, print_json, show
 def command(function: Callable) -> Callable:
     """`function` as typer takes it: a parameter that is a group of options becomes the options in it."""
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, type] = {}
+    groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
         hint = hints[parameter.name]
@@ -41,12 +41,12 @@ def command(function: Callable) -> Callable:
         }
         function(**values, **filled)
 
-    grouped.__signature__ = inspect.Signature(parameters)
+    grouped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     grouped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return grouped
 
 
-def _options(group: type) -> list[inspect.Parameter]:
+def _options(group: Any) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     options = []
     for field in fields(group):

@@ -94,7 +94,7 @@ class Output:
 class DrawnOutput(Output):
     """What becomes of a result that can be drawn."""
 
-    figure: FigurePath = None
+    figure: FigurePath = None  # type: ignore[misc]
 
 
 def load(name: str, dtype: str | None, device: str | None, trust_remote_code: bool):

@@ -117,6 +117,8 @@ def knowledge_neurons(
     config = config or KnowledgeNeuronsConfig()
     target_new = check_request(fact)
     embeddings = [_embedding(model, fact, target) for target in (fact.target, target_new)]
+    located: NeuronSet | list[tuple[int, int]]
+    sites: Sequence[tuple[int, int]] | NeuronSet
     if neurons is None:
         located = locate_fact(model, fact, config.locate, pool=pool)
         if config.shared == 1:

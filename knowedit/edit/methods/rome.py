@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
+from typing import cast
 
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
@@ -165,7 +166,8 @@ def rome_many(
     layer = config.layer
     targets = [check_request(fact) for fact in facts]
     config = _with_contexts(model, config)
-    requests = [request(model, fact, target, config.contexts) for fact, target in zip(facts, targets, strict=True)]
+    contexts = cast(tuple[str, ...], config.contexts)  # sampled by now
+    requests = [request(model, fact, target, contexts) for fact, target in zip(facts, targets, strict=True)]
     C = covariance or _covariance(model, config)
     if preserved is None:
         preserved = _preserved(model, config)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -94,7 +95,7 @@ def writings(model: Model, facts: Sequence[Fact], edits: Sequence[Edit | None], 
         "probes": [[probe.prompt for probe in fact.probes] for fact in facts],
         "texts": [list(fact.generation) for fact in facts],
     }
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "free": {"tokens": ANSWER},
         "chat": {"tokens": CHAT, "chat": True},
         "probes": {"tokens": QUESTION},

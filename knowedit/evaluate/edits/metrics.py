@@ -126,7 +126,7 @@ def zsre(name: str, words: str, asks: Callable[[Fact], Sequence[tuple[str, str]]
     return Metric(name, f"zsRE: {words}", first_choices(asks), asks=asks, headline=True, by_format=True)
 
 
-def written(name: str, words: str, of: Callable[[Observation], float], **options) -> Metric:
+def written(name: str, words: str, of: Callable, **options) -> Metric:
     """A metric of what the model writes."""
     return Metric(name, words, of, needs="writing", **options)
 

@@ -259,11 +259,13 @@ class EditStudy(FactStudy):
 
     def _factors(self, edit: Edit | None) -> dict:
         """The factors of an edit of low rank as text, by layer: exact, and as whole as the record itself."""
-        if edit is None or not all(isinstance(delta, LowRank) for delta in edit.deltas.values()):
+        deltas = {} if edit is None else edit.deltas
+        low_rank = {path: delta for path, delta in deltas.items() if isinstance(delta, LowRank)}
+        if edit is None or len(low_rank) < len(deltas):
             return {}
         layers = self.model.down_layers()
         return {
-            "factors": {str(layers[path]): [_encoded(d.u), _encoded(d.v)] for path, d in edit.deltas.items()},
+            "factors": {str(layers[path]): [_encoded(d.u), _encoded(d.v)] for path, d in low_rank.items()},
         }
 
     # ---------------------------------------------------------------- asking

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,7 +139,7 @@ def map_leaves(fn: Callable, tree, path: tuple = ()):
     return fn(path, tree)
 
 
-def leaves(tree) -> Iterator[tuple[tuple, object]]:
+def leaves(tree) -> Iterator[tuple[tuple, Any]]:
     """The leaves of `tree` with their paths."""
     found = []
     map_leaves(lambda path, leaf: found.append((path, leaf)), tree)

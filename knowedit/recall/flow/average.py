@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...display.result import Table, plain
@@ -130,7 +131,7 @@ def average_recall(recalls: Sequence[Recall], seed: int = 0) -> RecallAverage:
         rate=curve(lambda r: r.enrichment.rate),
         control=curve(lambda r: r.enrichment.control),
         separation=curve(lambda r: r.enrichment.separation),
-        without={name: curve(lambda r, name=name: _lost(r, name)) for name in SUBLAYERS},
+        without={name: curve(partial(_lost, name=name)) for name in SUBLAYERS},
         edges=_knockouts([r.edges for r in recalls], n_layers, seed),
         sublayers=_knockouts([r.sublayers for r in recalls], n_layers, seed),
         events={name: tuple(rate(layer) for layer in zip(*rows, strict=True)) for name, rows in events.items()},

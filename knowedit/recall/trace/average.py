@@ -76,7 +76,7 @@ class TraceAverage:
         for kind, classes in self.effects.items():
             rows = []
             for name, effects in classes.items():
-                layer = max(range(len(effects)), key=lambda i, effects=effects: effects[i].value)
+                layer = int(np.argmax([effect.value for effect in effects]))
                 rows.append((name, effects[layer].n, layer, effects[layer].text("signed")))
             yield ""
             yield f"{kind}: largest average indirect effect at each kind of token"

@@ -44,15 +44,15 @@ class Difference:
     metric: str
     runs: tuple[str, str]
     n: int
-    one: float | None
-    other: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    higher: int | None
-    lower: int | None
-    test: str | None
-    p: float | None
+    one: float | None = None
+    other: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    higher: int | None = None
+    lower: int | None = None
+    test: str | None = None
+    p: float | None = None
     q: float | None = None
 
     def as_dict(self) -> dict:
@@ -203,7 +203,7 @@ def _difference(
     one, other = one[kept], other[kept]
     n = len(one)
     if not n:
-        return Difference(name, runs, 0, *[None] * 8, None)
+        return Difference(name, runs, 0)
     if before is not None:  # changes relative to the probability before: as ratios of means, and each record's own
         samples = (before[0][kept], one, before[1][kept], other)
         found = estimate(_difference_of_ratios, samples, seed)
@@ -216,7 +216,7 @@ def _difference(
     binary = metric.is_rate and bool(np.isin([one, other], (0, 1)).all())
     test, p = ("mcnemar", mcnemar(one, other)) if binary else ("wilcoxon", wilcoxon(one, other))
     return Difference(
-        name, runs, n, *means, found.value, found.low, found.high,
+        name, runs, n, means[0], means[1], found.value, found.low, found.high,
         int((other > one).sum()), int((other < one).sum()), test if p is not None else None, p,
     )  # fmt: skip
 
@@ -244,7 +244,7 @@ def _combined(metric: Metric, values: np.ndarray, runs: tuple[str, str], seed: i
     missing = np.isnan(values[:, :parts]) | np.isnan(values[:, parts:])
     values = np.where(np.tile(missing, 2), math.nan, values)[~missing.all(1)]
     if not len(values) or np.isnan(values).all(0).any():
-        return Difference(metric.name, runs, 0, *[None] * 8, None)
+        return Difference(metric.name, runs, 0)
     first, other = (float(harmonic_mean(np.nanmean(columns, 0))) for columns in np.split(values, 2, 1))
     low = high = None
     if len(values) > 1:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...evaluate.metrics import find_metric
@@ -75,11 +76,10 @@ class BenchReport:
             end = f"-{i}" if len(self.runs) > 1 else ""
             summary, methods = run.summary, methods_of(run)
             if methods:
-                found[f"effects{end}"] = lambda paths, s=summary, m=methods: effects_by_relation(
-                    s.get("by_relation", {}), s["metrics"], m, paths
-                )
+                by_relation = summary.get("by_relation", {})
+                found[f"effects{end}"] = partial(effects_by_relation, by_relation, summary["metrics"], methods)
             if layers := summary.get("layers"):
-                found[f"layers{end}"] = lambda paths, layers=layers: neurons_by_layer(layers, paths)
+                found[f"layers{end}"] = partial(neurons_by_layer, layers)
         return found
 
     def _edit_figures(self) -> dict[str, Draw]:
@@ -88,7 +88,7 @@ class BenchReport:
         found: dict[str, Draw] = {}
         figures = {run.name: (run.summary.get("before", {}), run.summary["metrics"]) for run in self.runs}
         if drawn_of(after for _, after in figures.values()):
-            found["metrics"] = lambda paths: edit_metrics(figures, paths)
+            found["metrics"] = partial(edit_metrics, figures)
         curves = {
             run.name: {edits: point["metrics"] for edits, point in run.summary["checkpoints"].items()}
             for run in self.runs
@@ -96,7 +96,7 @@ class BenchReport:
         }
         if curves:
             before = {name: figures[name][0] for name in curves}
-            found["sequential"] = lambda paths: sequential_curves(curves, before, paths)
+            found["sequential"] = partial(sequential_curves, curves, before)
         return found
 
     def _differences(self) -> dict[str, Draw]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...errors import DataError, InputError
 from ...evaluate.runs.folder import RunFolder
@@ -86,7 +87,7 @@ def _read(name: str, run: RunFolder) -> ReportedRun:
 
 # ---------------------------------------------------------------- what a summary must be
 
-Fits = Callable[[object], bool]
+Fits = Callable[[Any], bool]
 
 
 def _number(value: object) -> bool:
