@@ -97,7 +97,7 @@ def save_edit(edit: Edit, folder: str | Path) -> Path:
     nothing is left behind then.
     """
     with new_folder(folder) as new:
-        stored = storage.Stored(edit.deltas, edit.content(), edit.versions, edit.notes, edit.created, edit.content_hash)
+        stored = storage.Stored(edit.deltas, edit.content(), edit.versions, edit.notes, edit.created)
         storage.write(new, stored)
         _check_readable(new)
     return Path(folder).expanduser()

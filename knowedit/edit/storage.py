@@ -52,7 +52,7 @@ class Stored:
     versions: Mapping[str, str]
     notes: Mapping[str, Any]
     created: str
-    content_hash: str
+    content_hash: str = ""  # as it was read
 
 
 def content_hash(content: Mapping[str, Any], deltas: Mapping[str, Delta]) -> str:
@@ -88,7 +88,7 @@ def _record(stored: Stored, factors: bytes) -> dict:
         record = {
             "schema": SCHEMA,
             "content": dict(stored.content),
-            "content_hash": stored.content_hash,
+            "content_hash": content_hash(stored.content, stored.deltas),
             "created": stored.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": dict(stored.versions),
             "notes": dict(stored.notes),

@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 from contextlib import nullcontext, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -70,8 +70,12 @@ def parser():
     """`knowedit` with all its commands, each of which notes its name instead of running."""
     root = typer.main.get_command(app)
     for name, command in _commands(root).items():
-        command.callback = lambda name=name, **values: REACHED.append(name)
+        command.callback = partial(_reached, name)
     return root
+
+
+def _reached(command: str, /, **values) -> None:
+    REACHED.append(command)
 
 
 def _commands(command, name: str = "") -> dict:

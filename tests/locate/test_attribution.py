@@ -263,8 +263,7 @@ def test_the_same_call_gives_the_same_scores():
         ({"tolerance": "small"}, "the tolerance is 'small'"),
         ({"row_limit": 0}, "the row limit is 0"),
         ({"row_limit": 1.5}, "the row limit is 1.5"),
-        ({"baseline": "mean"}, "baseline 'mean' is not 'zero' or a tensor"),
-        ({"baseline": [0.0]}, r"baseline \[0.0\] is not 'zero' or a tensor"),
+        ({"baseline": [0.0]}, r"the baseline is \[0.0\], expected 'zero', 'mean' or a tensor"),
         ({"of": "logit_difference"}, "needs a foil"),
     ],
 )

@@ -140,7 +140,7 @@ def test_bad_input_is_one_line(run, tmp_path):
         ((*card, "--tokens", "0"), ("tokens",)),
         ((*card, "--figure", str(tmp_path / "card.gif")), (".gif",)),
         ((*card, "--figure", str(tmp_path / "none" / "card.png")), ("no folder",)),
-        ((*card, "--located", str(tmp_path)), ("no located neurons",)),
+        ((*card, "--located", str(tmp_path)), ("is no run", "give the folder of a run")),
         (("neuron", "1", "3", "--corpus", "builtin"), ("--corpus", "--card")),
         (("neuron", "1", "3", "--figure", "x.png"), ("--figure", "--card")),
         (("neuron", "9", "3", "--card"), ("layer 9 is out of range",)),

@@ -82,7 +82,7 @@ def test_edit_prints_a_table_for_people(edit):
     status, out, err = edit("--perplexity", "--generate", "--metrics", "ES,essence,GE,free_ES")
     assert status == 0, err
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["metric", "before", "after", "95", "%", "interval", "n", "in"]
+    assert lines[0] == ["metric", "before", "after", "95", "%", "interval", "n", "unit"]
     by_name = {line[0]: line for line in lines}
     assert by_name["ES"][1:3] == ["0.0", "100.0"] and by_name["ES"][-1] == "%"
     assert by_name["essence"][-1] == "nats" and "GE" not in by_name  # nothing to write on from
@@ -127,7 +127,7 @@ def test_neurons_prints_a_table_for_people(run, tmp_path):
     status, out, err = neurons(run, tmp_path)
     assert status == 0, err
     by_name = {line.split()[0]: line for line in out.splitlines() if line}
-    assert by_name["neurons"].endswith("a fact") and by_name["suppress:ig"].rstrip().endswith("%")
+    assert by_name["neurons"].endswith("per fact") and by_name["suppress:ig"].rstrip().endswith("%")
     mean = sum(len(row["located"]["neurons"]) for row in RunFolder(tmp_path / "neurons").rows()) / 8
     assert by_name["neurons"].split()[1] == f"{mean:.1f}"
 
@@ -357,7 +357,7 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(edit, run, tmp_path
     assert status == 0, err
     lines = dict(re.split(r" {2,}", line.strip(), maxsplit=1) for line in out.splitlines()[1:])
     assert lines["records"] == "6" and lines["forward passes: search"] == "48"
-    assert lines["forward passes: before"] == lines["forward passes: after"] == "48"
+    assert lines["forward passes: before"] == lines["forward passes: after"] == "44"
     assert "memory: total" in lines and not (tmp_path / "run").exists()
     status, out, _ = run("bench", "neurons", "--source", homes, "--dry-run", "--json")
     plan = json.loads(out)
