@@ -129,7 +129,7 @@ def test_neurons_prints_a_table_for_people(run, tmp_path):
     by_name = {line.split()[0]: line for line in out.splitlines() if line}
     assert by_name["neurons"].endswith("per fact") and by_name["suppress:ig"].rstrip().endswith("%")
     mean = sum(len(row["located"]["neurons"]) for row in RunFolder(tmp_path / "neurons").rows()) / 8
-    assert by_name["neurons"].split()[1] == f"{mean:.1f}"
+    assert by_name["neurons"].split()[1] == f"{mean:.2f}"
 
 
 @pytest.mark.parametrize(
