@@ -17,6 +17,7 @@ from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits
 from .shared.command import command
+from .shared.help import Command, Group
 
 _INTERRUPTED = 130
 
@@ -24,9 +25,9 @@ app = typer.Typer(
     name="knowedit",
     help="Find the neurons with which a language model recalls a fact, prove them, and edit the fact.",
     no_args_is_help=True,
+    cls=Group,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 COMMANDS: dict[str, Callable] = {
     "locate": locate.locate,
@@ -51,9 +52,9 @@ COMMANDS: dict[str, Callable] = {
     "models": models.list_models,
 }
 for name, function in COMMANDS.items():
-    app.command(name, cls=mlp.MlpCommand if name == "mlp" else None)(command(function))
-bench.app.command("neurons")(command(bench_neurons.neurons))
-bench.app.command("configs")(command(configs.configs))
+    app.command(name, cls=mlp.MlpCommand if name == "mlp" else Command)(command(function))
+bench.app.command("neurons", cls=Command)(command(bench_neurons.neurons))
+bench.app.command("configs", cls=Command)(command(configs.configs))
 app.add_typer(bench.app)
 
 

@@ -18,8 +18,12 @@ from .shared.progress import progress
 
 def explain(
     fact: OneFact,
-    paraphrase: Annotated[Texts, typer.Option(help="Another way to ask; refines the neurons. Repeat it.")] = [],  # noqa: B006
-    heldout: Annotated[Texts, typer.Option(help="A way to ask that only proves the neurons. Repeat it.")] = [],  # noqa: B006
+    paraphrase: Annotated[
+        Texts, typer.Option(metavar="TEXT", help="Another way to ask; refines the neurons. Repeat it.")
+    ] = [],  # noqa: B006
+    heldout: Annotated[
+        Texts, typer.Option(metavar="TEXT", help="A way to ask that only proves the neurons. Repeat it.")
+    ] = [],  # noqa: B006
     edit: Annotated[
         Path | None, typer.Option(help="A saved edit: before and after. It brings its own fact if none is given.")
     ] = None,

@@ -3,71 +3,117 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
 from .benchmarks import bench
-from .shared.options import DEFAULT_MODEL, AsJson, Chat, Device, Dtype, ModelName, RemoteCode, layer_list, load
+from .shared.help import choice
+from .shared.options import (
+    RANKINGS,
+    Chat,
+    FactId,
+    Limit,
+    ModelOptions,
+    Output,
+    Prompt,
+    Subject,
+    Texts,
+    layer_list,
+)
 from .shared.output import line, note, percent, print_json, table
 from .shared.progress import Clock, progress
 
 SCHEMA = "knowedit.locate/1"
+OBJECTIVES = ("probability", "log_probability", "logit", "logit_difference")
+QUADRATURES = ("gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
+BASELINES = ("zero", "mean")
+KINDS = ("fact", "relation", "answer", "general")
 
-_Texts = list[str]
+
+@dataclass(frozen=True)
+class WordedFact:
+    """One fact in the user's words, or by id; many by a file."""
+
+    panel: ClassVar[str] = "Facts"
+
+    prompt: Prompt = None
+    target: Annotated[str | None, typer.Option("--target", help="The answer whose neurons are located.")] = None
+    subject: Subject = None
+    paraphrase: Annotated[
+        Texts, typer.Option("--paraphrase", metavar="TEXT", help="Another way to ask; refines the neurons. Repeat it.")
+    ] = field(default_factory=list)
+    heldout: Annotated[
+        Texts, typer.Option("--heldout", metavar="TEXT", help="A way to ask that only proves the neurons. Repeat it.")
+    ] = field(default_factory=list)
+    negative: Annotated[
+        Texts,
+        typer.Option("--negative", metavar="TEXT", help="A prompt about something else; its neurons are removed."),
+    ] = field(default_factory=list)
+    fact: FactId = None
+    facts: Annotated[
+        str | None, typer.Option("--facts", help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")
+    ] = None
+    relation: Annotated[str | None, typer.Option("--relation", help="With --facts: only this relation.")] = None
+    known: Annotated[bool, typer.Option("--known", help="With --facts: only facts that the model knows.")] = False
+    limit: Limit = None
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How neurons are scored."""
+
+    panel: ClassVar[str] = "Scores"
+
+    method: Annotated[str, choice(RANKINGS, "--method", help="How neurons are scored.")] = "ig"
+    of: Annotated[str, choice(OBJECTIVES, "--of", help="What is attributed.")] = "probability"
+    foil: Annotated[str | None, typer.Option("--foil", help="The answer that a logit_difference compares with.")] = None
+    nodes: Annotated[str, typer.Option("--nodes", metavar="N|auto", help="Points on each path.")] = "auto"
+    quadrature: Annotated[
+        str, choice(QUADRATURES, "--quadrature", help="The rule for the points; `auto` nodes need gauss-legendre.")
+    ] = "gauss-legendre"
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="The completeness gap that `auto` leaves in a layer.")
+    ] = 1e-3
+    baseline: Annotated[
+        str, choice(BASELINES, "--baseline", help="Where paths start; the mean is one over built-in prompts.")
+    ] = "zero"
+    position: Annotated[
+        str, typer.Option("--position", metavar="read|lookup|INDEX", help="The token whose neurons are scored.")
+    ] = "read"
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Which neurons are kept."""
+
+    panel: ClassVar[str] = "Selection"
+
+    t: Annotated[float, typer.Option("--t", help="Coarse: score at least t times the largest.")] = 0.2
+    p: Annotated[float, typer.Option("--p", help="Refined: coarse for at least this share of the prompts.")] = 0.7
+    adjust: Annotated[bool, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = False
+    most: Annotated[int | None, typer.Option("--most", help="The largest number of neurons that are kept.")] = None
+    layers: Annotated[
+        str | None, typer.Option("--layers", help="Locate in these layers only, `2-29` or `20,21,22`.")
+    ] = None
+    drop: Annotated[Texts, choice(KINDS, "--drop", help="Leave out a kind of neurons. Repeat it.")] = field(
+        default_factory=list
+    )
 
 
 def locate(
-    prompt: Annotated[
-        str | None, typer.Argument(help="A prompt that the target continues; {} stands for the subject.")
-    ] = None,
-    target: Annotated[str | None, typer.Option(help="The answer whose neurons are located.")] = None,
-    subject: Annotated[str | None, typer.Option(help="The subject, as it stands in the prompt.")] = None,
-    paraphrase: Annotated[_Texts, typer.Option(help="Another way to ask; refines the neurons. Repeat it.")] = [],  # noqa: B006
-    heldout: Annotated[_Texts, typer.Option(help="A way to ask that only proves the neurons. Repeat it.")] = [],  # noqa: B006
-    negative: Annotated[_Texts, typer.Option(help="A prompt about something else; its neurons are removed.")] = [],  # noqa: B006
-    fact: Annotated[str | None, typer.Option(help="A built-in fact by id, instead of a prompt.")] = None,
-    facts: Annotated[
-        str | None, typer.Option(help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="With --facts: the run's folder.")] = None,
-    relation: Annotated[str | None, typer.Option(help="With --facts: only this relation.")] = None,
-    known: Annotated[bool, typer.Option("--known", help="With --facts: only facts that the model knows.")] = False,
-    limit: Annotated[
-        int | None, typer.Option(help="With --facts: the largest number of facts, evenly over the relations.")
-    ] = None,
-    method: Annotated[str, typer.Option(help="ig, gradient, activation, logit or ablation.")] = "ig",
-    of: Annotated[str, typer.Option(help="probability, log_probability, logit or logit_difference.")] = "probability",
-    foil: Annotated[str | None, typer.Option(help="The answer that a logit_difference compares with.")] = None,
-    nodes: Annotated[str, typer.Option(help="Points on each path, or `auto`.")] = "auto",
-    quadrature: Annotated[
-        str, typer.Option(help="The rule for the points; `auto` nodes need gauss-legendre.")
-    ] = "gauss-legendre",
-    tolerance: Annotated[float, typer.Option(help="The completeness gap that `auto` leaves in a layer.")] = 1e-3,
-    baseline: Annotated[str, typer.Option(help="Where paths start: zero, or mean (over built-in prompts).")] = "zero",
-    position: Annotated[str, typer.Option(help="read, lookup, or a token index.")] = "read",
-    t: Annotated[float, typer.Option(help="Coarse: score at least t times the largest.")] = 0.2,
-    p: Annotated[float, typer.Option(help="Refined: coarse for at least this share of the prompts.")] = 0.7,
-    adjust: Annotated[bool, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = False,
-    most: Annotated[int | None, typer.Option(help="The largest number of neurons that are kept.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Locate in these layers only, `2-29` or `20,21,22`.")] = None,
-    drop: Annotated[_Texts, typer.Option(help="Leave out a kind: fact, relation, answer or general. Repeat it.")] = [],  # noqa: B006
+    about: WordedFact,
+    scores: ScoreOptions,
+    selection: SelectionOptions,
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the random sets.")] = 0,
-    model: ModelName = DEFAULT_MODEL,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
     chat: Chat = False,
-    resume: bench.Resume = False,
-    shard: bench.Shard = None,
-    engine: bench.Engine = "serial",
-    workers: bench.Workers = 1,
-    address: bench.Address = None,
-    dry_run: bench.DryRun = False,
-    as_json: AsJson = False,
+    *,
+    run: bench.EngineOptions,
+    model: ModelOptions,
+    output: Output,
 ) -> None:
     """Locate the neurons that make the model give an answer, and prove it.
 
@@ -79,39 +125,59 @@ def locate(
     from ..locate.locate import LocateConfig
     from ..sources import find_fact
 
-    if sum(choice is not None for choice in (prompt, fact, facts)) != 1:
+    if sum(named is not None for named in (about.prompt, about.fact, about.facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")
     config = LocateConfig(
-        method=method,
+        method=scores.method,
         attribution=AttributionConfig(
-            of=of, foil=foil, nodes=_integer(nodes, "auto"), quadrature=quadrature, tolerance=tolerance,
-            baseline=baseline, position=_integer(position, "read", "lookup"),
+            of=scores.of,
+            foil=scores.foil,
+            nodes=_integer(scores.nodes, "auto"),
+            quadrature=scores.quadrature,
+            tolerance=scores.tolerance,
+            baseline=scores.baseline,
+            position=_integer(scores.position, "read", "lookup"),
         ),
-        t=t, p=p, adjust=adjust, most=most, layers=layer_list(layers), drop=tuple(drop), chat=chat,
-    )  # fmt: skip
-    if facts is None:
-        if fact is not None:
-            prompts = FactPrompts.all_of(find_fact(fact))
-        elif target is not None:
-            prompts = FactPrompts.in_words(prompt, target, subject, paraphrase, heldout)
+        t=selection.t,
+        p=selection.p,
+        adjust=selection.adjust,
+        most=selection.most,
+        layers=layer_list(selection.layers),
+        drop=tuple(selection.drop),
+        chat=chat,
+    )
+    if about.facts is None:
+        if about.fact is not None:
+            prompts = FactPrompts.all_of(find_fact(about.fact))
+        elif about.target is not None:
+            prompts = FactPrompts.in_words(about.prompt, about.target, about.subject, about.paraphrase, about.heldout)
         else:
             raise InputError("a PROMPT needs --target, the answer whose neurons are located")
-        record = _locate_one(prompts, negative, config, draws, seed, model, dtype, device, trust_remote_code)
-        print_json(record) if as_json else _show(record)
+        record = _locate_one(prompts, about.negative, config, draws, seed, model)
+        print_json(record) if output.as_json else _show(record)
         return
     from ..evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 
-    settings = NeuronStudyConfig(
-        source=facts, model=model, dtype=dtype, relations=() if relation is None else (relation,), known_only=known,
-        locate=config, prompts=None, negatives=tuple(negative), draws=draws, activation=False, batch=1, limit=limit,
-        evenly=True, seed=seed,
-    )  # fmt: skip
-    build = partial(NeuronStudy.from_config, settings, device=device, trust_remote_code=trust_remote_code)
-    run = {
-        "resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address,
-        "gpus": bench.gpus(device),
-    }  # fmt: skip
-    bench.execute("neurons", settings, build, out, run, None, dry_run, as_json, show=_show_run)
+    study_config = NeuronStudyConfig(
+        source=about.facts,
+        model=model.model,
+        dtype=model.dtype,
+        relations=() if about.relation is None else (about.relation,),
+        known_only=about.known,
+        locate=config,
+        prompts=None,
+        negatives=tuple(about.negative),
+        draws=draws,
+        activation=False,
+        batch=1,
+        limit=about.limit,
+        evenly=True,
+        seed=seed,
+    )
+    build = partial(
+        NeuronStudy.from_config, study_config, device=model.device, trust_remote_code=model.trust_remote_code
+    )
+    bench.execute("neurons", study_config, build, run, model.device, output.as_json, show=_show_run)
 
 
 def _integer(text: str, *words: str):
@@ -125,16 +191,14 @@ def _integer(text: str, *words: str):
         raise InputError(f"found {text!r}, expected a whole number or {' or '.join(words)}") from None
 
 
-def _locate_one(
-    prompts, negatives: list[str], config, draws: int, seed: int, name: str, dtype, device, trust_remote_code: bool
-) -> dict:
+def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, options: ModelOptions) -> dict:
     from ..locate.locate import locate_prompts
     from ..locate.neuron_kinds import ControlPool
     from ..locate.proof import prove_located
     from ..sources import builtin_facts
 
     clock = Clock()
-    model = load(name, dtype, device, trust_remote_code)
+    model = options.load()
     seconds = {"load": clock.lap()}
     prompts.check(model, config.chat)  # a mistyped one is said before anything is computed
     for text in negatives:

@@ -12,6 +12,7 @@ import typer
 from ...display.result import Record, Table
 from ..shared.command import run_command
 from ..shared.facts import ManyFacts
+from ..shared.help import choice
 from ..shared.options import CorpusName, DrawnOutput, ModelOptions, Seed, Tokens, layer_list
 from ..shared.output import note
 from ..shared.progress import progress
@@ -51,16 +52,14 @@ class Memory(Record):
 
 
 def memory(
-    what: Annotated[
-        list[str], typer.Option("--what", help="keys, sparsity or polysemanticity; repeat it. By default all.")
-    ] = [],  # noqa: B006
+    what: Annotated[list[str], choice(WHAT, "--what", help="Which analysis; by default all. Repeat it.")] = [],  # noqa: B006
     layers: Annotated[str | None, typer.Option(help="A layer, a range such as 0-29 or a list; by default all.")] = None,
     corpus: CorpusName = None,
     tokens: Tokens = None,
     removed: Annotated[int, typer.Option(help="Tokens that are removed from a key's trigger.", min=1)] = 1,
     prefixes: Annotated[int, typer.Option(help="Triggers that are read again.", min=1)] = 128,
     at: Annotated[
-        str, typer.Option(help="Where only the strongest neurons are kept: read, or all positions.")
+        str, choice(("read", "all"), "--at", help="The positions where only the strongest neurons are kept.")
     ] = "read",
     groups: Annotated[
         int | None, typer.Option(help="With sparsity: also the groups of neurons of this layer that go together.")
@@ -77,16 +76,13 @@ def memory(
     of it says. Sparsity: how many neurons are active, and how many a prediction needs. Polysemanticity: how many
     unrelated relations share a neuron.
     """
-    from ...errors import InputError, did_you_mean
+    from ...errors import InputError
     from ...memory.corpus_scan import CORPUS_TOKENS, chosen_layers, scan
     from ...memory.shared_neurons import PolysemanticityConfig, polysemanticity
     from ...memory.sparsity import SparsityConfig
     from ...memory.triggers import KeysConfig
     from ...memory.values import check_decoder
 
-    for name in what:
-        if name not in WHAT:
-            raise InputError(f"no analysis is called {name!r}{did_you_mean(name, WHAT)}; there are {', '.join(WHAT)}")
     chosen = layer_list(layers)
     keys = KeysConfig(prefixes=prefixes, removed=removed, seed=seed)
     sparsity = SparsityConfig(at=at, layers=chosen, seed=seed)

@@ -12,6 +12,7 @@ import typer
 from ...display.result import Table
 from ..shared.command import run_command
 from ..shared.facts import FactChoice
+from ..shared.help import Command, choice
 from ..shared.options import DrawnOutput, EditFolders, ModelOptions
 from ..shared.progress import progress
 
@@ -19,7 +20,7 @@ BITS = "8,4,2,1"
 FACTS = 44  # built-in ones that are asked where none are named
 
 
-class MlpCommand(typer.core.TyperCommand):
+class MlpCommand(Command):
     """`--quantize` may stand alone: it then means all of `BITS`."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
@@ -140,7 +141,7 @@ BY_LAYER = ("anatomy", "geometry")  # whose tables and figures show one layer cl
 
 def mlp(
     facts: FactChoice,
-    what: Annotated[str | None, typer.Option(help=f"{', '.join(WHAT)}, or all of them.")] = None,
+    what: Annotated[str | None, choice((*WHAT, "all"), "--what", help="Which analysis; by default all.")] = None,
     layer: Annotated[int | None, typer.Option(help="The layer shown closely; by default the middle one.")] = None,
     share: Annotated[float, typer.Option(help="Imputation: the share of the output's dimensions.")] = 0.08,
     draws: Annotated[int, typer.Option(help="Imputation: draws of random dimensions, by layer.")] = 8,
@@ -192,11 +193,6 @@ def mlp(
 
 def _chosen(what: str | None, config: str | None, quantize: str | None) -> list[str]:
     """The names of the analyses that are run."""
-    from ...errors import InputError, did_you_mean
-
-    known = (*WHAT, "all")
-    if what is not None and what not in known:
-        raise InputError(f"what is shown is {what!r}{did_you_mean(what, known)}, expected {', '.join(WHAT)} or all")
     if what is None:
         what = "accounting" if config else "" if quantize else "all"
     names = list(WHAT) if what == "all" else [what] if what else []

@@ -8,15 +8,19 @@ import typer
 
 from ..shared.command import run_command
 from ..shared.facts import FactChoice
+from ..shared.help import choice
 from ..shared.options import Chat, DrawnOutput, ModelOptions
 from ..shared.progress import progress
+
+SITES = ("residual", "mlp", "attention", "head")
+METRICS = ("probability", "log_probability", "logit", "logit_difference")
 
 
 def trace(
     facts: FactChoice,
-    kind: Annotated[str, typer.Option(help="What is restored: state, mlp, attention, or several of them.")] = (
-        "state,mlp,attention"
-    ),
+    kind: Annotated[
+        str, typer.Option(metavar="state|mlp|attention,…", help="What is restored; several with commas.")
+    ] = "state,mlp,attention",
     draws: Annotated[int, typer.Option(help="Samples of noise.")] = 10,
     noise: Annotated[float, typer.Option(help="Standard deviation of the noise, in those of the embeddings.")] = 3.0,
     window: Annotated[
@@ -24,7 +28,8 @@ def trace(
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Approximate by gradients.")] = False,
     severed: Annotated[
-        str | None, typer.Option(help="Also restore states with mlp, attention (or both, each for itself) severed.")
+        str | None,
+        typer.Option(metavar="mlp|attention,…", help="Also restore states with these sublayers severed, each alone."),
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Of all tokens of the target, not the first alone.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
@@ -72,11 +77,11 @@ def patch(
     corrupt: Annotated[str, typer.Argument(help="The prompt that they are put into, of as many tokens.")],
     target: Annotated[str, typer.Option(help="The answer to the clean prompt.")],
     foil: Annotated[str | None, typer.Option(help="The answer to the corrupt prompt, for logit_difference.")] = None,
-    site: Annotated[str, typer.Option(help="residual, mlp, attention (token by layer), or head (layer by head).")] = (
-        "residual"
-    ),
+    site: Annotated[
+        str, choice(SITES, "--site", help="What is patched: token by layer, or layer by head.")
+    ] = "residual",
     metric: Annotated[
-        str | None, typer.Option(help="probability, log_probability, logit or logit_difference; the last with --foil.")
+        str | None, choice(METRICS, "--metric", help="By default probability, or logit_difference with --foil.")
     ] = None,
     chat: Chat = False,
     *,
@@ -86,13 +91,9 @@ def patch(
     """Activation patching: put every site of one prompt's run into another's, and see what the answer becomes."""
     from dataclasses import replace
 
-    from ...errors import InputError, did_you_mean
     from ...recall.trace import patch
     from ...recall.trace.patching import grid
 
-    sites = ("residual", "mlp", "attention", "head")
-    if site not in sites:
-        raise InputError(f"site {site!r} is unknown{did_you_mean(site, sites)}; expected one of {', '.join(sites)}")
     metric = metric or ("probability" if foil is None else "logit_difference")
 
     def run(model):

@@ -3,56 +3,108 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from ...edit.methods.table import METHODS
-from ..shared.options import AsJson, Device, RemoteCode
+from ..shared.command import command
+from ..shared.help import Command, Group, choice
+from ..shared.options import Device, Dtype, Output, RemoteCode, Texts
 from ..shared.output import line, note, print_json, table
 
 app = typer.Typer(
-    name="bench", help="Benchmarks: runs over a data set that can be killed and resumed.", no_args_is_help=True,
-    rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False,
-)  # fmt: skip
+    name="bench",
+    help="Benchmarks: runs over a data set that can be killed and resumed.",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
-# options of every benchmark
-Out = Annotated[Path | None, typer.Option(help="The run's folder: a new one, or with --resume the one to go on with.")]
-SourceName = Annotated[
-    str | None, typer.Option(help="builtin, a file or folder of a data set, or one of the Hub as owner/name.")
-]
-Format = Annotated[str | None, typer.Option(help="The source's format, where its first record does not tell.")]
-Revision = Annotated[str | None, typer.Option(help="Commit of a source of the Hub.")]
-Model = Annotated[str | None, typer.Option("--model", help="As in `knowedit locate`.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-Limit = Annotated[int | None, typer.Option(help="The first so many records, of those that are known.")]
-Sample = Annotated[int | None, typer.Option(help="So many records, drawn by --seed.")]
-Seed = Annotated[int | None, typer.Option(help="Of all that is drawn.")]
+ENGINES, TRACKERS = ("serial", "ray"), ("trackio", "wandb", "mlflow")
+
+# ---------------------------------------------------------------- options of every benchmark; None is "not said"
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Which records a study is about."""
+
+    panel: ClassVar[str] = "Records"
+
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="builtin, a file or folder of a data set, or one of the Hub as owner/name."),
+    ] = None
+    format: Annotated[
+        str | None, typer.Option("--format", help="The source's format, where its first record does not tell.")
+    ] = None
+    revision: Annotated[str | None, typer.Option("--revision", help="Commit of a source of the Hub.")] = None
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="The number of first records, counted among the known ones.")
+    ] = None
+    sample: Annotated[int | None, typer.Option("--sample", help="The number of records drawn by --seed.")] = None
+    batch: Annotated[int | None, typer.Option("--batch", help="Records that are run together.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Of all that is drawn.")] = None
+
+
+@dataclass(frozen=True)
+class StudyModelOptions:
+    """Which model a study is about, and how it is loaded."""
+
+    panel: ClassVar[str] = "Model"
+
+    model: Annotated[str | None, typer.Option("--model", help="As in `knowedit locate`.")] = None
+    dtype: Dtype = None
+    device: Device = None
+    trust_remote_code: RemoteCode = False
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a run is divided and resumed."""
+
+    panel: ClassVar[str] = "Run"
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The run's folder: a new one, or with --resume the one to go on with."),
+    ] = None
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n: only every n-th batch from the i-th on.")] = None
+    engine: Annotated[str, choice(ENGINES, "--engine", help="In this process, or in workers.")] = "serial"
+    workers: Annotated[int, typer.Option("--workers", help="Replicas of the model, with --engine ray.")] = 1
+    address: Annotated[str | None, typer.Option("--address", help="A Ray cluster; by default this machine.")] = None
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run: records, forward passes, memory.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class RunOptions(EngineOptions):
+    """The same, and who follows the run."""
+
+    tracker: Annotated[str | None, choice(TRACKERS, "--tracker", help="Follow the run from elsewhere.")] = None
+
+
 Config = Annotated[
     str | None,
     typer.Option(help="Settings by name (see `knowedit bench configs`), or a YAML file; options take precedence."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
-Shard = Annotated[str | None, typer.Option(help="i/n: only every n-th batch from the i-th on.")]
-Engine = Annotated[str, typer.Option(help="serial or ray.")]
-Workers = Annotated[int, typer.Option(help="Replicas of the model, ray.")]
-Address = Annotated[str | None, typer.Option(help="A Ray cluster; by default this machine.")]
-TrackerName = Annotated[str | None, typer.Option("--tracker", help="trackio, wandb or mlflow.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be run: records, forward passes, memory.")]
-Batch = Annotated[int | None, typer.Option(help="Records that are run together.")]
-Settings = Annotated[list[str], typer.Option("--set", help="NAME=VALUE of the method, such as search.lr=0.5.")]
 
 
-@app.command("edit")
+@app.command("edit", cls=Command)
+@command
 def edit(
-    out: Out = None,
-    source: SourceName = None,
-    model: Model = None,
-    method: Annotated[str | None, typer.Option(help=", ".join(METHODS) + ".")] = None,
+    method: Annotated[str | None, choice(METHODS, "--method", help="How facts are edited.")] = None,
     layer: Annotated[int | None, typer.Option(help="The edited layer; by default that of a table.")] = None,
-    settings: Settings = [],  # noqa: B006
+    settings: Annotated[
+        Texts, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as search.lr=0.5.")
+    ] = [],  # noqa: B006
     config: Config = None,
     metrics: Annotated[str | None, typer.Option(help="Of the summary: ES,PS,NS,… ; by default all.")] = None,
     known_only: Annotated[bool | None, typer.Option("--known-only", help="Only facts that the model knows.")] = None,
@@ -66,41 +118,34 @@ def edit(
     snippets: Annotated[str | None, typer.Option(help="With --generate: a folder of reference texts, for RS.")] = None,
     sequential: Annotated[bool | None, typer.Option("--sequential", help="Edits stay on.")] = None,
     checkpoints: Annotated[str | None, typer.Option(help="Numbers of edits after which all are asked again.")] = None,
-    batch: Batch = None,
-    limit: Limit = None,
-    sample: Sample = None,
-    seed: Seed = None,
-    format: Format = None,
-    revision: Revision = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
-    resume: Resume = False,
-    shard: Shard = None,
-    engine: Engine = "serial",
-    workers: Workers = 1,
-    address: Address = None,
-    tracker: TrackerName = None,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
+    *,
+    records: RecordOptions,
+    model: StudyModelOptions,
+    run: RunOptions,
+    output: Output,
 ) -> None:
     """Edit each fact of a source and measure efficacy, paraphrases, neighbours and more, beside the unedited model."""
     from ...evaluate.edits.study import EditStudy, EditStudyConfig
     from ...settings import parse_settings
 
-    given = {
-        "source": source, "model": model, "method": method, "layer": layer, "known_only": known_only,
-        "perplexity": perplexity, "generate": generate, "snippets": snippets, "sequential": sequential, "batch": batch,
-        "limit": limit, "sample": sample, "seed": seed, "format": format, "revision": revision, "dtype": dtype,
+    options = {
+        **vars(records),
+        "model": model.model,
+        "dtype": model.dtype,
+        "method": method,
+        "layer": layer,
+        "known_only": known_only,
+        "perplexity": perplexity,
+        "generate": generate,
+        "snippets": snippets,
+        "sequential": sequential,
         "metrics": None if metrics is None else [name.strip() for name in metrics.split(",")],
         "checkpoints": None if checkpoints is None else numbers("checkpoints", checkpoints),
         "settings": parse_settings(settings) or None,
-    }  # fmt: skip
-    chosen = configured(EditStudyConfig(), "edit", config, given)
-    claimed = gpus(device)
-    run = {"resume": resume, "shard": shard, "engine": engine, "workers": workers, "address": address, "gpus": claimed}
-    build = partial(EditStudy.from_config, chosen, device=device, trust_remote_code=trust_remote_code)
-    execute("edit", chosen, build, out, run, tracker, dry_run, as_json)
+    }
+    study_config = configured(EditStudyConfig(), "edit", config, options)
+    build = partial(EditStudy.from_config, study_config, device=model.device, trust_remote_code=model.trust_remote_code)
+    execute("edit", study_config, build, run, model.device, output.as_json)
 
 
 # ---------------------------------------------------------------- what all benchmarks share
@@ -115,11 +160,6 @@ def configured(defaults, study: str, name: str | None, given: dict):
     return overridden(defaults, merged(values, {name: value for name, value in given.items() if value is not None}))
 
 
-def gpus(device: str | None) -> int:
-    """How many a worker claims."""
-    return int(device is not None and device.startswith("cuda"))
-
-
 def numbers(what: str, text: str) -> list[int]:
     from ...errors import InputError
 
@@ -129,34 +169,43 @@ def numbers(what: str, text: str) -> list[int]:
         raise InputError(f"the {what} are {text!r}, expected numbers such as 1,10,100") from None
 
 
-def execute(
-    study: str, config, build, out: Path | None, run: dict, tracker: str | None, dry: bool, as_json: bool, show=None
-) -> None:
-    """Run a study into `out`, or say what that would take, and print its summary by `show` (`show_run`)."""
+def execute(study: str, config, build, run: EngineOptions, device: str | None, as_json: bool, show=None) -> None:
+    """Run a study as `run` says, or say what that would take, and print its summary by `show` (`show_run`)."""
     from ...errors import InputError
     from ...evaluate.dry_run import dry_run
     from ...evaluate.runs.engine import parse_shard, run_study
     from ...evaluate.runs.folder import RunFolder, check_folder
     from ...evaluate.runs.tracker import start_tracker
 
-    if dry:
-        found = dry_run(study, config)
-        print_json({"schema": "knowedit.bench-plan/1", **found}) if as_json else _show_plan(found)
+    if run.dry_run:
+        plan = dry_run(study, config)
+        print_json({"schema": "knowedit.bench-plan/1", **plan}) if as_json else _show_plan(plan)
         return
-    if out is None:
+    if run.out is None:
         raise InputError("the run needs a folder: name one with --out")
-    shard = None if run["shard"] is None else parse_shard(run["shard"])
-    check_folder(out, resume=run["resume"])
-    if run["resume"]:
-        pin_threads(RunFolder(out).manifest)
-    follower = None if tracker is None else start_tracker(tracker, out.name, config.as_dict())
+    shard = None if run.shard is None else parse_shard(run.shard)
+    check_folder(run.out, resume=run.resume)
+    if run.resume:
+        pin_threads(RunFolder(run.out).manifest)
+    tracker = getattr(run, "tracker", None)
+    follower = None if tracker is None else start_tracker(tracker, run.out.name, config.as_dict())
     log: dict[str, Any] = {} if follower is None else {"log": follower.log}
     try:
         run_by = build()
         if skipped := run_by.skipped:
             note(f"{len(skipped)} records are skipped, the first ({skipped[0][0]}): {skipped[0][1]}")
         done = run_study(
-            run_by, out, **{**run, "shard": shard}, build=build, command=" ".join(["knowedit", *sys.argv[1:]]), **log
+            run_by,
+            run.out,
+            resume=run.resume,
+            shard=shard,
+            engine=run.engine,
+            workers=run.workers,
+            address=run.address,
+            gpus=int(device is not None and device.startswith("cuda")),  # that each worker claims
+            build=build,
+            command=" ".join(["knowedit", *sys.argv[1:]]),
+            **log,
         )
     finally:
         if follower is not None:

@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ..shared.help import choice
 from ..shared.options import AsJson
 from ..shared.output import line, print_json, table
+
+FORMATS = ("terminal", "markdown", "latex", "csv")
 
 
 def report(
@@ -18,22 +21,15 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help="A new folder for tables (Markdown, LaTeX, CSV) and figures (PNG, SVG).")
     ] = None,
-    format: Annotated[
-        str | None, typer.Option(help="How tables are printed: terminal, markdown, latex or csv.")
-    ] = None,
+    format: Annotated[str | None, choice(FORMATS, "--format", help="How tables are printed.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what runs of a benchmark found; two or more over the same records are compared record by record."""
-    from ...errors import InputError, did_you_mean
+    from ...errors import InputError
     from ...files import check_new
     from ...report.bench.report import bench_report
     from ...report.bench.tables import WRITERS, cells
 
-    formats = ("terminal", *WRITERS)
-    if format is not None and format not in formats:
-        raise InputError(
-            f"no format is called {format!r}{did_you_mean(format, formats)}; there are {', '.join(formats)}"
-        )
     if format is not None and (out is not None or as_json):
         raise InputError("--format is for printed tables; leave it out beside --out, which writes all, and --json")
     if out is not None:

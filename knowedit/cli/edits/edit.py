@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from ...edit.methods.table import METHODS
-from ..shared.options import DEFAULT_MODEL, AsJson, Device, Dtype, ModelName, RemoteCode, Texts, load
+from ..shared.help import choice
+from ..shared.options import ModelOptions, Output, Texts
 from ..shared.output import print_json
 from ..shared.progress import Clock, progress
 from .edit_report import show
@@ -33,14 +34,18 @@ def edit(
         str | None, typer.Option(help="The old answer; by default the model's own first choice.")
     ] = None,
     fact: Annotated[str | None, typer.Option(help="A built-in fact by id, instead of a TEMPLATE.")] = None,
-    paraphrase: Annotated[Texts, typer.Option(help="Another way to ask, which should change too. Repeat it.")] = [],  # noqa: B006
+    paraphrase: Annotated[
+        Texts, typer.Option(metavar="TEXT", help="Another way to ask, which should change too. Repeat it.")
+    ] = [],  # noqa: B006
     neighbour: Annotated[
-        Texts, typer.Option(help='"PROMPT=ANSWER" about something else, which should stay. Repeat it.')
+        Texts, typer.Option(metavar="TEXT", help='"PROMPT=ANSWER" about something else, which should stay. Repeat it.')
     ] = [],  # noqa: B006
     method: Annotated[
         str,
-        typer.Option(
-            metavar="NAME", help="; ".join(f"{name}, {row.words}" for name, row in METHODS.items() if row.edits)
+        choice(
+            [name for name, row in METHODS.items() if row.edits],
+            "--method",
+            help="; ".join(f"{name}: {row.words}" for name, row in METHODS.items() if row.edits) + ".",
         ),
     ] = "rome",
     layer: Annotated[
@@ -56,11 +61,9 @@ def edit(
     lens: Annotated[
         bool, typer.Option("--lens", help="Also whether the old answer survives: by layer, and its neurons.")
     ] = False,
-    model: ModelName = DEFAULT_MODEL,
-    dtype: Dtype = None,
-    device: Device = None,
-    trust_remote_code: RemoteCode = False,
-    as_json: AsJson = False,
+    *,
+    model: ModelOptions,
+    output: Output,
 ) -> None:
     """Change a fact: what the model answers before and after, what the edit may damage, and the edit as a folder.
 
@@ -73,7 +76,7 @@ def edit(
     if out is not None:
         check_new(out)  # at once, what could not be saved after minutes of work
     seconds, clock = {}, Clock()
-    edited = load(model, dtype, device, trust_remote_code)
+    edited = model.load()
     seconds["load"] = clock.lap()
     assumed = request.target == _OPEN
     if assumed:
@@ -94,7 +97,7 @@ def edit(
         "seconds": seconds,
         "out": None if out is None else str(change.save(out)),
     }
-    print_json(report) if as_json else show(report)
+    print_json(report) if output.as_json else show(report)
 
 
 # ---------------------------------------------------------------- the request

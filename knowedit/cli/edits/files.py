@@ -11,6 +11,7 @@ import typer
 from ...display.result import Table
 from ..shared.command import Printout, run_command
 from ..shared.facts import choose_facts
+from ..shared.help import choice
 from ..shared.options import Chat, EditFolders, ModelOptions, Output
 from ..shared.progress import progress
 
@@ -226,7 +227,7 @@ def _short(value: Any) -> str:
 def export(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Saved edits, in the order of application.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
-    to: Annotated[str, typer.Option(help="peft, a LoRA adapter, or checkpoint, the merged model.")],
+    to: Annotated[str, choice(FORMATS, "--to", help="peft: a LoRA adapter. checkpoint: the merged model.")],
     base: Annotated[
         str | None, typer.Option(help="With peft: the name under which others load the base model.")
     ] = None,
@@ -236,11 +237,9 @@ def export(
 ) -> None:
     """Write edits for other tools: a PEFT LoRA adapter, or a whole checkpoint with the edits in its weights."""
     from ...edit.export import to_checkpoint, to_peft
-    from ...errors import InputError, did_you_mean
+    from ...errors import InputError
     from ...files import check_new
 
-    if to not in FORMATS:
-        raise InputError(f"edits are exported to {to!r}{did_you_mean(to, FORMATS)}, expected peft or checkpoint")
     if base is not None and to != "peft":
         raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
     out = check_new(out)

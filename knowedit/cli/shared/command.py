@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
+
+from typer.models import OptionInfo
 
 from ...display.result import Table
 from .options import ModelOptions, Output
@@ -47,12 +50,19 @@ def command(function: Callable) -> Callable:
 
 
 def _options(group: Any) -> list[inspect.Parameter]:
+    """The fields of a group as parameters, its options in the group's panel."""
     hints = get_type_hints(group, include_extras=True)
     options = []
     for field in fields(group):
+        kind, info = get_args(hints[field.name])
+        if isinstance(info, OptionInfo):
+            info = copy(info)
+            info.rich_help_panel = group.panel
         default = field.default if field.default_factory is MISSING else field.default_factory()
         options.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info]
+            )
         )
     return options
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from .options import FactId, Facts, Limit, Prompt, Relation, Subject, Target
 
@@ -11,6 +12,8 @@ from .options import FactId, Facts, Limit, Prompt, Relation, Subject, Target
 @dataclass(frozen=True)
 class OneFact:
     """One fact: a prompt with its subject and target, or a built-in fact by id."""
+
+    panel: ClassVar[str] = "Facts"
 
     prompt: Prompt = None
     subject: Subject = None
@@ -29,6 +32,8 @@ class OneFact:
 @dataclass(frozen=True)
 class ManyFacts:
     """Facts of a file, or the built-in ones, that the model knows."""
+
+    panel: ClassVar[str] = "Facts"
 
     facts: Facts = None
     relation: Relation = None

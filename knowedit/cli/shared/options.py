@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar
 
 import typer
 
+from .help import choice
+
 # ---------------------------------------------------------------- the model
 
 DEFAULT_MODEL = "smollm2-135m"
@@ -16,7 +18,8 @@ ModelName = Annotated[
     str, typer.Option("--model", help="An alias (see `knowedit models`), a Hub id, a directory or a GGUF file.")
 ]
 Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16; the checkpoint's own by default.")
+    str | None,
+    choice(("float32", "bfloat16", "float16"), "--dtype", help="Of the weights; by default the checkpoint's own."),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1, …")]
 RemoteCode = Annotated[
@@ -39,6 +42,10 @@ Limit = Annotated[
 Relation = Annotated[str | None, typer.Option("--relation", help="With --facts: only this relation, by id or name.")]
 Texts = list[str]  # an option that may be repeated
 
+# ---------------------------------------------------------------- locating
+
+RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
+
 # ---------------------------------------------------------------- texts
 
 CorpusName = Annotated[
@@ -53,7 +60,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of samples, draws and co
 # ---------------------------------------------------------------- edits
 
 EditFolders = Annotated[
-    list[Path], typer.Option("--edit", help="A saved edit. Repeat it; edits are applied in this order.")
+    list[Path], typer.Option("--edit", metavar="DIR", help="A saved edit. Repeat it; edits are applied in this order.")
 ]
 
 # ---------------------------------------------------------------- output
@@ -71,6 +78,8 @@ FigurePath = Annotated[
 class ModelOptions:
     """Which model, and how it is loaded."""
 
+    panel: ClassVar[str] = "Model"
+
     model: ModelName = DEFAULT_MODEL
     dtype: Dtype = None
     device: Device = None
@@ -84,6 +93,8 @@ class ModelOptions:
 @dataclass(frozen=True)
 class Output:
     """What becomes of a result that is only printed."""
+
+    panel: ClassVar[str] = "Output"
 
     as_json: AsJson = False
 

@@ -1,0 +1,63 @@
+"""What `--help` shows: summaries as they are, options in panels, the choices of an option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+_WHOLE = 1000  # characters: no summary is longer, so none is cut
+
+
+class Command(TyperCommand):
+    """A command whose options stand in the panels of their groups."""
+
+    def format_options(self, ctx, formatter) -> None:
+        panels: dict[str, list] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                panels.setdefault(getattr(parameter, "rich_help_panel", None) or title, []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Group(TyperGroup):
+    """A group of commands that says of each what it does, however many lines that takes."""
+
+    def format_commands(self, ctx, formatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in commands])
+
+
+def choice(names: Iterable[str], *declarations: str, help: str):
+    """An option that takes one of `names`, shown by --help and offered by shells.
+
+    Another name ends in an `InputError` with the nearest one.
+    """
+    names = tuple(names)
+    return typer.Option(
+        *declarations,
+        help=help,
+        metavar="|".join(names),
+        parser=one_of(names, declarations),
+        autocompletion=lambda: names,
+    )
+
+
+def one_of(names: tuple[str, ...], declarations: Iterable[str] = ()) -> Callable[[str], str]:
+    """A check that a text is one of `names`."""
+    what = next(iter(declarations), "the choice")
+
+    def check(text: str) -> str:
+        from ...errors import InputError, did_you_mean
+
+        if text not in names:
+            raise InputError(f"{what} is {text!r}{did_you_mean(text, names)}, expected {', '.join(names)}")
+        return text
+
+    return check
