@@ -43,8 +43,9 @@ def edit(
     method: Annotated[
         str,
         choice(
-            [name for name, row in METHODS.items() if row.edits],
+            METHODS,
             "--method",
+            hidden=[name for name, row in METHODS.items() if not row.edits],
             help="; ".join(f"{name}: {row.words}" for name, row in METHODS.items() if row.edits) + ".",
         ),
     ] = "rome",

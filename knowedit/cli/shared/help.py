@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -34,22 +34,23 @@ class Group(TyperGroup):
             formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in commands])
 
 
-def choice(names: Iterable[str], *declarations: str, help: str):
+def choice(names: Collection[str], *declarations: str, help: str, hidden: Collection[str] = ()):
     """An option that takes one of `names`, shown by --help and offered by shells.
 
-    Another name ends in an `InputError` with the nearest one.
+    Another name ends in an `InputError` with the nearest one. `names` may be a table: what is added to it later counts.
+    The `hidden` ones are not shown: what takes the option says why they do not serve.
     """
-    names = tuple(names)
+    shown = [name for name in names if name not in hidden]
     return typer.Option(
         *declarations,
         help=help,
-        metavar="|".join(names),
+        metavar="|".join(shown),
         parser=one_of(names, declarations),
-        autocompletion=lambda: names,
+        autocompletion=lambda: shown,
     )
 
 
-def one_of(names: tuple[str, ...], declarations: Iterable[str] = ()) -> Callable[[str], str]:
+def one_of(names: Collection[str], declarations: Iterable[str] = ()) -> Callable[[str], str]:
     """A check that a text is one of `names`."""
     what = next(iter(declarations), "the choice")
 
