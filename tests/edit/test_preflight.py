@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.rounding import near, near_probability
 from support.tiny import tiny
 from support.trained import facts, trained
 
@@ -36,12 +37,12 @@ def test_preflight_tells_norm_and_nearest(edited):
     model, edit = edited
     before = preflight(model, edit, facts=HOMES)
     ((_, delta),) = edit.deltas.items()
-    assert before.relative_norm == pytest.approx((delta.matrix().norm() / model.down_weight(0).norm()).item())
+    assert before.relative_norm == near((delta.matrix().norm() / model.down_weight(0).norm()).item())
     (key,) = before.facts
     assert key.k_C_inv_k == edit.notes["k_C_inv_k"]
-    assert edit.facts[0].subject not in {near.subject for near in key.nearest}
-    leaks = [near.leak for near in key.nearest]
-    assert leaks == sorted(leaks, reverse=True) and all(-1.001 <= near.cosine <= 1.001 for near in key.nearest)
+    assert edit.facts[0].subject not in {other.subject for other in key.nearest}
+    leaks = [other.leak for other in key.nearest]
+    assert leaks == sorted(leaks, reverse=True) and all(-1.001 <= other.cosine <= 1.001 for other in key.nearest)
     assert before.worst == key.nearest[0]
     assert before.fact_dict()["nearest"][0]["leak"] == leaks[0]
 
@@ -65,8 +66,8 @@ def test_outcome_is_of_the_edit_and_leaves_the_model_alone(edited):
     assert fact.before.prompt.says_true and fact.after.prompt.says_new
     assert len(fact.lens) == model.n_layers
     last = fact.lens[-1]
-    assert last.after_new == pytest.approx(fact.after.prompt.p_new, rel=1e-4)
-    assert last.before_true == pytest.approx(fact.before.prompt.p_true, rel=1e-4)
+    assert last.after_new == near_probability(fact.after.prompt.p_new)
+    assert last.before_true == near_probability(fact.before.prompt.p_true)
     assert result.perplexity_after != result.perplexity_before
     befores = [neuron.before for neuron in fact.neurons]
     assert befores == sorted(befores, reverse=True) and befores[0] > 0
@@ -92,14 +93,14 @@ def test_an_edit_of_several_facts_is_looked_at_fact_by_fact(together):
     before = preflight(model, edit, facts=HOMES)
     assert [key.k_C_inv_k for key in before.facts] == edit.notes["k_C_inv_k"]
     edited = {fact.subject for fact in edit.facts}
-    assert not edited & {near.subject for key in before.facts for near in key.nearest}, "they are meant to change"
+    assert not edited & {other.subject for key in before.facts for other in key.nearest}, "they are meant to change"
     for fact, key in zip(edit.facts, before.facts, strict=True):
         alone = replace(edit, facts=(fact,), notes={})
         (same,) = preflight(model, alone, facts=[f for f in HOMES if f.subject not in edited]).facts
-        kept = [near for near in same.nearest if near.subject not in edited]
-        assert [near.subject for near in key.nearest] == [near.subject for near in kept]
-        assert [near.leak for near in key.nearest] == pytest.approx([near.leak for near in kept], rel=1e-5)
-    assert before.worst.leak == max(near.leak for key in before.facts for near in key.nearest)
+        kept = [other for other in same.nearest if other.subject not in edited]
+        assert [other.subject for other in key.nearest] == [other.subject for other in kept]
+        assert [other.leak for other in key.nearest] == near([other.leak for other in kept])
+    assert before.worst.leak == max(other.leak for key in before.facts for other in key.nearest)
     assert sum("'s first token" in warning for warning in before.warnings) == 3
     assert all(any(warning.startswith(repr(s)) for warning in before.warnings) for s in edited)
 
@@ -109,8 +110,8 @@ def test_the_outcome_of_several_facts_is_that_of_each(together):
     result = outcome(model, edit, text=TEXT)
     for fact, each in zip(edit.facts, result.facts, strict=True):
         (alone,) = outcome(model, replace(edit, facts=(fact,)), text=TEXT).facts
-        assert each.after.prompt.p_new == pytest.approx(alone.after.prompt.p_new, rel=1e-4)
-        assert each.before.prompt.p_true == pytest.approx(alone.before.prompt.p_true, rel=1e-4)
+        assert each.after.prompt.p_new == near_probability(alone.after.prompt.p_new)
+        assert each.before.prompt.p_true == near_probability(alone.before.prompt.p_true)
         assert len(each.after.neighbours) == len(fact.neighbours)
     lost = [b.prefers_true and a.prefers_new for f in result.facts
             for b, a in zip(f.before.neighbours, f.after.neighbours, strict=True)]  # fmt: skip
@@ -145,7 +146,7 @@ def test_perplexity_is_that_of_the_model_itself():
     ids = torch.tensor([model.encode(TEXT).ids])
     with torch.no_grad():
         loss = model.hf(input_ids=ids, labels=ids).loss
-    assert perplexity(model, TEXT) == pytest.approx(loss.exp().item(), rel=1e-4)
+    assert perplexity(model, TEXT) == near_probability(loss.exp().item())
     with pytest.raises(InputError, match="two tokens"):
         perplexity(tiny("gpt2"), "a")
     with pytest.raises(InputError, match="masked"):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.rounding import near_probability
 from support.tiny import tiny
 from support.trained import facts, trained
 
@@ -105,7 +106,7 @@ def test_a_response_equals_the_model_inside_the_context(factor):
     for neurons, found in zip(sets, fast, strict=True):
         with amplify(model, neurons, factor), torch.no_grad():
             logits = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1]
-        assert found == pytest.approx(logits.softmax(-1)[query.target_ids[0]].item(), rel=1e-4)
+        assert found == near_probability(logits.softmax(-1)[query.target_ids[0]].item())
 
 
 def test_a_response_multiplies_the_tokens_of_a_target():
@@ -138,4 +139,4 @@ def test_a_response_multiplies_the_tokens_of_a_target():
     wanted = 1.0
     for step, token in zip(query.steps, query.target_ids, strict=True):
         wanted *= p[step.read, token].item()
-    assert ScaledAnswers(model, query).scaled([neurons], 2.0)[0] == pytest.approx(wanted, rel=1e-4)
+    assert ScaledAnswers(model, query).scaled([neurons], 2.0)[0] == near_probability(wanted)

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from support.commands import LIMIT
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -17,6 +18,6 @@ def browser():
         pytest.skip("no Chromium on this machine; scripts/test.sh installs it as root")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=path, args=list(QUIET))
+        launched = started.chromium.launch(executable_path=path, args=list(QUIET), timeout=1000 * LIMIT)
         yield launched
         launched.close()

@@ -1,5 +1,7 @@
-"""What commands are tried with, and what a failure looks like."""
+"""What commands are tried with, how long they may take, and what a failure looks like."""
 
+LIMIT = 600
+"""Seconds after which something hangs. No test is about time: what takes long on a busy machine is right too."""
 HOSTILE = "[/red] \x1b[31mZarn\x1b[0m $x_{ $ [bold]lives[/bold] \u202e in"
 
 

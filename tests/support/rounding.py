@@ -27,6 +27,12 @@ PASS = 600
 """Roundings in a row in one pass of a tiny model: 3 layers of 4 products of width 32 and one of 48, and a readout."""
 
 
+LOGITS = 20
+"""The largest logits of tiny models: their probabilities exp(l) are as uncertain as p·|l|."""
+ADAM = 1e3
+"""Adam divides each gradient by its own size: entries a thousand times smaller are a thousand times as uncertain."""
+
+
 def pass_operations(model) -> int:
     """The roundings in a row in one pass through `model`: products into and out of heads, into and out of neurons."""
     width = model.d_model
@@ -38,13 +44,18 @@ def rounding(size: float = 1.0, operations: int = PASS, dtype: torch.dtype | Non
     return LAMBDA * torch.finfo(dtype or torch.get_default_dtype()).eps * operations**0.5 * float(size)
 
 
+def near_probability(p, operations: int = PASS):
+    """`near` for probabilities, and other exponentials of logits or losses, of tiny models."""
+    return near(p, size=LOGITS * float(np.abs(np.asarray(p, dtype=float)).max(initial=0.0)), operations=operations)
+
+
 def near(wanted, size: float | None = None, operations: int = PASS, dtype: torch.dtype | None = None):
     """`pytest.approx` of `wanted` within rounding; `size` is the largest of `wanted` where it is not told."""
     if isinstance(wanted, torch.Tensor):
         wanted = wanted.detach().cpu().double().numpy()
-    values = np.asarray(list(wanted.values()) if isinstance(wanted, dict) else wanted, dtype=float)
-    size = np.abs(values).max(initial=0.0) if size is None else size
-    return pytest.approx(wanted, rel=0, abs=rounding(size, operations, dtype))
+    if size is None:
+        size = np.abs(np.asarray(list(wanted.values()) if isinstance(wanted, dict) else wanted)).max(initial=0.0)
+    return pytest.approx(wanted, abs=rounding(size, operations, dtype))
 
 
 def assert_near(found, wanted, size: float | None = None, operations: int = PASS, dtype: torch.dtype | None = None):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.rounding import ADAM, LOGITS, PASS, assert_near, near
 from support.tiny import SUBJECT, tiny
 from support.trained import facts, trained
 
@@ -70,17 +71,16 @@ def edited_loss(model: Model, edit, fact: Fact) -> float:
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2", "bloom", "bert", "modernbert"])
 @pytest.mark.parametrize("eps", [None, 8e-3])
-def test_trains_as_if_the_weight_were_written(family, eps):
-    model = tiny(family)
+def test_trains_as_if_the_weight_were_written(family, eps, doubled):
+    model = tiny(family, torch.float64)
     config = replace(FT, norm_constraint=eps)
     edit = fine_tune(model, FACT, config)
     wanted, losses = plainly_trained(model, FACT, config)
     (delta,) = edit.deltas.values()
     assert isinstance(delta, Dense) and delta.shape == model.down_shape(LAYER)
-    # Adam divides by the gradient's size, so rounding of the smallest gradients moves single entries
-    assert (delta.delta - wanted).norm() < 1e-3 * wanted.norm()
-    assert edit.notes["losses"] == pytest.approx(losses, abs=1e-4)
-    assert edit.notes["loss"] == pytest.approx(edited_loss(model, edit, FACT), abs=1e-4)
+    assert_near(delta.delta, wanted, size=ADAM, operations=2 * PASS * config.steps)
+    assert edit.notes["losses"] == near(losses, size=ADAM, operations=2 * PASS * config.steps)
+    assert edit.notes["loss"] == near(edited_loss(model, edit, FACT), size=LOGITS)
     assert edit.notes["loss"] < losses[0]
     if eps is not None:
         assert delta.delta.abs().max() == torch.tensor(eps)
@@ -93,14 +93,14 @@ def test_stops_when_the_answer_is_learnt():
     *before, last = edit.notes["losses"]
     assert min(before) >= 0.05 > last == edit.notes["loss"]
     assert edit.notes["steps"] == len(before) < 60
-    assert edited_loss(model, edit, fact) == pytest.approx(last, abs=1e-3)
+    assert edited_loss(model, edit, fact) == near(last, size=LOGITS)
 
 
 @pytest.mark.parametrize("size", [1, 2, 32])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])
-def test_facts_in_a_batch_are_trained_as_alone(family, size, monkeypatch):
+def test_facts_in_a_batch_are_trained_as_alone(family, size, monkeypatch, doubled):
     monkeypatch.setattr("knowedit.edit.methods.fine_tune.at_once", lambda model: size)
-    model = tiny(family)
+    model = tiny(family, torch.float64)
     longer = replace(FACT, template="It is well known that the {} is located in the city of", target_new="Rio")
     asked = [FACT, SHORT, longer]
     first, second, _ = sorted(fine_tune(model, fact, FT).notes["losses"][3] for fact in asked)
@@ -109,9 +109,9 @@ def test_facts_in_a_batch_are_trained_as_alone(family, size, monkeypatch):
     for fact, edit in zip(asked, together, strict=True):
         alone = fine_tune(model, fact, config)
         assert edit.facts == (fact,) and edit.notes["steps"] == alone.notes["steps"]
-        assert edit.notes["losses"] == pytest.approx(alone.notes["losses"], rel=1e-3)
+        assert edit.notes["losses"] == near(alone.notes["losses"], size=ADAM, operations=2 * PASS * config.steps)
         (a,), (b,) = alone.deltas.values(), edit.deltas.values()
-        assert (a.delta - b.delta).norm() <= 1e-2 * a.delta.norm()
+        assert_near(a.delta, b.delta, size=ADAM, operations=2 * PASS * config.steps)
     assert len({edit.notes["steps"] for edit in together}) > 1
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.rounding import assert_near
 from support.tiny import SUBJECT, tiny
 from support.trained import CITIES, facts, trained
 
@@ -65,7 +66,7 @@ def test_update_is_the_arithmetic_of_the_paper(family):
             wanted[:, i] -= norm / old.norm() * 0.5 * old
             wanted[:, i] += norm / new.norm() * 3.0 * new
         assert delta.rank == len(indices)
-        torch.testing.assert_close(weight + delta.matrix(), wanted, rtol=1e-5, atol=1e-6)
+        assert_near(weight + delta.matrix(), wanted, operations=2 * model.d_model)
         others = [i for i in range(model.n_neurons) if i not in indices]
         assert not delta.matrix()[:, others].any()
     assert edit.notes["neurons"] == [[2, 5], [0, 7], [2, 1]] == edit.config["neurons"]

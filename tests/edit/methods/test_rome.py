@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.rounding import ADAM, PASS, assert_near, near, rounding
 from support.tiny import FAMILIES, tiny
 from support.trained import facts, trained
 
@@ -50,27 +51,28 @@ def key_and_output(model, fact, layer=1):
 
 @pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_algebra(family):
-    model = tiny(family)
+def test_the_algebra(family, doubled):
+    model = tiny(family, torch.float64)
     C = covariance(model)
     k, v0 = key_and_output(model, FACT)
     edit = rome(model, FACT, CONFIG, covariance=C)
     delta = delta_of(edit)
     singular = torch.linalg.svdvals(delta.matrix().double())
-    assert singular[1] < 1e-5 * singular[0]
+    assert singular[1] < rounding(singular[0])
     q = C.solve(k.double(), CONFIG.shrinkage)
-    assert torch.cosine_similarity(delta.v[:, 0].double(), q, dim=0).abs() > 0.9999
+    assert torch.cosine_similarity(delta.v[:, 0].double(), q, dim=0).abs() > 1 - rounding()
     with applied(model, edit):
         same, v_star = key_and_output(model, FACT)
-    assert torch.allclose(same, k, rtol=1e-4, atol=1e-6)
+    assert_near(same, k)
     found = v_star - v0  # W'k* = v* exactly where δ was asked for
-    assert found.norm().item() == pytest.approx(edit.notes["delta_norm"], rel=1e-4)
-    assert torch.allclose(found, (delta.matrix() @ k), rtol=1e-3, atol=1e-4 * found.abs().max().item())
+    size = v_star.abs().max()
+    assert found.norm().item() == near(edit.notes["delta_norm"], size=size)
+    assert_near(found, delta.matrix() @ k, size=size)
 
 
 @pytest.mark.parametrize("key", ["plain", "mean", "mixed"])
-def test_each_key_is_mapped_as_its_name_says(key):
-    model = tiny("llama")
+def test_each_key_is_mapped_as_its_name_says(key, doubled):
+    model = tiny("llama", torch.float64)
     C = covariance(model)
     plain = key_and_output(model, FACT)[0].double()
     texts = [FACT.prompt, *(f"{c}. {FACT.prompt}" for c in CONFIG.contexts)]
@@ -79,9 +81,9 @@ def test_each_key_is_mapped_as_its_name_says(key):
     edit = rome(model, FACT, replace(CONFIG, key=key), covariance=C)
     delta = delta_of(edit).matrix().double()
     k_star = mean if key == "mean" else plain
-    assert (delta @ k_star).norm().item() == pytest.approx(edit.notes["delta_norm"], rel=1e-3)
+    assert (delta @ k_star).norm().item() == near(edit.notes["delta_norm"])
     q = C.solve(plain if key == "plain" else mean, CONFIG.shrinkage)
-    assert torch.cosine_similarity(delta_of(edit).v[:, 0].double(), q, dim=0) > 0.9999
+    assert torch.cosine_similarity(delta_of(edit).v[:, 0].double(), q, dim=0) > 1 - rounding()
 
 
 def test_an_edit_teaches_the_model():
@@ -108,13 +110,13 @@ def test_same_request_same_edit():
     assert one.content_hash != rome(model, OTHER, CONFIG, covariance=covariance(model)).content_hash
 
 
-def test_many_edits_are_as_each_alone():
-    model = tiny("llama")
+def test_many_edits_are_as_each_alone(doubled):
+    model = tiny("llama", torch.float64)
     C = covariance(model)
     both = rome_many(model, [FACT, OTHER], CONFIG, covariance=C)
     for fact, edit in zip((FACT, OTHER), both, strict=True):
         alone = delta_of(rome(model, fact, CONFIG, covariance=C)).matrix()
-        assert (alone - delta_of(edit).matrix()).norm() <= 2e-3 * alone.norm()
+        assert_near(delta_of(edit).matrix(), alone, size=ADAM, operations=2 * PASS * CONFIG.search.steps)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.rounding import ADAM, PASS, assert_near, near, rounding
 from support.tiny import FAMILIES, double, tiny
-from support.trained import facts, trained
+from support.trained import exact, facts, trained
 
 from benchmarks.reference.rome import plain_v_star
 from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
@@ -34,9 +35,10 @@ def test_equals_the_plain_loop(family):
         (one,) = asked(model)
         (value,) = find_v_star(model, [one], 1, SEARCH)
         plain = plain_v_star(model, one, 1, SEARCH)
-    assert plain.steps == value.steps == 6
-    assert (value.delta - plain.delta).norm() <= 1e-4 * plain.delta.norm()
-    assert torch.allclose(value.v0, plain.v0) and torch.allclose(value.keys, plain.keys)
+        assert plain.steps == value.steps == 6
+        assert_near(value.delta, plain.delta, size=ADAM, operations=2 * 6 * PASS)
+        assert_near(value.v0, plain.v0)
+        assert_near(value.keys, plain.keys)
 
 
 @pytest.mark.covered
@@ -49,10 +51,13 @@ def test_many_facts_at_once_are_as_each_alone(family):
         shortest = min(one.suffix for one in requests)
         for one, value in zip(requests, together, strict=True):
             (alone,) = find_v_star(model, [one], 1, SEARCH)
-            assert alone.loss == pytest.approx(value.loss, abs=1e-4)
-            assert torch.allclose(alone.keys, value.keys)
-            if one.suffix == shortest:  # δ of a read beyond a family's window follows nothing but rounding
-                assert (alone.delta - value.delta).norm() <= 1e-4 * alone.delta.norm()
+            assert_near(alone.keys, value.keys)
+            if one.suffix == shortest or family not in (
+                "mistral",
+                "gemma2",
+            ):
+                assert alone.loss == near(value.loss, size=ADAM, operations=2 * 6 * PASS)
+                assert_near(alone.delta, value.delta, size=ADAM, operations=2 * 6 * PASS)
 
 
 def test_a_search_lowers_the_loss_and_respects_the_clamp():
@@ -62,11 +67,19 @@ def test_a_search_lowers_the_loss_and_respects_the_clamp():
     assert end.loss < start.loss and end.probability > start.probability
     assert start.delta.norm() == 0
     (tight,) = find_v_star(model, asked(model), 1, replace(SEARCH, steps=30, clamp=0.5))
-    assert tight.delta.norm() <= 0.5 * tight.v0.norm() * (1 + 1e-5) and tight.clamped
+    limit = 0.5 * tight.v0.norm()
+    assert tight.delta.norm() <= limit + rounding(limit, operations=model.d_model) and tight.clamped
 
 
-def test_facts_end_when_they_are_done():
-    model = trained()
+@pytest.fixture
+def exact_model():
+    model = trained()  # before float64 is on
+    with double():
+        yield exact(model)
+
+
+def test_facts_end_when_they_are_done(exact_model):
+    model = exact_model
     answers = {fact.relation: {f.target for f in facts() if f.relation == fact.relation} for fact in facts()}
     wanted = [replace(f, target_new=min(answers[f.relation] - {f.target})) for f in facts()[:8]]
     search = VStarSearch(steps=40, lr=0.2, clamp=80.0, decay=0.0, stop_loss=None, stop_probability=0.9)
@@ -77,7 +90,7 @@ def test_facts_end_when_they_are_done():
     for one, value in zip(requests, values, strict=True):
         (alone,) = find_v_star(model, [one], 0, search)
         assert alone.steps == value.steps
-        assert alone.probability == pytest.approx(value.probability, abs=0.02)
+        assert alone.probability == near(value.probability, size=ADAM, operations=2 * 40 * PASS)
 
 
 def test_the_model_is_as_it_was():

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.edits import FACT, random_edit
+from support.rounding import LOGITS, near
 from support.tiny import DECODERS, tiny
 from support.trained import trained
 
@@ -29,26 +30,26 @@ def plain(model, edit, subject):
 
 @pytest.mark.covered
 @pytest.mark.parametrize("family", DECODERS)
-def test_essence_is_that_of_each_edit_applied(family):
-    model = tiny(family)
+def test_essence_is_that_of_each_edit_applied(family, doubled):
+    model = tiny(family, torch.float64)
     facts = [FACT, replace(FACT, subject="Zürich"), replace(FACT, subject="The Lord of the Rings"), FACT]
     edits = [random_edit(model, 1, seed=1), random_edit(model, 0, seed=2), random_edit(model, 2, seed=3, rank=0), None]
     found = Drift(model).essence(facts, edits)
     for value, fact, edit in zip(found[:3], facts, edits, strict=False):
-        assert value == pytest.approx(plain(model, edit, fact.subject), rel=1e-3, abs=1e-5)
-    assert found[0] > 1e-4 and found[3] == pytest.approx(0.0, abs=1e-6)
+        assert value == near(plain(model, edit, fact.subject), size=LOGITS)
+    assert found[0] > 1e-4 and found[3] == near(0.0, size=LOGITS)
 
 
-def test_edits_that_are_applied_drift_as_those_that_are_not():
-    model = tiny("llama")
+def test_edits_that_are_applied_drift_as_those_that_are_not(doubled):
+    model = tiny("llama", torch.float64)
     edit = random_edit(model, 1, scale=0.5)
     drift = Drift(model)
     (essence,), (none, rise) = drift.essence([FACT], [edit]), drift.perplexity([None, edit])
-    assert none == pytest.approx(0.0, abs=1e-5) and abs(rise) > 1e-3
+    assert none == near(0.0, size=LOGITS) and abs(rise) > 1e-3
     with applied(model, edit):
         fresh = Drift(model)  # what it compares with is the model without its edits all the same
-        assert fresh.essence([FACT], [None])[0] == pytest.approx(essence, rel=1e-3)
-        assert fresh.perplexity([None])[0] == pytest.approx(rise, rel=1e-3)
+        assert fresh.essence([FACT], [None])[0] == near(essence, size=LOGITS)
+        assert fresh.perplexity([None])[0] == near(rise, size=LOGITS)
 
 
 def test_perplexity_by_itself():
@@ -58,7 +59,7 @@ def test_perplexity_by_itself():
     ((after,),) = score_edits(model, [edit], [[drift._text]])
     ((before,),) = score_edits(model, [None], [[drift._text]])
     ratio = torch.tensor(after.nll - before.nll, dtype=torch.float64).exp().item()
-    assert drift.perplexity([edit])[0] == pytest.approx(ratio - 1, rel=1e-6)
+    assert drift.perplexity([edit])[0] == near(ratio - 1, size=LOGITS)
 
 
 def test_masked_models_have_no_essence():
@@ -72,6 +73,6 @@ def test_words_that_the_tokenizer_does_not_know_are_left_out_of_the_text(monkeyp
     model = trained()  # its few words are nearly none of the text
     first, rest = Drift(model)._text
     assert "<unk>" not in f"{first} {rest}".split() and len(rest.split()) < 40
-    assert Drift(model).perplexity([None])[0] == pytest.approx(0.0, abs=1e-5)
+    assert Drift(model).perplexity([None])[0] == near(0.0, size=LOGITS)
     monkeypatch.setattr(model.tokenizer, "decode", lambda ids: "")
     assert Drift(model).perplexity([None, None]) == [None, None]

@@ -10,6 +10,7 @@ import torch
 from support import tiny
 from support.edits import FACT
 from support.made_runs import edit_run
+from support.rounding import near, near_probability
 from support.studies import records
 from support.trained import facts, trained
 
@@ -76,13 +77,13 @@ def test_effects_are_those_of_the_intervened_model_on_heldout_prompts(done):
     for row, fact in list(zip(done.rows(), facts(), strict=False))[:3]:
         prompts = [t.replace("{}", fact.subject) for t in fact.heldout]
         proof = row["proof"]
-        assert proof["before"] == pytest.approx([probability(model, p, fact.target) for p in prompts], abs=1e-5)
+        assert proof["before"] == near_probability([probability(model, p, fact.target) for p in prompts])
         most_active = [tuple(site) for site in row["rivals"]["activation"]]
         for effect, neurons in ((proof, sites_of(row)), (proof["rivals"]["activation"], most_active)):
             for what, change in (("suppressed", knowedit.suppress), ("amplified", knowedit.amplify)):
                 with change(model, neurons):
                     after = [probability(model, p, fact.target) for p in prompts]
-                assert effect[what] == pytest.approx(after, abs=1e-5)
+                assert effect[what] == near_probability(after)
 
 
 def test_the_most_active_neurons_are_as_many(done):
@@ -99,9 +100,9 @@ def test_controls_are_those_of_a_proof_and_drawn_by_the_seed(done):
     prompts = [model.query(t.replace("{}", fact.subject), fact.target, fact.subject) for t in fact.heldout]
     effect = measure(model, sites_of(row), prompts, draws=5).as_dict()
     for kind in ("activation", "layer"):
-        assert row["proof"]["control"][kind] == {k: pytest.approx(v) for k, v in effect["control"][kind].items()}
+        assert row["proof"]["control"][kind] == {k: near_probability(v) for k, v in effect["control"][kind].items()}
         assert len(effect["control"][kind]["suppressed"]) == 5
-    assert row["proof"]["match"] == pytest.approx(effect["match"])
+    assert row["proof"]["match"] == near(effect["match"])
     assert study().run([fact.id])[0]["proof"]["control"] == row["proof"]["control"]
     assert study(seed=1).run([fact.id])[0]["proof"]["control"] != row["proof"]["control"]
 

@@ -42,6 +42,10 @@ def test_a_run_writes_every_record_once_with_manifest_table_and_summary(tmp_path
 KILLS = 25  # of each kind
 
 
+def _size(path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path, sequential):
     """Many SIGKILLs of one run after the other; the records are those of a run that nobody disturbed."""
@@ -59,9 +63,13 @@ def test_killed_at_random_moments_nothing_is_lost_or_doubled(tmp_path, sequentia
                 run(study, tmp_path / "killed", resume=(path.parent / "manifest.json").exists())
             finally:
                 os._exit(0)
-        time.sleep(rng.uniform(0.0, 0.06))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        wanted, ended = _size(path) + rng.randrange(1500), 0  # bytes of records, which are 60 to 80 long
+        while not ended and _size(path) < wanted:
+            time.sleep(0.0005)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
         kills += os.WIFSIGNALED(status)
         if kills == KILLS // 2 and path.exists():
             with path.open("ab") as file:

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 from support import studies
+from support.commands import LIMIT
 from support.fake import Fake, build, records
 from support.trained import trained
 
@@ -33,6 +34,7 @@ def local_ray():
     tests = Path(__file__).parents[2]
     ray.init(
         num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False, logging_level="ERROR",
+        _system_config={"worker_register_timeout_seconds": LIMIT},
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join((str(tests), str(tests.parent)))}},
     )  # fmt: skip
     yield

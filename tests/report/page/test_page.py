@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from support.commands import LIMIT
 from support.edits import strong
 from support.trained import facts, trained
 
@@ -53,6 +54,7 @@ def opened(browser, text, tmp_path, width=1280, scheme="light", script=True):
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=script
     )
+    context.set_default_timeout(1000 * LIMIT)
     tab, wrong = context.new_page(), []
     tab.on("request", lambda request: wrong.append(request.url) if request.url != file.as_uri() else None)
     tab.on("console", lambda message: wrong.append(message.text))
