@@ -3,16 +3,20 @@
     with hooked(on_input(module, fn)):
         model(ids)
 
-Hooks are removed when the context ends, also by an exception.
+Hooks are removed when the context ends, also by an exception. Code that torch compiled passes over hooks that came
+after it, so it runs as plain Python meanwhile, whatever was compiled: a model, its blocks, a function around it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Lock
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Register = Callable[[], Any]  # registers one hook and returns torch's removable handle
@@ -64,9 +68,76 @@ def on_call(module: nn.Module, fn: Callable[[tuple, dict], None]) -> Register:
 @contextmanager
 def hooked(*registers: Register):
     """Register hooks for as long as the context lasts."""
-    with ExitStack() as stack:
+    with uncompiled(), ExitStack() as stack:
         for register in registers:
             stack.callback(register().remove)
+        yield
+
+
+class _Uncompiled:
+    """How many contexts want plain Python, of all threads: torch's stance is one for the process."""
+
+    def __init__(self):
+        self.lock = Lock()
+        self.contexts = 0
+        self.stance: Any = None
+
+    def enter(self) -> None:
+        with self.lock:
+            self.contexts += 1
+            if self.contexts == 1:
+                self.stance = torch.compiler.set_stance("force_eager")
+
+    def leave(self) -> None:
+        with self.lock:
+            self.contexts -= 1
+            if not self.contexts:
+                self.stance.__exit__(None, None, None)
+
+
+_uncompiled = _Uncompiled()
+
+
+@contextmanager
+def uncompiled():
+    """Run compiled code as plain Python while the context lasts."""
+    _uncompiled.enter()
+    try:
+        yield
+    finally:
+        _uncompiled.leave()
+
+
+def compile_again() -> None:
+    """Forget compiled code, after hooks that stay were put on or taken off: it has those that were there before.
+
+    Parts that only differ by their hooks share no code from then on.
+    """
+    if dynamo := sys.modules.get("torch._dynamo"):  # nothing is compiled before it is imported
+        dynamo.config.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()
+
+
+@contextmanager
+def measuring(module: nn.Module):
+    """Run `module` as it is measured while the context lasts: in evaluation mode and uncompiled. All its parts are in
+    the modes they had afterwards."""
+    training = [part for part in module.modules() if part.training]
+    with uncompiled():
+        for part in training:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in training:
+                part.training = True
+
+
+@contextmanager
+def differentiable():
+    """Make tensors that gradients can go through while the context lasts, also inside of `torch.inference_mode()`."""
+    gradients = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
         yield
 
 

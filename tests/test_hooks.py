@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from knowedit.hooks import first, hooked, on_call, on_input, on_output
+from knowedit.hooks import first, hooked, on_call, on_input, on_output, uncompiled
 
 
 class Pair(nn.Module):
@@ -82,3 +82,17 @@ def test_hooks_registered_before_one_that_cannot_be_are_removed():
     with pytest.raises(AttributeError), hooked(on_input(module, lambda x: None), on_input(None, lambda x: None)):
         raise AssertionError("the body must not run")
     assert count(module) == 0
+
+
+def test_contexts_of_two_threads_may_end_in_any_order():
+    runs = []
+    function = torch.compile(lambda x: x + 1, backend=lambda graph, _: lambda *inputs: runs.append(1) or graph(*inputs))
+    first_of_two, second = uncompiled(), uncompiled()
+    first_of_two.__enter__()
+    second.__enter__()
+    first_of_two.__exit__(None, None, None)
+    function(torch.ones(1))
+    assert not runs  # the second still lasts
+    second.__exit__(None, None, None)
+    function(torch.ones(1))
+    assert runs == [1]

@@ -14,7 +14,6 @@ than was asked for, is refused before anything is written.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -93,9 +92,7 @@ def apply(model: Model, edit: Change, *, mode: str = "in-place", any_base: bool 
     stack = stack_of(model)
     with stack.held():
         layers = _layers(model, edit)
-        if mode == "hook":
-            _check_not_compiled(model)
-        else:
+        if mode == "in-place":
             for path, layer in layers.items():
                 _check_writable(model, path, layer)
         stack.check_unchanged(model, layers)
@@ -172,20 +169,6 @@ def _layers(model: Model, edit: Change) -> dict[str, int]:
     return {path: known[path] for path in edit.deltas}
 
 
-def _check_not_compiled(model: Model) -> None:
-    for module in model.hf.modules():
-        if getattr(module, "_compiled_call_impl", None) is not None or _is_optimized(module):
-            raise ModelError(
-                f"{model.name} is compiled, so hooks that are added now may be passed over; "
-                'apply the edit with mode="in-place", or to the model before it is compiled'
-            )
-
-
-def _is_optimized(module: nn.Module) -> bool:
-    dynamo = sys.modules.get("torch._dynamo")  # not imported just to be asked
-    return dynamo is not None and isinstance(module, dynamo.OptimizedModule)
-
-
 def _check_writable(model: Model, path: str, layer: int) -> None:
     module = model.down(layer)
     weight = module._parameters.get("weight")
@@ -210,6 +193,7 @@ def _tied_to(model: Model, path: str, weight: nn.Parameter) -> str | None:
     """Another parameter that lies in the same memory. A storage may hold several that do not overlap."""
     start, end = _span(weight)
     for name, other in model.hf.named_parameters(remove_duplicate=False):
+        name = name.replace("_orig_mod.", "")  # what torch.compile puts around a part
         if name != f"{path}.weight" and other.device == weight.device and type(other) is nn.Parameter:
             begin, stop = _span(other)
             if begin < end and start < stop:

@@ -262,9 +262,9 @@ def _add(model: Model, layers: Sequence[int], rows: Tensor, limit: int, sums: di
     offloaded = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # would not give its weights back
     with ending_early(), hooked(*(on_input(model.down(layer), adding(layer)) for layer in layers)):
         if model.masked:
-            model.hf.base_model(input_ids=rows, attention_mask=torch.ones_like(rows))
+            model.run(rows, attention_mask=torch.ones_like(rows))
         else:
-            model.hf.base_model(input_ids=rows, use_cache=False)
+            model.run(rows, use_cache=False)
     return min(limit, rows[:, text].numel())
 
 

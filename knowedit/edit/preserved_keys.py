@@ -85,7 +85,7 @@ def lookup_keys(model: Model, layer: int, prompts: Sequence[Prompt]) -> Tensor:
         lookups = torch.tensor([prompts[i].position("lookup") for i in batch])
         take = partial(_take, keys, batch, lookups, ids.shape[1], whole)
         with ending_early(), hooked(on_input(model.down(layer), take)):
-            model.hf.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            model.run(ids, attention_mask=torch.ones_like(ids))
     return keys
 
 

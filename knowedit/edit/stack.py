@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..hooks import on_pass
+from ..hooks import compile_again, on_pass, uncompiled
 from ..models.adapter import Model
 from .delta import Change, Delta, weight_hash
 
@@ -115,20 +115,21 @@ class Stack:
         self.check_unchanged(model, self._bases)
         hooks = [added for added, _ in self._hooks.values()]
         kept: dict[str, Tensor] = {}
-        try:
-            self.aside = True
-            for added in hooks:
-                added.aside = True
-            for path, base in self._bases.items():
-                kept[path] = self._weight(model, path).clone()
-                self._copy(model, path, base.weight)
-            yield
-        finally:
-            for path, weight in kept.items():
-                self._copy(model, path, weight)
-            for added in hooks:
-                added.aside = False
-            self.aside = False
+        with uncompiled():
+            try:
+                self.aside = True
+                for added in hooks:
+                    added.aside = True
+                for path, base in self._bases.items():
+                    kept[path] = self._weight(model, path).clone()
+                    self._copy(model, path, base.weight)
+                yield
+            finally:
+                for path, weight in kept.items():
+                    self._copy(model, path, weight)
+                for added in hooks:
+                    added.aside = False
+                self.aside = False
 
     def check_unchanged(self, model: Model, paths: Iterable[str]) -> None:
         """Raise `ModelError` where a weight that is edited in place is not as the stack left it."""
@@ -166,6 +167,8 @@ class Stack:
         finally:
             for path in paths:
                 self._forget(path)
+            if changed.mode == "hook":
+                compile_again()
 
     def _touch(self, model: Model, path: str, mode: str) -> None:
         """Keep what is needed to take edits off, the first time that one comes to `path`."""

@@ -77,8 +77,8 @@ def _activation(model: Model, step: Prompt, token: int, config: AttributionConfi
 
 def _logit(model: Model, step: Prompt, token: int, config: AttributionConfig) -> Tensor:
     path = _path(model, step, token, config)
-    hidden = path.recording.output[:, path.reads].detach().requires_grad_()  # (1, 1, d_model)
     with frozen(model), torch.enable_grad():
+        hidden = path.recording.output[:, path.reads].detach().requires_grad_()  # (1, 1, d_model)
         logit, _ = model.logits_of(model.normed(hidden), [token])
         (direction,) = torch.autograd.grad(logit.sum(), hidden)
     direction = direction.flatten()

@@ -240,7 +240,7 @@ def watch(
         hooks = [on_output(model.down(layer), partial(arrived, seen, layer)) for layer in found]
         with torch.no_grad(), ending_early(), hooked(*hooks):
             more = {} if model.masked else {"use_cache": False}
-            model.hf.base_model(input_ids=rows, attention_mask=torch.ones_like(rows), **more)
+            model.run(rows, attention_mask=torch.ones_like(rows), **more)
 
 
 def alike(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, Tensor]]:
@@ -310,5 +310,5 @@ def _neurons_at(model: Model, rows: list[Sequence[int]], positions: list[int]) -
 
     with ending_early(), hooked(*(on_input(model.down(layer), keep) for layer in range(model.n_layers))):
         more = {} if model.masked else {"use_cache": False}
-        model.hf.base_model(input_ids=tokens, attention_mask=mask, **more)
+        model.run(tokens, attention_mask=mask, **more)
     return torch.stack(kept, 1)

@@ -69,7 +69,7 @@ def collect(
     for batch in batches([len(prompt.ids) for prompt in prompts], tokens=BATCH_TOKENS):
         tokens, seen = (t.to(model.device) for t in padded([prompts[i].ids for i in batch]))
         with ending_early(), watching(model, expansions) as passed, hooked(on_output(model.blocks[last], enough)):
-            model.hf.base_model(input_ids=tokens, attention_mask=seen)
+            model.run(tokens, attention_mask=seen)
         for layer, own in wanted.items():
             for stage in own:
                 values = getattr(passed[layer], stage)

@@ -27,6 +27,7 @@ from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, LayoutError, ModelError
+from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
 from .layouts import REMEDY, Layout, heads_path
 
@@ -40,19 +41,27 @@ class Model:
         self.layout = layout
         self.name = name
         self.masked = _is_masked(hf)
-        self.blocks = _submodule(hf, layout.blocks, "blocks")
         if not isinstance(self.blocks, nn.ModuleList) or not len(self.blocks):
             found = type(self.blocks).__name__
             raise LayoutError(f"{layout.blocks!r} is a {found}, expected a list of blocks; {REMEDY}")
-        self._down = [_submodule(block, layout.down, "down") for block in self.blocks]
-        self._attention = [_submodule(block, layout.attention, "attention") for block in self.blocks]
-        self._final = [step for path in layout.final if (step := _step(hf, path)) is not None]
-        self.unembedding = hf.get_output_embeddings()
-        if self.unembedding is None:
-            raise LayoutError(f"{type(hf).__name__} has no output embeddings; load it with its language-model head")
+        for layer in range(self.n_layers):
+            self.attention(layer)
         self.d_model, self.n_neurons = self.down_shape(0)
         self._logit_scale, self._softcap = _logit_transform(hf.config)
         self.row_dims: list[dict] | None = None  # set by the probe: which block arguments grow with the batch
+
+    # modules are looked up when they are asked for: adapters, quantization and resized vocabularies put others in place
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return _submodule(self.hf, self.layout.blocks, "blocks")
+
+    @property
+    def unembedding(self) -> nn.Module:
+        if (head := self.hf.get_output_embeddings()) is None:
+            found = type(self.hf).__name__
+            raise LayoutError(f"{found} has no output embeddings; load it with its language-model head")
+        return head
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.n_layers} layers × {self.n_neurons} neurons, {self.dtype})"
@@ -76,10 +85,10 @@ class Model:
         return torch.device("cpu") if device.type == "meta" else device
 
     def down(self, layer: int) -> nn.Module:
-        return self._down[self.check_layer(layer)]
+        return _submodule(self.blocks[self.check_layer(layer)], self.layout.down, "down")
 
     def attention(self, layer: int) -> nn.Module:
-        return self._attention[self.check_layer(layer)]
+        return _submodule(self.blocks[self.check_layer(layer)], self.layout.attention, "attention")
 
     def heads(self, layer: int) -> nn.Module:
         """The projection whose input are the outputs of a layer's attention heads, joined in their order."""
@@ -118,10 +127,16 @@ class Model:
             raise LayoutError(f"{self.down_path(layer)} is a {type(module).__name__}, expected a projection; {REMEDY}")
         return module.out_features, module.in_features
 
+    def run(self, tokens: Tensor, **arguments):
+        """What transformers gives for token ids (rows, length), without the head."""
+        with measuring(self.hf):
+            return self.hf.base_model(input_ids=tokens, **arguments)
+
     def normed(self, hidden: Tensor) -> Tensor:
         """What the unembedding reads: the last block's output (…, d_model) after the final norm."""
-        for step in self._final:
-            hidden = step(hidden)
+        for path in self.layout.final:
+            if (step := _step(self.hf, path)) is not None:
+                hidden = step(hidden)
         return hidden
 
     def logits(self, normed: Tensor) -> Tensor:
@@ -229,12 +244,21 @@ def _logit_transform(config) -> tuple[float, float | None]:
 
 @contextmanager
 def frozen(model: Model):
-    """No gradients with respect to weights while the context lasts: graphs then keep no inputs for them."""
+    """What gradients are taken in: none with respect to weights, so that graphs keep no inputs for them.
+
+    Raises `ModelError` for weights that no gradient can go through.
+    """
+    if inference := next((name for name, p in model.hf.named_parameters() if p.is_inference()), None):
+        raise ModelError(
+            f"{inference} of {model.name} was made in torch.inference_mode(), so no gradient can go through it; "
+            "load the model outside of it"
+        )
     wanted = [p for p in model.hf.parameters() if p.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
+    with measuring(model.hf), differentiable():
         for parameter in wanted:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in wanted:
+                parameter.requires_grad_(True)

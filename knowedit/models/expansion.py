@@ -103,7 +103,7 @@ def expansions(model: Model) -> dict[int, Expansion]:
 def _glance(model: Model, expansions: dict[int, Expansion]) -> dict[int, Seen]:
     tokens = torch.tensor([[(7 * i + 5) % model.vocabulary for i in range(4)]], device=model.device)
     with watching(model, expansions) as seen:
-        model.hf.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        model.run(tokens, attention_mask=torch.ones_like(tokens))
     return seen
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LayoutError, ModelError
-from ..hooks import hooked, on_input
+from ..hooks import hooked, measuring, on_input
 from .adapter import Model
 from .layouts import REMEDY
 from .passes.replay import capture, leaves, record
@@ -46,7 +46,8 @@ def _check_finite(model: Model) -> None:
 
 
 def _own_logits(model: Model, tokens: Tensor) -> Tensor:
-    return model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+    with measuring(model.hf):
+        return model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
 
 
 def _check_sites(model: Model, run) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
+from ..hooks import measuring
 from ..models.adapter import Model
 from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, frame, special, tokenization
 from .sources import BuiltinText, HubText, TextFile
@@ -137,7 +138,8 @@ def _sampled(model: Model, rows: int, tokens: int, seed: str) -> Tensor:
     ids = torch.full((rows, 1), first, device=model.device)
     cache = None
     for _ in range(tokens):
-        out = model.hf(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+        with measuring(model.hf):
+            out = model.hf(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         logits = out.logits[:, -1].float().index_fill(1, banned, -torch.inf)
         cumulated = logits.softmax(-1).cumsum(-1)

@@ -527,24 +527,6 @@ def test_weights_of_inference_mode():
     refused(ModelError, model, random_edit(model, 1), "inference mode")
 
 
-@pytest.mark.parametrize("part", ["hf", "blocks"])
-def test_a_compiled_model(part):
-    model = tiny.tiny("gpt2")
-    edit = random_edit(model, 1)
-    (model.hf if part == "hf" else model.blocks[2]).compile(backend="eager")
-    refused(ModelError, model, edit, "is compiled", 'mode="in-place"', mode="hook")
-    base = weights(model)
-    with applied(model, edit):
-        assert same(weights(model), with_edits(model, base, edit))
-
-
-def test_a_compiled_module_inside():
-    model = tiny.tiny("gpt2")
-    edit = random_edit(model, 1)
-    model.hf.transformer.h[2] = torch.compile(model.hf.transformer.h[2], backend="eager")
-    refused(ModelError, model, edit, "is compiled", mode="hook")
-
-
 # ---------------------------------------------------------------- somebody else's changes
 
 

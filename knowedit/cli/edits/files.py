@@ -70,6 +70,7 @@ def _continued(model, ids: Sequence[int], tokens: int, sample: bool, seed: int) 
     import torch
     from transformers import GenerationConfig
 
+    from ...hooks import measuring
     from ...models.checks import quiet
 
     tokenizer = model.tokenizer
@@ -77,7 +78,7 @@ def _continued(model, ids: Sequence[int], tokens: int, sample: bool, seed: int) 
     config = GenerationConfig(do_sample=sample, max_new_tokens=tokens, num_beams=1, pad_token_id=pad)
     row = torch.tensor([ids], device=model.device)
     devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), quiet():
+    with torch.random.fork_rng(devices=devices), measuring(model.hf), torch.no_grad(), quiet():
         torch.manual_seed(seed)
         out = model.hf.generate(row, attention_mask=torch.ones_like(row), generation_config=config)
     return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)

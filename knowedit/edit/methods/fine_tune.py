@@ -97,21 +97,22 @@ def fine_tune_many(model: Model, facts: Sequence[Fact], config: FineTuneConfig |
     queries = [model.query(fact.prompt, check_request(fact), fact.subject) for fact in facts]
     norm = model.down_weight(layer).detach().float().norm()
     edits: dict[int, Edit] = {}
-    for batch in batches([len(query.steps[-1].ids) for query in queries], rows=at_once(model)):
-        for i, (delta, losses, loss) in zip(batch, _train(model, [queries[i] for i in batch], config), strict=True):
-            edits[i] = make_edit(
-                model,
-                {layer: Dense(delta)},
-                method="fine_tune",
-                config=asdict(config),
-                facts=(facts[i],),
-                notes={
-                    "steps": len(losses) - (losses[-1] < config.stop_loss),
-                    "losses": losses,
-                    "loss": loss,
-                    "norm": (delta.norm() / norm.to(delta.device)).item(),
-                },
-            )
+    with frozen(model):
+        for batch in batches([len(query.steps[-1].ids) for query in queries], rows=at_once(model)):
+            for i, (delta, losses, loss) in zip(batch, _train(model, [queries[i] for i in batch], config), strict=True):
+                edits[i] = make_edit(
+                    model,
+                    {layer: Dense(delta)},
+                    method="fine_tune",
+                    config=asdict(config),
+                    facts=(facts[i],),
+                    notes={
+                        "steps": len(losses) - (losses[-1] < config.stop_loss),
+                        "losses": losses,
+                        "loss": loss,
+                        "norm": (delta.norm() / norm.to(delta.device)).item(),
+                    },
+                )
     return [edits[i] for i in range(len(facts))]
 
 
@@ -120,6 +121,7 @@ def at_once(model: Model) -> int:
     return max(1, min(32, AT_ONCE // (4 * model.d_model * model.n_neurons)))
 
 
+@torch.enable_grad()
 def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[tuple[Tensor, list[float], float]]:
     """Of each query ΔW (out, in), the loss before each step that was begun, and the loss at the end."""
     numbered = [(row, j) for j, query in enumerate(queries) for row in query.rows(model.masked)]
@@ -130,26 +132,24 @@ def _train(model: Model, queries: list[Query], config: FineTuneConfig) -> list[t
     losses: list[list[float]] = [[] for _ in queries]
     final: dict[int, float] = {}
     going = list(range(len(queries)))
-    with frozen(model):
-        for _ in range(config.steps):
-            with torch.enable_grad():
-                loss = _losses(rows, config.layer, [deltas[i] for i in going])
-            for i, current in zip(going, loss, strict=True):
-                losses[i].append(_finite(current, config))
-                if losses[i][-1] < config.stop_loss:
-                    final[i] = losses[i][-1]
-            left = [j for j, i in enumerate(going) if i not in final]
-            if not left:
-                break
-            gradients = torch.autograd.grad(loss[left].sum(), [deltas[going[j]] for j in left])
-            if len(left) < len(going):
-                rows, going = rows.only(left), [going[j] for j in left]
-            for i, gradient in zip(going, gradients, strict=True):
-                _step(deltas[i], adams[i], gradient, config.norm_constraint)
-        else:
-            with torch.no_grad():
-                ends = _losses(rows, config.layer, [deltas[i] for i in going])
-            final |= {i: _finite(end, config) for i, end in zip(going, ends, strict=True)}
+    for _ in range(config.steps):
+        loss = _losses(rows, config.layer, [deltas[i] for i in going])
+        for i, current in zip(going, loss, strict=True):
+            losses[i].append(_finite(current, config))
+            if losses[i][-1] < config.stop_loss:
+                final[i] = losses[i][-1]
+        left = [j for j, i in enumerate(going) if i not in final]
+        if not left:
+            break
+        gradients = torch.autograd.grad(loss[left].sum(), [deltas[going[j]] for j in left])
+        if len(left) < len(going):
+            rows, going = rows.only(left), [going[j] for j in left]
+        for i, gradient in zip(going, gradients, strict=True):
+            _step(deltas[i], adams[i], gradient, config.norm_constraint)
+    else:
+        with torch.no_grad():
+            ends = _losses(rows, config.layer, [deltas[i] for i in going])
+        final |= {i: _finite(end, config) for i, end in zip(going, ends, strict=True)}
     return [(deltas[i].detach(), losses[i], final[i]) for i in range(len(queries))]
 
 

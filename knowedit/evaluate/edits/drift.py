@@ -22,6 +22,7 @@ from torch import Tensor
 from ...edit.apply import unedited
 from ...edit.edit import Edit
 from ...facts import Fact
+from ...hooks import measuring
 from ...models.adapter import Model
 from .row_edits import row_edits
 from .scoring import score_edits
@@ -65,7 +66,7 @@ class Drift:
             tokens = torch.zeros(len(some), max(prompt.lookup for prompt in prompts) + 1, dtype=torch.long)
             for row, prompt in zip(tokens, prompts, strict=True):
                 row[: prompt.lookup + 1] = torch.tensor(prompt.ids[: prompt.lookup + 1])
-            with row_edits(self.model, edits[start : start + BATCH_ROWS]):
+            with row_edits(self.model, edits[start : start + BATCH_ROWS]), measuring(self.model.hf):
                 logits = self.model.hf(input_ids=tokens.to(self.model.device), use_cache=False).logits
             at = torch.tensor([prompt.lookup for prompt in prompts], device=logits.device)
             found.append(logits[torch.arange(len(some), device=logits.device), at].float().log_softmax(-1).cpu())

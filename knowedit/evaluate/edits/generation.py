@@ -21,6 +21,7 @@ from ...edit.edit import Edit
 from ...edit.rewrite_quality import paraphrases_of
 from ...errors import InputError
 from ...facts import Fact
+from ...hooks import measuring
 from ...models.adapter import Model
 from ...models.checks import quiet
 from ...models.passes.batches import batches, padded
@@ -121,7 +122,7 @@ def _written(model: Model, rows: Sequence, edits: Sequence[Edit | None], new: in
     tokens, seen = padded(rows, left=True)
     config = GenerationConfig(do_sample=False, max_new_tokens=new, num_beams=1, pad_token_id=pad)
     processors = LogitsProcessorList([] if draws is None else [_Drawn(top_k, draws)])
-    with row_edits(model, edits), torch.no_grad(), quiet():
+    with row_edits(model, edits), measuring(model.hf), torch.no_grad(), quiet():
         out = model.hf.generate(
             tokens.to(model.device),
             attention_mask=seen.to(model.device),

@@ -273,7 +273,7 @@ def _last_hidden(model: Model, tokens: Tensor, **arguments) -> Tensor:
     if not model.masked:
         arguments["use_cache"] = False
     with hooked(on_output(model.blocks[-1], keep)), ending_early():
-        model.hf.base_model(input_ids=tokens, **arguments)
+        model.run(tokens, **arguments)
     return outputs[-1]
 
 

@@ -111,7 +111,7 @@ def record_batch(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[i
     if width:
         prefix, before = padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
         arguments = _arguments(model, before, before.cumsum(1) - 1)
-        cache = model.hf.base_model(input_ids=prefix.to(model.device), use_cache=True, **arguments).past_key_values
+        cache = model.run(prefix.to(model.device), use_cache=True, **arguments).past_key_values
         seen = torch.cat([before, seen], 1)
     positions = lengths[:, None] + torch.arange(tokens.shape[1])
     suffix = _Suffix(tokens, seen, positions, width, cache)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...hooks import first, hooked, on_call, on_input, on_output
+from ...hooks import differentiable, first, hooked, measuring, on_call, on_input, on_output
 from ...prompts import Query
 from ..adapter import Model
 
@@ -70,6 +70,7 @@ class Recording:
         return self.model.dtype.itemsize * numbers
 
 
+@differentiable()
 @torch.no_grad()
 def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     """Run `ids` once and keep what is needed to run the suffix from token `start` on again.
@@ -81,7 +82,7 @@ def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     tokens = torch.tensor([ids], device=model.device)
     cache = None
     if start:
-        cache = model.hf.base_model(input_ids=tokens[:, :start], use_cache=True).past_key_values
+        cache = model.run(tokens[:, :start], use_cache=True).past_key_values
     prefix = [keys_values(cache, layer) for layer in range(model.n_layers)]
     calls, inputs, neurons, output = capture(model, tokens[:, start:], cache)
     neurons = [n.reshape(len(ids) - start, -1) for n in neurons]
@@ -114,20 +115,20 @@ def capture(
     hooks = [on_call(block, lambda args, kwargs: calls.append((args, kwargs))) for block in model.blocks]
     hooks += [on_input(model.down(layer), neurons.append) for layer in range(model.n_layers)]
     hooks += [on_output(model.blocks[-1], outputs.append)]
-    with hooked(*hooks):
+    with differentiable(), hooked(*hooks):
         if model.masked:
-            model.hf.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
+            model.run(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
         else:
-            model.hf.base_model(input_ids=tokens, past_key_values=cache, use_cache=True, attention_mask=mask, **more)
+            model.run(tokens, past_key_values=cache, use_cache=True, attention_mask=mask, **more)
     inputs = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
     return calls, inputs, neurons, outputs[-1]
 
 
 def call_block(model: Model, layer: int, hidden: Tensor, args: tuple, kwargs: dict) -> Tensor:
     """What block `layer` gives for `hidden`, with all other arguments as they were recorded."""
-    if args:
-        return first(model.blocks[layer](hidden, *args[1:], **kwargs))
-    return first(model.blocks[layer](**{**kwargs, "hidden_states": hidden}))
+    block = model.blocks[layer]
+    with measuring(block):
+        return first(block(hidden, *args[1:], **kwargs) if args else block(**{**kwargs, "hidden_states": hidden}))
 
 
 def map_leaves(fn: Callable, tree, path: tuple = ()):

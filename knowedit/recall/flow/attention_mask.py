@@ -55,7 +55,7 @@ def _place(model: Model, block) -> int:
             f"the attention of {model.name} is {kernel}, in which no single edge can be blocked; "
             "load the model with attn_implementation='sdpa' or 'eager'"
         )
-    names = list(inspect.signature(block.forward).parameters)
+    names = list(inspect.signature(getattr(block, "_orig_mod", block).forward).parameters)  # of a compiled block's own
     if _MASK not in names:
         raise ModelError(f"the blocks of {model.name} take no {_MASK}, so no edge of their attention can be blocked")
     return names.index(_MASK)

@@ -83,7 +83,7 @@ class Corruption:
         if all(keys.shape[-2] == len(self.ids) for keys, _ in kept):
             return [(keys[..., :length, :], values[..., :length, :]) for keys, values in kept]
         with torch.no_grad(), hooked(on_noise(self.model, self.noise, self.start)):
-            cache = self.model.hf.base_model(input_ids=self._tokens(self.draws)[:, :length], use_cache=True)
+            cache = self.model.run(self._tokens(self.draws)[:, :length], use_cache=True)
         return [keys_values(cache.past_key_values, layer) for layer in range(self.model.n_layers)]
 
     def _tokens(self, rows: int) -> Tensor:

@@ -110,7 +110,7 @@ def _embedded(corruption: Corruption, alphas: Tensor) -> Tensor:
     noise = (1 - alphas)[:, None, None] * corruption.noise
     tokens = torch.tensor([corruption.ids] * corruption.draws, device=model.device)
     with ending_early(), hooked(on_noise(model, noise, corruption.start), on_call(model.blocks[0], stop)):
-        model.hf.base_model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        model.run(tokens, attention_mask=torch.ones_like(tokens))
     return kept[0]
 
 
