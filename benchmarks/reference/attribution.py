@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from knowedit.hooks import hooked, on_input
-from knowedit.locate.integration_path import rule
+from knowedit.locate.quadrature import rule
 
 
 def integrated_gradients(

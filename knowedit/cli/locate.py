@@ -77,6 +77,9 @@ class ScoreOptions:
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="The completeness gap that `auto` leaves in a layer.")
     ] = 1e-3
+    budget: Annotated[
+        int, typer.Option("--budget", help="The gradients that `auto` may spend, a layer on average.")
+    ] = 512
     baseline: Annotated[
         str, choice(BASELINES, "--baseline", help="Where paths start; the mean is one over built-in prompts.")
     ] = "zero"
@@ -135,6 +138,7 @@ def locate(
             nodes=_integer(scores.nodes, "auto"),
             quadrature=scores.quadrature,
             tolerance=scores.tolerance,
+            budget=scores.budget,
             baseline=scores.baseline,
             position=_integer(scores.position, "read", "lookup"),
         ),

@@ -1,10 +1,9 @@
 """Neurons that make a model say a fact: attributed, refined, proved.
 
 attribution        `knowedit.attribute`: integrated gradients of every neuron, in one upward sweep
-integration_path   the points between baseline and activation, and their quadrature
-quadrature         Gauss-Legendre, Riemann and other rules
+integration_path   gradients between the baseline, zero or the mean activation, and the clean neurons
+quadrature         Gauss-Legendre and other rules, refined until their own check holds
 scaled_answers     what is attributed: the answer's score with activations scaled
-baseline           where the paths start: zero, or the mean activation
 captum_engine      the same attributions by captum, as an independent check
 rankings           the baselines: activation × gradient, contribution, random
 refinement         from the scores of several prompts to the neurons that they share
@@ -21,8 +20,8 @@ from ..lazy import exports
 
 if TYPE_CHECKING:
     from .attribution import Attribution as Attribution, attribute_many as attribute_many
-    from .baseline import mean_activation as mean_activation
     from .fact_prompts import FactPrompts as FactPrompts
+    from .integration_path import mean_activation as mean_activation
     from .proof import Proof as Proof
     from .rankings import RANKINGS as RANKINGS
 else:

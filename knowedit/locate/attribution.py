@@ -10,6 +10,8 @@ neurons of the layer together and the other layers free. F is the target's proba
 
 Completeness (Sundararajan et al. 2017): the scores of a layer add up to F(a) − F(b). What the quadrature misses of
 that is its *gap*, which every result carries. `nodes="auto"` splits intervals until each layer's gap is small.
+
+Weights in half precision are taken as float32 for as long as it takes: F rounded to 8 bits has no gradient to speak of.
 """
 
 from __future__ import annotations
@@ -23,16 +25,14 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..models.adapter import Model
+from ..models.adapter import Model, in_float32
 from ..models.passes.objective import KINDS, Objective
 from ..models.passes.replay import record
 from ..prompts import Prompt, Query
-from .baseline import BASELINES, baseline_tensor
-from .integration_path import RULES, IntegrationPath, Node, rule
+from .integration_path import BASELINES, IntegrationPath, baseline_tensor
+from .quadrature import ENDS, RULES, Integral, integrate, refine, rule
 
 ENGINES = ("sweep", "captum")
-AUTO_NODES = 6  # Gauss-Legendre points an interval starts with under nodes="auto"
-MAX_ROUNDS = 12
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class AttributionConfig:
 
     - `of`: the F that is attributed: `probability`, `log_probability`, `logit`, or `logit_difference` to `foil`.
     - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"` (Gauss-Legendre, refined
-      where the layer's gap exceeds `tolerance`, in units of F).
+      where the layer's gap exceeds `tolerance`, in units of F). `budget`: the gradients that `"auto"` may spend, a
+      layer on average and for each token of the target.
     - `baseline`: `"zero"`, `"mean"` (over built-in prompts), or a tensor (n_layers, n_neurons) such as
       `mean_activation` gives.
     - `position`: `"read"`, `"lookup"`, or a token index of the prompt.
@@ -56,6 +57,7 @@ class AttributionConfig:
     quadrature: str = "gauss-legendre"
     nodes: int | str = "auto"
     tolerance: float = 1e-3
+    budget: int = 512
     baseline: str | Tensor = "zero"
     position: str | int = "read"
     joint: bool = False
@@ -81,6 +83,8 @@ class AttributionConfig:
             rule(self.quadrature, cast(int, self.nodes))
         if not isinstance(self.tolerance, int | float) or not self.tolerance > 0:
             raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
+        if not isinstance(self.budget, int) or self.budget < 1:
+            raise InputError(f"the budget is {self.budget!r}, expected a number of gradients a layer such as 512")
         if self.row_limit is not None and (not isinstance(self.row_limit, int) or self.row_limit < 1):
             raise InputError(f"the row limit is {self.row_limit!r}, expected at least 1 row-layer")
         if not torch.is_tensor(self.baseline) and self.baseline not in BASELINES:
@@ -105,6 +109,7 @@ class Attribution:
     - `value`: F of the unaltered prompt, averaged over tokens; `span`: (n_layers,) F(a) − F(baseline).
     - `gap`: (n_layers,), |Σ scores − span|, the largest over tokens.
     - `nodes`: (n_layers,) gradients spent; `rows`, `row_layers`: forward and backward work of all sweeps.
+    - `ended`: what ended the search for points, one of `quadrature.ENDS`.
     """
 
     prompt: Prompt
@@ -119,6 +124,7 @@ class Attribution:
     nodes: list[int]
     rows: int
     row_layers: int
+    ended: str
     seconds: float
     config: AttributionConfig = field(repr=False, default=AttributionConfig())
 
@@ -149,10 +155,11 @@ def attribute(
     config = config or AttributionConfig()
     query = prompt if isinstance(prompt, Query) else model.query(prompt, target, subject, chat=chat)
     started = time.perf_counter()
-    if config.joint and len(query.steps) > 1:
-        parts = [_joint(model, query, config)]
-    else:
-        parts = [_single(model, query, j, config) for j in range(len(query.steps))]
+    with in_float32(model):
+        if config.joint and len(query.steps) > 1:
+            parts = [_joint(model, query, config)]
+        else:
+            parts = [_single(model, query, j, config) for j in range(len(query.steps))]
     by_token = torch.stack([p.scores for p in parts])
     return Attribution(
         prompt=query.prompt,
@@ -167,6 +174,7 @@ def attribute(
         nodes=[sum(n) for n in zip(*(p.nodes for p in parts), strict=True)],
         rows=sum(p.rows for p in parts),
         row_layers=sum(p.row_layers for p in parts),
+        ended=max((p.ended for p in parts), key=ENDS.index),
         seconds=time.perf_counter() - started,
         config=config,
     )
@@ -193,6 +201,7 @@ class _Part:
     nodes: list[int]
     rows: int
     row_layers: int
+    ended: str
 
 
 def _single(model: Model, query: Query, j: int, config: AttributionConfig) -> _Part:
@@ -248,96 +257,31 @@ def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:
 
 
 def _integrate(path: IntegrationPath, config: AttributionConfig) -> _Part:
-    if config.engine == "captum":
-        from .captum_engine import integrate
-
-        scores, baseline_values, nodes = integrate(path, config)
-    else:
-        scores, baseline_values, nodes = _quadrature(path, config)
+    integral = _integral(path, config)
     value = path.clean
-    span = torch.tensor([value - b for b in baseline_values], dtype=torch.float64)
-    scores = scores.cpu()
+    span = torch.tensor([value - b for b in integral.baseline_values], dtype=torch.float64)
+    scores = integral.scores.cpu()
     return _Part(
         scores=scores,
         activations=(path.start + path.delta).mean(1).cpu(),
         value=value,
         span=span,
         gap=(scores.double().sum(1) - span).abs(),
-        nodes=nodes,
+        nodes=integral.nodes,
         rows=path.rows,
         row_layers=path.row_layers,
+        ended=integral.ended,
     )
 
 
-@dataclass
-class _Segment:
-    """An interval of one layer's path with the F at its ends and, once evaluated, its part of the scores."""
+def _integral(path: IntegrationPath, config: AttributionConfig) -> Integral:
+    if config.engine == "captum":
+        from .captum_engine import integrate as by_captum
 
-    layer: int
-    lo: float
-    hi: float
-    f_lo: float | None
-    f_hi: float | None
-    scores: Tensor | None = None
-
-    @property
-    def gap(self) -> float:
-        return abs(self.scores.double().sum().item() - (self.f_hi - self.f_lo))
-
-    def split(self, tolerance: float) -> list[_Segment]:
-        """2, 4 or 8 equal parts, the more the larger the gap: fewer rounds of larger batches, less thrown away."""
-        parts = 2 if self.gap < 2 * tolerance else 4 if self.gap < 16 * tolerance else 8
-        ends = [self.lo + (self.hi - self.lo) * i / parts for i in range(parts + 1)]
-        inner = [None] * (parts - 1)
-        values = [self.f_lo, *inner, self.f_hi]
-        return [_Segment(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)]
-
-
-def _quadrature(path: IntegrationPath, config: AttributionConfig) -> tuple[Tensor, list[float], list[int]]:
-    """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer."""
-    n_layers = path.model.n_layers
-    auto = config.nodes == "auto"
-    alphas, weights = rule(config.quadrature, AUTO_NODES if auto else cast(int, config.nodes))
-    clean = path.clean
-    open_segments = [_Segment(layer, 0.0, 1.0, None, clean) for layer in range(n_layers)]
-    done: list[list[_Segment]] = [[] for _ in range(n_layers)]
-    spent = [0] * n_layers
-    for _ in range(MAX_ROUNDS):
-        _evaluate(path, open_segments, alphas, weights)
-        for segment in open_segments:
-            done[segment.layer].append(segment)
-            spent[segment.layer] += len(alphas)
-        open_segments = []
-        for layer in range(n_layers) if auto else ():
-            if sum(s.gap for s in done[layer]) <= config.tolerance:
-                continue
-            # refine where the gap sits, leave what already has less than its share of the tolerance
-            share = config.tolerance / (2 * len(done[layer]))
-            open_segments += [part for s in done[layer] if s.gap > share for part in s.split(config.tolerance)]
-            done[layer] = [s for s in done[layer] if s.gap <= share]
-        if not open_segments:
-            break
-    scores = torch.stack([sum(s.scores for s in segments) for segments in done])
-    return scores, [min(segments, key=lambda s: s.lo).f_lo for segments in done], spent
-
-
-def _evaluate(path: IntegrationPath, segments: list[_Segment], alphas, weights) -> None:
-    """Fill in the scores of `segments`, and F at those of their ends that are not known yet."""
-    ends: dict[tuple[int, float], Node] = {}
-    nodes: list[Node] = []
-    for i, s in enumerate(segments):
-        width = s.hi - s.lo
-        nodes += [
-            Node(s.layer, i, s.lo + width * float(a), width * float(w)) for a, w in zip(alphas, weights, strict=True)
-        ]
-        for at, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
-            if known is None:
-                ends.setdefault((s.layer, at), Node(s.layer, i, at))
-    values, sums = path.integrate(nodes + list(ends.values()))
-    for i, s in enumerate(segments):
-        s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
-        s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
-        s.scores = (sums[i] * path.delta[s.layer]).sum(0)
+        return by_captum(path, config)
+    if config.nodes == "auto":
+        return refine(path, config.tolerance, config.budget * path.model.n_layers)
+    return integrate(path, config.quadrature, cast(int, config.nodes))
 
 
 def with_baseline(model: Model, config: AttributionConfig) -> AttributionConfig:

@@ -21,6 +21,7 @@ from ..hooks import hooked, on_input
 from ..models.adapter import Model, frozen
 from ..models.passes.objective import Objective, at_least_float
 from .integration_path import IntegrationPath
+from .quadrature import Integral
 
 METHODS = {
     "gauss-legendre": "gausslegendre",
@@ -32,8 +33,8 @@ METHODS = {
 BATCH_ROWS = 16  # whole prompts in one forward pass
 
 
-def integrate(path: IntegrationPath, config) -> tuple[Tensor, list[float], list[int]]:
-    """Scores (n_layers, n_neurons), F(baseline) and gradients spent by layer, as `attribution._quadrature` gives them.
+def integrate(path: IntegrationPath, config) -> Integral:
+    """The integrals of every layer, as `quadrature.integrate` gives them.
 
     Raises `InputError` for rules that captum does not have and where captum is not installed.
     """
@@ -61,7 +62,7 @@ def integrate(path: IntegrationPath, config) -> tuple[Tensor, list[float], list[
             scores.append(score[0].detach().sum(0))
             with torch.no_grad():
                 baseline_values.append(value(start).item())
-    return torch.stack(scores), baseline_values, [config.nodes] * n_layers
+    return Integral(torch.stack(scores), baseline_values, [config.nodes] * n_layers, "nodes")
 
 
 def check(config) -> None:

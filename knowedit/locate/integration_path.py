@@ -3,11 +3,6 @@
 A path in layer `l` goes from a baseline to the clean neurons of that layer at the patched positions, all neurons
 together, other layers free. `IntegrationPath.integrate` evaluates any mix of layers and points of such paths: F at
 each point, and the weighted sum of dF/dneurons that a quadrature asks for.
-
-`rule` gives the points and weights of a quadrature by name. `left`, `right`, `midpoint`, `trapezoid` and
-`gauss-legendre` are the textbook rules. Two more reproduce published code exactly: `dai` is the left Riemann sum of the
-knowledge-neurons paper's code (α = k/m, k = 0 … m−1), and `eleuther` is that of the PyPI package `knowledge-neurons`,
-which weighs both ends of an inclusive grid fully.
 """
 
 from __future__ import annotations
@@ -16,41 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
 from ..models.adapter import Model, frozen
 from ..models.passes.objective import Objective, at_least_float, read_rows
-from ..models.passes.replay import Recording
+from ..models.passes.replay import Recording, record
 from ..models.passes.sweep import chunks, counts, sweep
+from ..sources import builtin_facts
 
-RULES = ("gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
-
-
-def rule(name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """`n` points in [0, 1] and their weights, as float64 arrays; raises `InputError` for an unknown rule or n < 1."""
-    if name not in RULES:
-        raise InputError(f"no quadrature is called {name!r}{did_you_mean(name, RULES)}; there are {', '.join(RULES)}")
-    if not isinstance(n, int) or n < (2 if name in ("trapezoid", "eleuther") else 1):
-        raise InputError(f"{n!r} nodes are too few for the {name} rule; give at least 2 (1 for the others)")
-    steps = np.arange(n)
-    equal = np.full(n, 1 / n)
-    if name == "gauss-legendre":
-        x, w = np.polynomial.legendre.leggauss(n)
-        return (x + 1) / 2, w / 2
-    if name in ("left", "dai"):
-        return steps / n, equal
-    if name == "right":
-        return (steps + 1) / n, equal
-    if name == "midpoint":
-        return (steps + 0.5) / n, equal
-    if name == "eleuther":
-        return np.linspace(0, 1, n), equal
-    weights = np.full(n, 1 / (n - 1))
-    weights[[0, -1]] /= 2
-    return np.linspace(0, 1, n), weights
+BASELINES = ("zero", "mean")
+EVERY = 10  # built-in facts from one whose prompt counts in the mean to the next
 
 
 @dataclass(frozen=True, order=True)
@@ -145,3 +117,30 @@ class IntegrationPath:
                 weights = [n.weight if n.segment == segment else 0.0 for n in by_layer[layer]]
                 total = torch.einsum("r,rpn->pn", slope.new_tensor(weights), slope)
                 sums[segment] = sums[segment] + total if segment in sums else total
+
+
+def baseline_tensor(model: Model, baseline: str | Tensor) -> Tensor:
+    """The baseline (n_layers, n_neurons) that a name stands for; a tensor is returned as it is.
+
+    `"mean"` runs the model on a tenth of the built-in prompts. Raises `InputError` for a tensor of another shape.
+    """
+    if isinstance(baseline, str):
+        if baseline == "zero":
+            return torch.zeros(model.n_layers, model.n_neurons)
+        return mean_activation(model, [fact.prompt for fact in builtin_facts()[::EVERY]])
+    if tuple(baseline.shape) != (model.n_layers, model.n_neurons):
+        raise InputError(f"the baseline is {tuple(baseline.shape)}, expected {(model.n_layers, model.n_neurons)}")
+    return baseline
+
+
+def mean_activation(model: Model, texts: Sequence[str]) -> Tensor:
+    """The mean of every neuron over all tokens of `texts` but their first: a baseline, (n_layers, n_neurons)."""
+    if not texts:
+        raise InputError("a mean activation needs at least one text")
+    total, tokens = torch.zeros(model.n_layers, model.n_neurons, dtype=torch.float64), 0
+    for text in texts:
+        neurons = record(model, model.encode(text).ids).neurons
+        activations = torch.stack([layer[1:].double().cpu() for layer in neurons])
+        total += activations.sum(1)
+        tokens += activations.shape[1]
+    return (total / max(tokens, 1)).float()

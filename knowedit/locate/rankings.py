@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..models.adapter import Model, frozen
+from ..models.adapter import Model, frozen, in_float32
 from ..models.passes.objective import Objective, at_least_float, read_rows
 from ..models.passes.sweep import sweep
 from ..prompts import Prompt, Query
-from .attribution import AUTO_NODES, AttributionConfig, attribute, make_path
+from .attribution import AttributionConfig, attribute, make_path
+from .quadrature import START
 from .scaled_answers import SWEEP_ROWS
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
@@ -49,7 +50,8 @@ def rank(
     if method == "gradient":
         return attribute(model, query, config=replace(config, quadrature="right", nodes=1, baseline="zero")).scores
     score = {"activation": _activation, "logit": _logit, "ablation": _ablation}[method]
-    scores = [score(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
+    with in_float32(model):
+        scores = [score(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
     return torch.stack(scores).mean(0)
 
 
@@ -60,7 +62,7 @@ def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) 
     """
     if method != "ig":
         return 1
-    return 1 + (AUTO_NODES if nodes == "auto" else int(nodes)) * (1 if layers is None else len(layers))
+    return 1 + (START if nodes == "auto" else int(nodes)) * (1 if layers is None else len(layers))
 
 
 def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):

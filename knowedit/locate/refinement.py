@@ -70,10 +70,10 @@ def shared(sets: Sequence[dict[Site, float]], p: float) -> dict[Site, float]:
 
 
 def adjusted_p(sets: Sequence[dict[Site, float]], p: float) -> float:
-    """Dai et al.'s adjustment: move p by 0.05, up to six times, towards 2 to 5 neurons."""
+    """Dai et al.'s adjustment: move p by 0.05, up to six times, towards 2 to 5 neurons, and not above all prompts."""
     for _ in range(6):
         n = len(shared(sets, p))
         if 2 <= n <= 5:
             break
-        p = round(p + (0.05 if n > 5 else -0.05), 2)
+        p = min(1.0, round(p + (0.05 if n > 5 else -0.05), 2))
     return p

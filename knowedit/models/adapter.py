@@ -262,3 +262,23 @@ def frozen(model: Model):
         finally:
             for parameter in wanted:
                 parameter.requires_grad_(True)
+
+
+@contextmanager
+def in_float32(model: Model):
+    """Weights in half precision are float32 while the context lasts, and the very same tensors again behind it.
+
+    It takes four bytes a weight. Packed weights, and those that are kept elsewhere, stay as they are.
+    """
+    weights = list(model.hf.parameters())
+    plain = all(w.is_floating_point() and not w.is_meta and not w.is_inference() for w in weights)
+    tensors = [*weights, *model.hf.buffers()] if plain else []
+    kept = [(tensor, tensor.data) for tensor in tensors if tensor.dtype in (torch.float16, torch.bfloat16)]
+    try:
+        with differentiable():
+            for tensor, data in kept:
+                tensor.data = data.float()
+        yield
+    finally:
+        for tensor, data in kept:
+            tensor.data = data

@@ -9,9 +9,9 @@ from knowedit.cli import app
 from knowedit.edit.methods.table import METHODS
 from knowedit.evaluate.runs.engine import ENGINES
 from knowedit.evaluate.runs.tracker import TRACKERS
-from knowedit.locate.baseline import BASELINES
-from knowedit.locate.integration_path import RULES
+from knowedit.locate.integration_path import BASELINES
 from knowedit.locate.neurons import KINDS
+from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import RANKINGS
 from knowedit.memory.sparsity import WHERE
 from knowedit.models.passes.objective import KINDS as OBJECTIVES

@@ -1,7 +1,5 @@
 """What a score means: closed forms, completeness, averages, planted neurons, and options that cannot be used."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from support.tiny import FAMILIES, PROMPT, tiny
@@ -9,8 +7,9 @@ from support.tiny import FAMILIES, PROMPT, tiny
 from benchmarks.reference.attribution import clean_neurons
 from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
-from knowedit.locate import attribute_many
-from knowedit.locate.integration_path import RULES
+from knowedit.locate import RANKINGS, attribute_many
+from knowedit.locate.quadrature import RULES
+from knowedit.locate.rankings import rank
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 
@@ -116,7 +115,7 @@ def test_auto_reaches_its_tolerance_and_the_integral(family, doubled):
     query = model.query("The capital is" if model.masked else PROMPT, "Paris")
     query = Query(query.steps[:1], query.target_ids[:1])
     tolerance = 1e-5
-    options = dict(of="log_probability", row_limit=4096)
+    options = dict(of="log_probability", row_limit=4096, budget=4096)
     auto = attribute(model, query, config=AttributionConfig(tolerance=tolerance, **options))
     fixed = attribute(model, query, config=AttributionConfig(nodes=512, **options))
     assert auto.gap.max() <= tolerance
@@ -207,25 +206,44 @@ def test_a_joint_value_is_the_product_of_the_conditionals(doubled):
 # ------------------------------------------------------------------ precision, state
 
 
+def as_float32(half, family):
+    """The float32 model with the very weights and buffers of `half`, which were rounded."""
+    full = tiny(family)
+    for tensor, rounded in zip(tensors(full), tensors(half), strict=True):
+        tensor.data = rounded.data.to(tensor.dtype)
+    return full
+
+
+def tensors(model):
+    return [*model.hf.parameters(), *model.hf.buffers()]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "phi", "bert"])
-def test_half_precision_is_close_to_float32(family, dtype):
-    """No further from it than whole passes in the same precision: what remains is rounding."""
+@pytest.mark.parametrize("options", [{}, {"nodes": 8}, {"nodes": 4, "engine": "captum"}])
+def test_half_weights_give_the_very_scores_of_the_same_weights_in_float32(family, dtype, options):
     half = tiny(family, dtype)
-    full = tiny(family)
-    full.hf.load_state_dict({k: v.float() for k, v in half.hf.state_dict().items()})  # the same rounded weights
-    config = AttributionConfig(of="log_probability", nodes=8)
-    found = attribute(half, PROMPT, "Paris", config)
-    wanted = attribute(full, PROMPT, "Paris", config)
-    captum = attribute(half, PROMPT, "Paris", replace(config, engine="captum"))
+    full = as_float32(half, family)
+    found, wanted = (attribute(model, PROMPT, "Paris", AttributionConfig(**options)) for model in (half, full))
+    assert torch.equal(found.scores, wanted.scores)
+    assert (found.value, found.nodes, found.ended) == (wanted.value, wanted.nodes, wanted.ended)
 
-    def error(a, b):
-        return ((a.scores - b.scores).abs().max() / b.scores.abs().max()).item()
 
-    assert error(found, captum) <= (0.02 if dtype is torch.bfloat16 else 0.002)
-    assert error(found, wanted) <= 1.25 * error(captum, wanted) + 0.001
-    assert found.value == pytest.approx(wanted.value, abs=0.1 if dtype is torch.bfloat16 else 0.01)
-    assert found.scores.dtype is torch.float32
+@pytest.mark.parametrize("method", RANKINGS)
+def test_half_weights_give_the_rankings_of_float32(method):
+    half = tiny("llama", torch.bfloat16)
+    found, wanted = (rank(model, PROMPT, "Paris", method) for model in (half, as_float32(half, "llama")))
+    assert torch.equal(found, wanted)
+
+
+def test_half_weights_are_the_same_tensors_behind_an_attribution_that_fails():
+    model = tiny("llama", torch.bfloat16)
+    before = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(model)]
+    with pytest.raises(InputError, match="position 99"):
+        attribute(model, PROMPT, "Paris", AttributionConfig(position=99))
+    attribute(model, PROMPT, "Paris", AttributionConfig(nodes=2))
+    assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(model)] == before
+    assert model.dtype is torch.bfloat16
 
 
 def test_attributing_leaves_the_model_as_it_was():
@@ -261,6 +279,7 @@ def test_the_same_call_gives_the_same_scores():
         ({"tolerance": 0}, "the tolerance is 0, expected a positive gap"),
         ({"tolerance": float("nan")}, "the tolerance is nan"),
         ({"tolerance": "small"}, "the tolerance is 'small'"),
+        ({"budget": 0}, "the budget is 0, expected a number of gradients a layer"),
         ({"row_limit": 0}, "the row limit is 0"),
         ({"row_limit": 1.5}, "the row limit is 1.5"),
         ({"baseline": [0.0]}, r"the baseline is \[0.0\], expected 'zero', 'mean' or a tensor"),

@@ -71,6 +71,13 @@ def test_auto_keeps_every_gap_small(default_model):
     assert found.nodes[0] > max(found.nodes[2:])  # only the oscillating layers were refined
 
 
+def test_bfloat16_gives_the_scores_of_float32(default_model):
+    half = knowedit.load(dtype="bfloat16")
+    found, wanted = (attribute(model, PROMPT, TARGET, AttributionConfig(nodes=8)) for model in (half, default_model))
+    assert (found.scores - wanted.scores).abs().max() <= 1e-2 * wanted.scores.max()
+    assert found.gap.max() <= 1.25 * wanted.gap.max()  # of rounded weights layer 0 oscillates otherwise
+
+
 @pytest.mark.usefixtures("default_model")
 def test_peak_memory_is_bounded_by_the_weights():
     code = """

@@ -13,7 +13,7 @@ from support.tiny import DECODERS, FAMILIES, PROMPT, double, tiny
 from benchmarks.reference.attribution import integrated_gradients
 from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
-from knowedit.locate.integration_path import RULES, rule
+from knowedit.locate.quadrature import RULES, rule
 from knowedit.prompts import Query
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}

@@ -9,8 +9,8 @@ from support.trained import facts, trained
 
 from knowedit import DataError, Fact, InputError, NeuronSet
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.baseline import mean_activation
 from knowedit.locate.fact_prompts import FactPrompts
+from knowedit.locate.integration_path import mean_activation
 from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts
 from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
 from knowedit.locate.neurons import vocabulary
@@ -39,6 +39,12 @@ def test_adjusting_p_moves_towards_two_to_five():
     many = [{(0, i): 1.0 for i in range(10)}] * 3 + [{(0, 0): 1.0, (0, 1): 1.0}]
     assert len(shared(many, 0.7)) == 10
     assert len(shared(many, adjusted_p(many, 0.7))) == 2
+
+
+@pytest.mark.parametrize("p", [0.75, 0.85, 0.95, 1.0])
+def test_adjusting_p_does_not_ask_for_more_than_all_prompts(p):
+    """Six neurons in every prompt are more than five at any p; above 1 there would be none."""
+    assert adjusted_p([{(0, i): 1.0 for i in range(6)}] * 3, p) == 1.0
 
 
 def test_located_neurons_are_ordered_and_described(found):

@@ -1,0 +1,196 @@
+"""Integrals along the paths of all layers: by a fixed number of points, or by as many as their own check asks for.
+
+`rule` gives the points and weights of a quadrature by name. `left`, `right`, `midpoint`, `trapezoid` and
+`gauss-legendre` are the textbook rules. Two more reproduce published code exactly: `dai` is the left Riemann sum of the
+knowledge-neurons paper's code (α = k/m, k = 0 … m−1), and `eleuther` is that of the PyPI package `knowledge-neurons`,
+which weighs both ends of an inclusive grid fully.
+
+The scores of a piece of a path have to add up to the difference of F between its ends; what is missing is its *gap*.
+`refine` splits the pieces with the largest gaps until each layer is within a tolerance. A piece is replaced only by
+parts that are evaluated. It is left as it is where its gap is the rounding of F, or splitting has not lowered it. A
+budget of gradients bounds the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, did_you_mean
+from .integration_path import IntegrationPath, Node
+
+RULES = ("gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
+
+
+def rule(name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` points in [0, 1] and their weights, as float64 arrays; raises `InputError` for an unknown rule or n < 1."""
+    if name not in RULES:
+        raise InputError(f"no quadrature is called {name!r}{did_you_mean(name, RULES)}; there are {', '.join(RULES)}")
+    if not isinstance(n, int) or n < (2 if name in ("trapezoid", "eleuther") else 1):
+        raise InputError(f"{n!r} nodes are too few for the {name} rule; give at least 2 (1 for the others)")
+    steps = np.arange(n)
+    equal = np.full(n, 1 / n)
+    if name == "gauss-legendre":
+        x, w = np.polynomial.legendre.leggauss(n)
+        return (x + 1) / 2, w / 2
+    if name in ("left", "dai"):
+        return steps / n, equal
+    if name == "right":
+        return (steps + 1) / n, equal
+    if name == "midpoint":
+        return (steps + 0.5) / n, equal
+    if name == "eleuther":
+        return np.linspace(0, 1, n), equal
+    weights = np.full(n, 1 / (n - 1))
+    weights[[0, -1]] /= 2
+    return np.linspace(0, 1, n), weights
+
+
+START = 6  # Gauss-Legendre points that a piece has under `refine`
+STALLS = 2  # splits in a row that may leave the gap as it is: an oscillation may look better before it is resolved
+FLOOR = 4  # roundings of F: a smaller gap says nothing
+ENDS = ("nodes", "tolerance", "rounding", "budget")
+
+
+@dataclass(frozen=True)
+class Integral:
+    """The scores of all layers and what they cost.
+
+    - `scores`: (n_layers, n_neurons). `baseline_values`: F(baseline) by layer. `nodes`: gradients by layer.
+    - `ended`: what ended the search, the worst of `ENDS`: the number of points that was asked for, the tolerance,
+      rounding that splitting does not lower, or the budget.
+    """
+
+    scores: Tensor
+    baseline_values: list[float]
+    nodes: list[int]
+    ended: str
+
+
+@dataclass
+class Piece:
+    """An interval of one layer's path with F at its ends and, once evaluated, its part of the scores and its gap.
+
+    `stalls` counts the splits in a row, up to this piece, that have not lowered the gap.
+    """
+
+    layer: int
+    lo: float
+    hi: float
+    f_lo: float | None
+    f_hi: float | None
+    stalls: int = 0
+    scores: Tensor | None = None
+    gap: float = 0.0
+
+    def split(self, tolerance: float) -> list[Piece]:
+        """2, 4 or 8 equal parts, the more the larger the gap: fewer rounds of larger batches, less thrown away."""
+        parts = 2 if self.gap < 2 * tolerance else 4 if self.gap < 16 * tolerance else 8
+        ends = [self.lo + (self.hi - self.lo) * i / parts for i in range(parts + 1)]
+        inner = [None] * (parts - 1)
+        values = [self.f_lo, *inner, self.f_hi]
+        return [Piece(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)]
+
+
+def integrate(path: IntegrationPath, quadrature: str, nodes: int) -> Integral:
+    """The integrals by `nodes` points of a rule in every layer."""
+    pieces = _whole(path, *rule(quadrature, nodes))
+    return _integral(path, pieces, [nodes] * len(pieces), "nodes")
+
+
+def refine(path: IntegrationPath, tolerance: float, budget: int) -> Integral:
+    """The integrals by Gauss-Legendre, each layer's gap within `tolerance`, by at most `budget` gradients in all.
+
+    The first points of every layer are evaluated whatever the budget is.
+    """
+    points, weights = rule("gauss-legendre", START)
+    pieces = _whole(path, points, weights)
+    spent = [START] * len(pieces)
+    ended, floor = "tolerance", FLOOR * torch.finfo(path.model.dtype).eps
+    while open_pieces := [piece for layer in pieces for piece in _open(layer, tolerance, floor)]:
+        parts = _affordable(open_pieces, tolerance, (budget - sum(spent)) // START)
+        if not parts:
+            ended = "budget"
+            break
+        _evaluate(path, [part for split in parts.values() for part in split], points, weights)
+        for i, split in parts.items():
+            piece = open_pieces[i]
+            lowered = sum(part.gap for part in split) < piece.gap
+            for part in split:
+                part.stalls = 0 if lowered else piece.stalls + 1
+            spent[piece.layer] += START * len(split)
+        replaced = {id(open_pieces[i]) for i in parts}
+        for layer, kept in enumerate(pieces):
+            pieces[layer] = [piece for piece in kept if id(piece) not in replaced]
+        for split in parts.values():
+            pieces[split[0].layer] += split
+    else:
+        if any(_gap(layer) > tolerance for layer in pieces):
+            ended = "rounding"
+    return _integral(path, pieces, spent, ended)
+
+
+def _gap(pieces: Sequence[Piece]) -> float:
+    """The largest gap that the pieces of a layer can have together."""
+    return sum(piece.gap for piece in pieces)
+
+
+def _open(pieces: Sequence[Piece], tolerance: float, floor: float) -> list[Piece]:
+    """The pieces of one layer that are to be split: where the gap sits, not those below their share of `tolerance`."""
+    if _gap(pieces) <= tolerance:
+        return []
+    share = tolerance / (2 * len(pieces))
+    return [
+        piece
+        for piece in pieces
+        if piece.gap > max(share, floor * max(abs(piece.f_lo), abs(piece.f_hi))) and piece.stalls < STALLS
+    ]
+
+
+def _affordable(pieces: Sequence[Piece], tolerance: float, most: int) -> dict[int, list[Piece]]:
+    """The parts of as many of `pieces` as `most` parts in all allow, the largest gaps first; keys are their indices."""
+    parts: dict[int, list[Piece]] = {}
+    for i in sorted(range(len(pieces)), key=lambda i: -pieces[i].gap):
+        split = pieces[i].split(tolerance)
+        if len(split) > most:
+            break
+        most -= len(split)
+        parts[i] = split
+    return dict(sorted(parts.items()))
+
+
+def _whole(path: IntegrationPath, points: np.ndarray, weights: np.ndarray) -> list[list[Piece]]:
+    """One piece for each layer: its whole path."""
+    pieces = [Piece(layer, 0.0, 1.0, None, path.clean) for layer in range(path.model.n_layers)]
+    _evaluate(path, pieces, points, weights)
+    return [[piece] for piece in pieces]
+
+
+def _integral(path: IntegrationPath, pieces: Sequence[Sequence[Piece]], spent: list[int], ended: str) -> Integral:
+    scores = torch.stack([sum(piece.scores for piece in layer) for layer in pieces])
+    baseline_values = [next(piece.f_lo for piece in layer if piece.lo == 0) for layer in pieces]
+    return Integral(scores, baseline_values, spent, ended)
+
+
+def _evaluate(path: IntegrationPath, pieces: Sequence[Piece], points: np.ndarray, weights: np.ndarray) -> None:
+    """Fill in the scores of `pieces`, and F at those of their ends that are not known yet."""
+    ends: dict[tuple[int, float], Node] = {}
+    nodes: list[Node] = []
+    for i, s in enumerate(pieces):
+        width = s.hi - s.lo
+        nodes += [
+            Node(s.layer, i, s.lo + width * float(a), width * float(w)) for a, w in zip(points, weights, strict=True)
+        ]
+        for at, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
+            if known is None:
+                ends.setdefault((s.layer, at), Node(s.layer, i, at))
+    values, sums = path.integrate(nodes + list(ends.values()))
+    for i, s in enumerate(pieces):
+        s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
+        s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
+        s.scores = (sums[i] * path.delta[s.layer]).sum(0)
+        s.gap = abs(s.scores.double().sum().item() - (s.f_hi - s.f_lo))

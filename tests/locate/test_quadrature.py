@@ -1,0 +1,137 @@
+"""Each rule is what its name says: exact up to its degree, on the points that its source uses. The search for points
+ends, says by what, and loses nothing."""
+
+import numpy as np
+import pytest
+import torch
+from support.rounding import assert_near
+from support.tiny import PROMPT, tiny
+
+from knowedit import AttributionConfig
+from knowedit.errors import InputError
+from knowedit.locate.attribution import make_path
+from knowedit.locate.quadrature import RULES, STALLS, START, integrate, refine, rule
+from knowedit.models.passes.objective import Objective
+
+DEGREE = {"gauss-legendre": lambda n: 2 * n - 1, "midpoint": lambda n: 1, "trapezoid": lambda n: 1}
+
+
+def integral(name, n, power):
+    points, weights = rule(name, n)
+    return float(weights @ points**power)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("n", [2, 3, 8, 20])
+def test_rules_are_exact_up_to_their_degree_and_not_beyond(name, n):
+    degree = DEGREE.get(name, lambda n: 0)(n)
+    if name == "eleuther":
+        degree = 1  # its error at both ends is the same, so a straight line comes out right
+    for power in range(degree + 1):
+        assert integral(name, n, power) == pytest.approx(1 / (power + 1), abs=1e-13)
+    if degree < 12:  # beyond, the error of Gauss-Legendre is below rounding
+        assert abs(integral(name, n, degree + 1) - 1 / (degree + 2)) > 1e-9
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_points_lie_on_the_path_and_weights_add_up_to_one(name):
+    points, weights = rule(name, 7)
+    assert points.shape == weights.shape == (7,)
+    assert points.dtype == weights.dtype == np.float64
+    assert points.min() >= 0 and points.max() <= 1
+    assert (np.diff(points) > 0).all() and (weights > 0).all()
+    assert weights.sum() == pytest.approx(1, abs=1e-14)
+
+
+def test_the_published_rules_point_by_point():
+    points, weights = rule("dai", 20)
+    assert points.tolist() == [k / 20 for k in range(20)]
+    assert set(weights) == {1 / 20}
+    points, weights = rule("eleuther", 20)
+    assert points[0] == 0 and points[-1] == 1 and len(points) == 20
+    assert set(weights) == {1 / 20}
+    assert rule("right", 4)[0].tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert rule("trapezoid", 3)[1].tolist() == [0.25, 0.5, 0.25]
+
+
+def test_unknown_rules_are_refused_with_a_hint():
+    with pytest.raises(
+        InputError, match=r"no quadrature is called 'gauss' \(did you mean 'gauss-legendre'\?\); there are"
+    ):
+        rule("gauss", 8)
+
+
+@pytest.mark.parametrize(("name", "n"), [("left", 0), ("left", -3), ("left", 2.5), ("left", None), ("trapezoid", 1)])
+def test_too_few_nodes_are_refused(name, n):
+    with pytest.raises(InputError, match="nodes are too few"):
+        rule(name, n)
+
+
+# ------------------------------------------------------------------ the search for points
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def path_of(family, dtype=torch.float32, of="log_probability"):
+    """The paths of the first token of an answer, computed in the very `dtype` of the weights."""
+    model = tiny(family, dtype)
+    query = model.query(PROMPT, "Paris")
+    step = query.steps[0]
+    return make_path(
+        model, step.ids, [step.read], [step.read], [Objective(of, query.target_ids[0])], AttributionConfig()
+    )
+
+
+def covers_the_whole_path(integral, path):
+    """Scores of all pieces add up to F(a) − F(b): none was dropped."""
+    return (integral.scores.double().sum(1) - path.clean + torch.tensor(integral.baseline_values)).abs().tolist()
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_search_that_rounding_keeps_from_its_tolerance_ends(family, dtype):
+    path = path_of(family, dtype)
+    most = 10**6
+    found = refine(path, 1e-3, most)
+    assert found.ended == "rounding"
+    assert sum(found.nodes) < most
+    assert max(covers_the_whole_path(found, path)) <= 0.1  # in units of log F, of which half keeps 8 bits
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-12])
+def test_a_tolerance_below_the_rounding_of_float32_ends_soon(tolerance):
+    found = refine(path_of("llama"), tolerance, 10**6)
+    assert found.ended == "rounding"
+    assert max(found.nodes) <= START * sum(8**split for split in range(STALLS + 1))
+
+
+@pytest.mark.parametrize("budget", [0, 30, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_budget_bounds_the_search_and_is_reported(budget, dtype):
+    path = path_of("olmo2", dtype)
+    found = refine(path, 1e-9, budget)
+    assert found.ended == "budget"
+    assert sum(found.nodes) <= max(budget, START * path.model.n_layers)
+    assert path.rows >= sum(found.nodes)
+
+
+@pytest.mark.parametrize("family", ["olmo2", "opt", "gpt2"])
+def test_a_search_cut_off_by_its_budget_holds_every_piece_of_the_path(family):
+    """Its scores add up to F(a) − F(b) better and better, whatever piece the budget ended at."""
+    path = path_of(family)
+    exact = integrate(path, "gauss-legendre", 512)
+    layers = path.model.n_layers
+    first, last = (refine(path, 1e-9, START * layers * n) for n in (1, 64))
+    assert_near(first.scores, integrate(path, "gauss-legendre", START).scores)
+    error = [(found.scores - exact.scores).abs().max().item() for found in (first, last)]
+    assert error[1] <= max(error[0] / 4, 1e-4 * exact.scores.abs().max().item())
+    for found in (first, last):
+        assert found.baseline_values == exact.baseline_values
+
+
+def test_the_tolerance_ends_a_search_that_reaches_it():
+    path = path_of("gpt2")
+    found = refine(path, 1e-3, 10**6)
+    assert found.ended == "tolerance"
+    assert max(covers_the_whole_path(found, path)) <= 1e-3
+    assert integrate(path, "gauss-legendre", 8).ended == "nodes"
