@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
@@ -10,14 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .errors import InputError, KnoweditWarning
 from .facts import Fact
 from .models.adapter import Model
 from .models.passes.batches import batches, padded
 from .models.passes.replay import capture
 from .progress import Progress, silent
-from .prompts import Query
+from .prompts import Query, with_target_ids
 
 BATCH_TOKENS = 768
+LIKELIER, LIKELY = 10, 0.1  # with the other separator: so many times, and at least so probable, to be said
+CHARACTER = 4  # tokens of one character at most: its bytes
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,16 @@ class Answer:
     """A target after a prompt: the log-probability of each of its tokens given those before it (nats), and their ranks,
     1 for the model's first choice.
 
-    - `top`: the model's first choices for the first token with their probabilities, if they were asked for.
+    - `tokens`: what was scored, token by token.
+    - `top`: the model's first choices for the first token with their probabilities, if they were asked for. One that is
+      a part of a character is shown as the whole one that a decoder goes on to; `top_ids` are the tokens of each.
     """
 
     log_p: tuple[float, ...]
     ranks: tuple[int, ...]
+    tokens: tuple[str, ...] = ()
     top: tuple[tuple[str, float], ...] = ()
+    top_ids: tuple[tuple[int, ...], ...] = ()
 
     @property
     def probability(self) -> float:
@@ -63,32 +71,58 @@ class Answer:
 
     def as_dict(self) -> dict:
         """For JSON."""
-        names = ("probability", "per_token", "rank", "greedy", "top")
+        names = ("probability", "per_token", "rank", "greedy", "tokens", "top")
         return {name: getattr(self, name) for name in names}
 
 
 def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress = silent) -> list[Answer]:
     """The answer to each of the queries, teacher-forced, in their order. `progress` counts queries.
 
-    Prompts of about one length share a batch, and queries that read the same tokens share a row.
+    Prompts of about one length share a batch, and queries that read the same tokens share a row. Warns where a target
+    would be far likelier with the other separator before it.
     """
     reads: dict[tuple[int, ...], list[_Read]] = {}  # by the row of token ids that they are read in
     for i, query in enumerate(queries):
         for row in query.rows(model.masked):
             reads.setdefault(row.ids, []).extend(_Read(i, *read) for read in row.reads)
     rows = list(reads)
-    parts: list[dict[int, tuple]] = [{} for _ in queries]  # by the index of the read
+    parts: list[dict[int, _Part]] = [{} for _ in queries]  # by the index of the read
     for batch in batches([len(ids) for ids in rows], tokens=BATCH_TOKENS):
         chosen = [(r, read) for r, i in enumerate(batch) for read in reads[rows[i]]]
-        for (_, read), part in zip(chosen, _read(model, [rows[i] for i in batch], chosen, top), strict=True):
+        others = [queries[read.query].other_start for _, read in chosen]
+        found = _read(model, [rows[i] for i in batch], chosen, others, top)
+        for (_, read), part in zip(chosen, found, strict=True):
             parts[read.query][read.at] = part
         progress(sum(len(part) == len(query.target_ids) for part, query in zip(parts, queries, strict=True)))
-    return [_answer(part) for part in parts]
+    for query, of_query in zip(queries, parts, strict=True):
+        _check_separator(query, of_query[query.prompt.read])
+    whole = _whole_characters(model, [(query, parts[i][query.prompt.read]) for i, query in enumerate(queries)])
+    return [_answer(model, query, parts[i], whole) for i, query in enumerate(queries)]
 
 
-def ask_facts(model: Model, facts: Sequence[Fact], chat: bool = False) -> list[Answer]:
+def ask_facts(model: Model, facts: Sequence[Fact], chat: bool = False, top: int = 5) -> list[Answer]:
     """The answer to the main prompt of each of the facts, in their order."""
-    return ask(model, [model.query(fact.prompt, fact.target, fact.subject, chat=chat) for fact in facts])
+    return ask(model, [model.query_of(fact, chat=chat) for fact in facts], top)
+
+
+def first_choice(model: Model, fact: Fact) -> str:
+    """What the model says to a fact's prompt: the likeliest text, as a target that has the very tokens.
+
+    It begins with its white space where another separator would stand before it. Raises `InputError` where none of the
+    twenty likeliest tokens begins a text.
+    """
+    mask = model.tokenizer.mask_token_id if model.masked else None
+    query = with_target_ids(model.encode(fact.prompt, fact.subject), (0,), mask)  # any token: only choices count
+    (answer,) = ask(model, [query], top=min(20, model.vocabulary))
+    for (text, _), ids in zip(answer.top, answer.top_ids, strict=True):
+        spelled = [target for target in (text.strip(), text) if target.strip() and "\ufffd" not in target]
+        for target in spelled:
+            try:
+                if model.query_of(fact, target).target_ids == ids:
+                    return target
+            except InputError:  # the tokenizer does not know it
+                continue
+    raise InputError(f"the model has no word as an answer to {fact.prompt!r}; say the answer")
 
 
 class _Read(NamedTuple):
@@ -99,16 +133,35 @@ class _Read(NamedTuple):
     token: int
 
 
+class _Part(NamedTuple):
+    """What was read of one token.
+
+    - `choices`: the first ones, as (token, probability); `other_log_p`: of what the other separator would put there.
+    """
+
+    log_p: float
+    rank: int
+    choices: list[tuple[int, float]]
+    other_log_p: float | None
+
+
 @torch.no_grad()
-def _read(model: Model, rows: list[tuple[int, ...]], reads: list[tuple[int, _Read]], top: int) -> list[tuple]:
-    """For each read, given with the number of its row: log-probability and rank of its token, the first choices."""
+def _read(
+    model: Model, rows: list[tuple[int, ...]], reads: list[tuple[int, _Read]], others: list[int | None], top: int
+) -> list[_Part]:
+    """For each read, given with the number of its row, and the token that the other separator would put there."""
     log_p = _log_p(model, rows, [(r, read.at) for r, read in reads])
-    of_token = log_p.gather(1, torch.tensor([read.token for _, read in reads], device=log_p.device)[:, None])
-    ranks = (1 + (log_p > of_token).sum(1)).tolist()
-    best, tokens = log_p.topk(min(top, log_p.shape[1]))
-    words = [[model.tokenizer.decode([token]) for token in choices] for choices in tokens.tolist()]
-    choices = [tuple(zip(w, p, strict=True)) for w, p in zip(words, best.exp().tolist(), strict=True)]
-    return list(zip(of_token[:, 0].tolist(), ranks, choices, strict=True))
+    tokens = [
+        [read.token, read.token if other is None else other] for (_, read), other in zip(reads, others, strict=True)
+    ]
+    of_tokens = log_p.gather(1, torch.tensor(tokens, device=log_p.device))
+    ranks = (1 + (log_p > of_tokens[:, :1]).sum(1)).tolist()
+    best, choices = log_p.topk(min(top, log_p.shape[1]))
+    chosen = [list(zip(*row, strict=True)) for row in zip(choices.tolist(), best.exp().tolist(), strict=True)]
+    return [
+        _Part(own, rank, choice, None if token is None else other)
+        for (own, other), rank, choice, token in zip(of_tokens.tolist(), ranks, chosen, others, strict=True)
+    ]
 
 
 def _log_p(model: Model, rows: list[tuple[int, ...]], places: list[tuple[int, int]]) -> Tensor:
@@ -119,7 +172,48 @@ def _log_p(model: Model, rows: list[tuple[int, ...]], places: list[tuple[int, in
     return model.logits(model.normed(output[row, index])).float().log_softmax(-1)
 
 
-def _answer(reads: dict[int, tuple]) -> Answer:
+def _answer(model: Model, query: Query, parts: dict[int, _Part], whole: dict[tuple, list[int]]) -> Answer:
     """The reads of a target by their position."""
-    log_p, ranks, tops = zip(*(reads[position] for position in sorted(reads)), strict=True)
-    return Answer(log_p, ranks, tops[0])
+    log_p, ranks, choices, _ = zip(*(parts[position] for position in sorted(parts)), strict=True)
+    ids = [whole.get((_behind(query), token), [token]) for token, _ in choices[0]]
+    texts = [model.token(tokens[0]) if len(tokens) == 1 else model.tokenizer.decode(tokens) for tokens in ids]
+    top = tuple((text, p) for text, (_, p) in zip(texts, choices[0], strict=True))
+    return Answer(log_p, ranks, tuple(map(model.token, query.target_ids)), top, tuple(map(tuple, ids)))
+
+
+def _behind(query: Query) -> tuple[int, ...]:
+    """The tokens that a first choice stands behind."""
+    return query.prompt.ids[: query.prompt.read + 1]
+
+
+@torch.no_grad()
+def _whole_characters(model: Model, seen: list[tuple[Query, _Part]]) -> dict[tuple, list[int]]:
+    """First choices that are a part of a character, by (tokens before, token), with what a decoder goes on with."""
+    if model.masked:
+        return {}
+    begun = {(_behind(query), token): [token] for query, part in seen for token, _ in part.choices}
+    whole: dict[tuple, list[int]] = {}
+    for length in range(1, CHARACTER + 1):
+        broken = {place: ids for place, ids in begun.items() if "\ufffd" in model.tokenizer.decode(ids)}
+        whole |= {place: ids for place, ids in begun.items() if place not in broken and len(ids) > 1}
+        begun = broken if length < CHARACTER else {}
+        places = list(begun)
+        rows = [(*before, *begun[before, token]) for before, token in places]
+        for batch in batches([len(row) for row in rows], tokens=BATCH_TOKENS):
+            next_tokens = _log_p(model, [rows[i] for i in batch], [(r, len(rows[i]) - 1) for r, i in enumerate(batch)])
+            for i, token in zip(batch, next_tokens.argmax(1).tolist(), strict=True):
+                begun[places[i]].append(token)
+    return whole
+
+
+def _check_separator(query: Query, first: _Part) -> None:
+    """Warn where the target begins otherwise than the model would begin it by far."""
+    other = first.other_log_p
+    if other is None or exp(other) < LIKELY or exp(other - first.log_p) < LIKELIER:
+        return
+    between, instead = ("no space", '" "') if query.separator == "" else ("a space", '""')
+    message = (
+        f"behind {query.prompt.text!r} the target stands with {between}: its first token has p {exp(first.log_p):.2g}, "
+        f"and {exp(other):.2g} with separator {instead}; say which is meant"
+    )
+    warnings.warn(message, KnoweditWarning, stacklevel=3)

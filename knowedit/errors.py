@@ -30,6 +30,10 @@ class DataError(KnoweditError):
     """A file that is damaged, truncated or of another schema."""
 
 
+class KnoweditWarning(UserWarning):
+    """Something that can be used as given, and may be not what was meant. The command line prints it as a note."""
+
+
 def did_you_mean(name: str, choices: Iterable[str], n: int = 3) -> str:
     """`" (did you mean 'x' or 'y'?)"` for the names closest to `name`, or an empty string."""
     choices = list(choices)

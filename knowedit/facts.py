@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .errors import InputError, did_you_mean
+from .writing.mentions import mention
 
 SLOT = "{}"
 
@@ -35,12 +36,12 @@ def templated(text: str, subject: str) -> str:
     """The template that `text` is for `subject`: a text without a slot gets one at the subject's last mention."""
     if SLOT in text:
         return check_template(text)
-    head, found, tail = text.rpartition(subject) if subject else (text, "", "")
-    if not found:
+    place = mention(text, subject)
+    if place is None:
         raise InputError(
             f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there, or use {SLOT}"
         )
-    return head + SLOT + tail
+    return text[: place.start] + SLOT + text[place.end :]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Fact:
     - `relation`, `relation_name`: a property id such as `P36`, and its name.
     - `target_new_id`: what a data set calls the new target, such as `Q90`; reference texts are found by it.
     - `id`: unique in its file.
+    - `separator`: the white space, or nothing, before the targets of all its prompts; by default what fits each.
 
     Raises `InputError` where a text is empty or a template does not have exactly one slot.
     """
@@ -110,6 +112,7 @@ class Fact:
     relation_name: str | None = None
     id: str | None = None
     target_new_id: str | None = None
+    separator: str | None = None
 
     def __post_init__(self):
         for name in ("subject", "target"):
@@ -118,6 +121,8 @@ class Fact:
         for name in ("target_new", "relation", "relation_name", "id", "target_new_id"):
             if not isinstance(getattr(self, name), str | None):
                 raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text")
+        if self.separator is not None and (not isinstance(self.separator, str) or self.separator.strip()):
+            raise InputError(f"the separator of a fact is {self.separator!r}, expected white space or nothing")
         for template in (self.template, *self.paraphrases, *self.heldout):
             check_template(template)
 

@@ -9,9 +9,13 @@ Where a masked model is given a prompt without a mask, the mask and a full stop 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
-from .errors import InputError
+from .errors import InputError, KnoweditWarning
+from .writing.mentions import mention
+from .writing.scripts import mostly_spaceless
+from .writing.separators import joins_what_precedes, separator as fitting
 
 MASK = "[MASK]"  # accepted in any masked model's prompts, whatever its own mask token is
 
@@ -65,11 +69,18 @@ class Row:
 class Query:
     """A prompt and the tokens of its target, teacher-forced.
 
-    `steps[j]` is the prompt whose read position predicts `target_ids[j]`, given the target tokens before it.
+    - `steps[j]`: the prompt whose read position predicts `target_ids[j]`, given the target tokens before it.
+    - `separator`: the white space between prompt and target; None where token ids or a mask were given.
+    - `other_start`: the first token that the target would have with the other separator, if that is another one.
+    - `as_written`: whether the text as a whole has these tokens. Where the target's first letters would merge with the
+      prompt's last ones it has not: then the prompt's own tokens stay, as they do when a model writes on.
     """
 
     steps: tuple[Prompt, ...]
     target_ids: tuple[int, ...]
+    separator: str | None = None
+    other_start: int | None = None
+    as_written: bool = True
 
     @property
     def prompt(self) -> Prompt:
@@ -86,39 +97,81 @@ class Query:
 def encode(tokenizer, text: str, subject: str | None = None, *, masked: bool = False, chat: bool = False) -> Prompt:
     """Tokenize `text` and find its read and lookup positions.
 
-    A subject that occurs several times counts where it occurs last, where all that was said of it is known.
-    Raises `InputError` for empty text, a subject that is not in it, or a wrong number of masks.
+    Of several mentions of a subject the last counts, where all that was said of it is known (`writing.mentions`).
+    Raises `InputError` for empty text, a subject that is not in it, a wrong number of masks, or a chat template that
+    changes what was asked. Warns of a subject that is only mentioned inside a word.
     """
     if not isinstance(text, str) or not text.strip():
         raise InputError("the prompt is empty, expected text that the target continues")
     if masked:
         text = _with_mask(tokenizer, text)
-    if subject is not None and (not subject.strip() or subject not in text):
-        raise InputError(f"subject {subject!r} is not in the prompt {text!r}: write it as it stands there")
     asked = text.rstrip(" ")  # the answer brings its own space, so that of the prompt would be one too many
     text = _chat(tokenizer, asked) if chat else asked
-    # within what was asked: the words around it in a chat template are not the subject
-    start = None if subject is None else text.rindex(asked) + asked.rindex(subject)
-    return _tokenize(tokenizer, text, None if start is None else (start, start + len(subject)), masked, chat)
+    if subject is None:
+        return _tokenize(tokenizer, text, None, masked, chat)
+    place = mention(asked, subject.strip())
+    if place is None:
+        raise InputError(f"subject {subject!r} is not in the prompt {asked!r}: write it as it stands there")
+    if not place.whole:
+        message = f"the subject {subject!r} is only a part of a word in {asked!r}; its tokens there are taken"
+        warnings.warn(message, KnoweditWarning, stacklevel=2)
+    start = _start_in(text, asked)  # the words around it in a chat template are not the subject
+    return _tokenize(tokenizer, text, (start + place.start, start + place.end), masked, chat)
 
 
 def query(
-    tokenizer, text: str, target: str, subject: str | None = None, *, masked: bool = False, chat: bool = False
+    tokenizer,
+    text: str,
+    target: str,
+    subject: str | None = None,
+    *,
+    masked: bool = False,
+    chat: bool = False,
+    separator: str | None = None,
 ) -> Query:
     """Tokenize a prompt and its target: one read position for each token of the target.
 
-    The target gets a leading space where words are written with one and the prompt does not end in white space;
-    a target that already starts with white space is taken as it is. Raises `InputError` for an empty target or
-    one that the tokenizer does not know.
+    Before the target stands `separator`, white space or nothing. By default it is what `text` ends with, what the
+    chat template puts there, or what both sides need (`writing.separators`); a target that starts with white space is
+    taken as it is. Raises `InputError` for an empty target and one that the tokenizer does not know, for a separator
+    that is no white space, and for one in a masked model, where the mask stands where the target belongs.
     """
     prompt = encode(tokenizer, text, subject, masked=masked, chat=chat)
     if not isinstance(target, str) or not target.strip():
         raise InputError("the target is empty, expected the text that should follow the prompt")
-    ids = _masked_target(tokenizer, prompt, target) if masked else _target(tokenizer, prompt, target, chat)
+    check_separator(separator)
+    if masked:
+        if separator is not None:
+            raise InputError(f"a separator is for decoders; put {MASK} where the target belongs in the prompt {text!r}")
+        ids = _known(tokenizer, target, _masked_target(tokenizer, prompt, target))
+        return with_target_ids(prompt, ids, tokenizer.mask_token_id)
+    typed = text[len(text.rstrip(" ")) :]
+    if separator is not None:
+        between = ("" if chat else typed) + separator
+    elif chat:
+        between = _chat_separator(tokenizer, prompt.text, text.rstrip(" "), target)
+    elif typed and not target[0].isspace():
+        between = "" if joins_what_precedes(prompt.text, target) else " "
+    else:
+        between = fitting(prompt.text, target)
+    found, as_written = _target(tokenizer, prompt, between + target, chat)
+    other, _ = _target(tokenizer, prompt, ("" if between else " ") + target.lstrip(), chat)
+    start = other[0] if other and found and other[0] != found[0] and separator is None else None
+    plain = with_target_ids(prompt, _known(tokenizer, target, found))
+    return replace(plain, separator=between, other_start=start, as_written=as_written)
+
+
+def check_separator(separator: str | None) -> None:
+    """Raise `InputError` for a separator that is not white space, nothing, or None for the one that fits."""
+    if separator is not None and (not isinstance(separator, str) or separator.strip()):
+        raise InputError(f"the separator is {separator!r}, expected white space or nothing; other text is the prompt's")
+
+
+def _known(tokenizer, target: str, ids: tuple[int, ...]) -> tuple[int, ...]:
     unknown = getattr(tokenizer, "unk_token_id", None)
     if not ids or (unknown is not None and unknown in ids):
         raise InputError(f"the tokenizer does not know the target {target!r} (unknown token); choose another target")
-    return with_target_ids(prompt, ids, mask_id=tokenizer.mask_token_id if masked else None)
+    return ids
 
 
 def with_target_ids(prompt: Prompt, target_ids: tuple[int, ...], mask_id: int | None = None) -> Query:
@@ -163,38 +216,20 @@ def _tokens_in(offsets: list[tuple[int, int]], start: int, end: int) -> list[int
     return [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
 
 
-def _spaced(text: str, target: str) -> str:
-    """`target` with the separator that belongs between it and `text`."""
-    joins = target[0].isspace() or not text or text[-1].isspace() or text[-1] in "([{\"'“‘«-/"
-    return target if joins or not _word_like(target[0]) or _wide(target[0]) else " " + target
-
-
-def _word_like(character: str) -> bool:
-    return character.isalnum() or character in "\"'“‘«($€£#@-+"
-
-
-def _wide(character: str) -> bool:
-    """Scripts that are written without spaces: CJK, kana, Thai, Lao, Khmer, Burmese."""
-    code = ord(character)
-    return (
-        0x2E80 <= code <= 0x9FFF
-        or 0x20000 <= code <= 0x3FFFF
-        or 0x0E00 <= code <= 0x0EFF
-        or 0x1000 <= code <= 0x109F
-        or 0x1780 <= code <= 0x17FF
-    )
-
-
-def _target(tokenizer, prompt: Prompt, target: str, chat: bool) -> tuple[int, ...]:
+def _target(tokenizer, prompt: Prompt, spaced: str, chat: bool) -> tuple[tuple[int, ...], bool]:
+    """The tokens of a target with its separator behind `prompt`, and whether the whole text has them there."""
     text = prompt.text
-    spaced = _spaced(text, target)
     joint, offsets = _offsets(tokenizer, text + spaced, special=not chat)
     n = len(prompt.ids)
     inside = _tokens_in(offsets, len(text), len(text) + len(spaced))
     if tuple(joint[:n]) == prompt.ids and inside and inside[0] == n:
-        return tuple(joint[i] for i in inside)
+        return tuple(joint[i] for i in inside), True
     # the target's first letters merge with the prompt's last ones: the prompt's own tokens win, as they do at run time
-    return tuple(tokenizer(spaced, add_special_tokens=False)["input_ids"])
+    alone, offsets = _offsets(tokenizer, f"\n{spaced}", special=False)  # a tokenizer may put a space before a text
+    inside = _tokens_in(offsets, 1, 1 + len(spaced))
+    if not inside or offsets[inside[0]][0] < 1:
+        return tuple(tokenizer(spaced, add_special_tokens=False)["input_ids"]), False
+    return tuple(alone[i] for i in inside), False
 
 
 def _masked_target(tokenizer, prompt: Prompt, target: str) -> tuple[int, ...]:
@@ -209,7 +244,10 @@ def _with_mask(tokenizer, text: str) -> str:
     found = text.count(tokenizer.mask_token)
     if found > 1:
         raise InputError(f"the prompt {text!r} has {found} masks, expected one; a longer target widens it by itself")
-    return text if found else f"{text.rstrip()} {tokenizer.mask_token}."
+    if found:
+        return text
+    between, stop = ("", "。") if mostly_spaceless(text) else (" ", ".")
+    return f"{text.rstrip()}{between}{tokenizer.mask_token}{stop}"
 
 
 def _chat(tokenizer, text: str) -> str:
@@ -218,3 +256,21 @@ def _chat(tokenizer, text: str) -> str:
     return tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
     )
+
+
+def _chat_separator(tokenizer, before: str, asked: str, target: str) -> str:
+    """What the template itself puts between its last words and an answer; nothing where that cannot be seen."""
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": target.strip()}]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    between, found, _ = whole.removeprefix(before).partition(target.strip())
+    return between if found and whole.startswith(before) and not between.strip() else ""
+
+
+def _start_in(text: str, asked: str) -> int:
+    """Where `asked` begins in `text`, which a chat template may have made of it."""
+    start = text.rfind(asked.strip())
+    if start < 0:
+        raise InputError(
+            f"the chat template changes the prompt {asked!r}, so the place of its subject is unknown; leave --chat out"
+        )
+    return start - (len(asked) - len(asked.lstrip()))

@@ -26,7 +26,7 @@ Keep = Callable[[Sequence[Fact]], Sequence[Fact]]
 
 def known(model: Model, facts: Sequence[Fact], *, chat: bool = False) -> list[Fact]:
     """The facts whose target (its first token) is the model's first choice after the main prompt."""
-    return [fact for fact, answer in zip(facts, ask_facts(model, facts, chat=chat), strict=True) if answer.known]
+    return [fact for fact, answer in zip(facts, ask_facts(model, facts, chat=chat, top=0), strict=True) if answer.known]
 
 
 def of_relations(facts: Sequence[Fact], relations: Sequence[str]) -> list[Fact]:

@@ -5,9 +5,10 @@ from hypothesis import given, strategies as st
 
 from knowedit.errors import InputError
 from knowedit.facts import Fact, Neighbour, Probe, check_template, fill, templated
+from knowedit.writing.mentions import mention
 
 texts = st.text(max_size=30).filter(lambda t: "{}" not in t and "{" not in t and "}" not in t)
-subjects = texts.filter(bool)
+subjects = texts.filter(str.strip)
 
 
 @given(head=texts, tail=texts, subject=st.text(max_size=20))
@@ -24,7 +25,10 @@ def test_templated_then_filled_is_the_text(head, tail, subject):
 @given(head=texts, tail=texts, subject=subjects)
 def test_the_last_mention_becomes_the_slot(head, tail, subject):
     text = head + subject + tail
-    assert subject not in templated(text, subject).partition("{}")[2]
+    before, _, after = templated(text, subject).partition("{}")
+    place = mention(text, subject)
+    assert (len(before), len(text) - len(after)) == place[:2]
+    assert place.whole or subject not in after
 
 
 def test_a_text_with_a_slot_is_a_template_already():

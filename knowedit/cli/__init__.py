@@ -18,6 +18,7 @@ from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits
 from .shared.command import command
 from .shared.help import Command, Group
+from .shared.output import warnings_as_notes
 
 _INTERRUPTED = 130
 
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     from ..errors import KnoweditError
 
     try:
-        status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False) or 0
+        with warnings_as_notes():
+            status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False) or 0
     except KnoweditError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):

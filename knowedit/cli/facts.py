@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .shared.facts import choose_facts
-from .shared.options import AsJson, Chat, ModelOptions
+from .shared.options import AsJson, Chat, ModelOptions, Separator
 from .shared.output import line, print_json, table
 from .shared.progress import progress
 
@@ -33,6 +33,7 @@ def list_facts(facts: FactsFile = None, relation: Relation = None, as_json: AsJs
 def probe(
     facts: FactsFile = None,
     relation: Relation = None,
+    separator: Separator = None,
     chat: Chat = False,
     as_json: AsJson = False,
     *,
@@ -44,15 +45,20 @@ def probe(
     """
     from ..answers import ask
 
-    chosen = choose_facts(facts, relation)
+    chosen = choose_facts(facts, relation, separator)
     loaded = model.load()
-    queries = [loaded.query(f.prompt, f.target, f.subject, chat=chat) for f in chosen]
+    queries = [loaded.query_of(f, chat=chat) for f in chosen]
     with progress("probing", len(queries), "fact") as step:
         answers = ask(loaded, queries, progress=step)
     if as_json:
         for fact, answer in zip(chosen, answers, strict=True):
             record = {"schema": SCHEMA, "model": loaded.name, "id": fact.id, "relation": fact.relation}
-            record |= {"prompt": fact.prompt, "target": fact.target, "probability": answer.probability}
+            record |= {
+                "prompt": fact.prompt,
+                "target": fact.target,
+                "probability": answer.probability,
+                "tokens": answer.tokens,
+            }
             print_json(record | {"rank": answer.rank, "known": answer.known, "top": answer.top})
         return
     known: dict[str, list[bool]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -19,6 +19,7 @@ from .shared.options import (
     ModelOptions,
     Output,
     Prompt,
+    Separator,
     Subject,
     Texts,
     layer_list,
@@ -52,6 +53,7 @@ class WordedFact:
         Texts,
         typer.Option("--negative", metavar="TEXT", help="A prompt about something else; its neurons are removed."),
     ] = field(default_factory=list)
+    separator: Separator = None
     fact: FactId = None
     facts: Annotated[
         str | None, typer.Option("--facts", help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")
@@ -126,10 +128,14 @@ def locate(
     from ..locate.attribution import AttributionConfig
     from ..locate.fact_prompts import FactPrompts
     from ..locate.locate import LocateConfig
+    from ..prompts import check_separator
     from ..sources import find_fact
 
     if sum(named is not None for named in (about.prompt, about.fact, about.facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")
+    check_separator(about.separator)
+    if about.facts is not None and about.separator is not None:
+        raise InputError("--separator is for one fact; in a file each fact may have its own field, separator")
     config = LocateConfig(
         method=scores.method,
         attribution=AttributionConfig(
@@ -152,9 +158,11 @@ def locate(
     )
     if about.facts is None:
         if about.fact is not None:
-            prompts = FactPrompts.all_of(find_fact(about.fact))
+            prompts = FactPrompts.all_of(replace(find_fact(about.fact), separator=about.separator))
         elif about.target is not None:
-            prompts = FactPrompts.in_words(about.prompt, about.target, about.subject, about.paraphrase, about.heldout)
+            prompts = FactPrompts.in_words(
+                about.prompt, about.target, about.subject, about.paraphrase, about.heldout, about.separator
+            )
         else:
             raise InputError("a PROMPT needs --target, the answer whose neurons are located")
         record = _locate_one(prompts, about.negative, config, draws, seed, model)

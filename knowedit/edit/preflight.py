@@ -348,7 +348,7 @@ def _fact_outcome(model: Model, before: _FactState, after: _FactState) -> FactOu
 
 def _lens(model: Model, fact: Fact) -> list[tuple[float, float]]:
     """After each layer the probabilities of the two targets' tokens, the first that differ."""
-    true, new = (model.query(fact.prompt, target, fact.subject) for target in (fact.target, fact.target_new))
+    true, new = (model.query_of(fact, target) for target in (fact.target, fact.target_new))
     step = parting(true.target_ids, new.target_ids) or 0
     aim = Aim(true.steps[step], true.target_ids[step], new.target_ids[step])
     projection = logit_lens(model, aim, top=1)

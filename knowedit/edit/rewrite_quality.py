@@ -75,9 +75,12 @@ class Question:
 def rewrite_quality(model: Model, facts: Sequence[Fact], heldout: bool = True) -> list[RewriteQuality]:
     """Ask the prompts of `facts` that have a `target_new`; paraphrases are held-out ones too, if `heldout`."""
     questions = [questions_of(fact, heldout) for fact in facts]
-    pairs = [pair for of_fact in questions for question in of_fact for pair in question.pairs]
-    answers = dict(zip(pairs, ask(model, [model.query(*pair) for pair in pairs]), strict=True))
-    return [quality_of(of_fact, answers) for of_fact in questions]
+    pairs = [(i, *pair) for i, of_fact in enumerate(questions) for question in of_fact for pair in question.pairs]
+    queries = [model.query(*pair, separator=facts[i].separator) for i, *pair in pairs]
+    answers: list[dict] = [{} for _ in facts]
+    for (i, *pair), answer in zip(pairs, ask(model, queries), strict=True):
+        answers[i][tuple(pair)] = answer
+    return [quality_of(of_fact, said) for of_fact, said in zip(questions, answers, strict=True)]
 
 
 def questions_of(fact: Fact, heldout: bool = False) -> list[Question]:

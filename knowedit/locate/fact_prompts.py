@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import InputError
 from ..facts import SLOT, Fact, fill, templated
 from ..models.adapter import Model
+from ..prompts import Query
 from ..sources import builtin_facts
 
 
@@ -24,6 +25,7 @@ class FactPrompts:
     subject: str | None = None
     relation: str | None = None
     fact: str | None = None
+    separator: str | None = None
 
     @classmethod
     def all_of(cls, fact: Fact) -> FactPrompts:
@@ -32,7 +34,7 @@ class FactPrompts:
             tuple(fill(template, fact.subject) for template in templates)
             for templates in ((fact.template, *fact.paraphrases), fact.heldout)
         )
-        return cls(locating, fact.target, heldout, fact.subject, fact.relation, fact.id)
+        return cls(locating, fact.target, heldout, fact.subject, fact.relation, fact.id, fact.separator)
 
     @classmethod
     def split(cls, fact: Fact, most: int | None = None) -> FactPrompts:
@@ -53,6 +55,7 @@ class FactPrompts:
         subject: str | None = None,
         paraphrases: Sequence[str] = (),
         heldout: Sequence[str] = (),
+        separator: str | None = None,
     ) -> FactPrompts:
         """A fact in the user's own words; with a subject and nothing held out, the last paraphrase is.
 
@@ -62,7 +65,7 @@ class FactPrompts:
         if subject is None:
             if any(SLOT in text for text in (prompt, *paraphrases, *heldout)):
                 raise InputError(f"a prompt with {SLOT} needs --subject, which takes its place")
-            return cls((prompt, *paraphrases), target, tuple(heldout))
+            return cls((prompt, *paraphrases), target, tuple(heldout), separator=separator)
         if paraphrases and not heldout:
             paraphrases, heldout = paraphrases[:-1], paraphrases[-1:]
         locating, proving = (
@@ -70,9 +73,14 @@ class FactPrompts:
             for texts in ((prompt, *paraphrases), heldout)
         )
         same = [fact for fact in builtin_facts() if (fact.subject, fact.target) == (subject, target)]
-        return cls(locating, target, proving, subject, same[0].relation if same else None)
+        relation = same[0].relation if same else None
+        return cls(locating, target, proving, subject, relation, separator=separator)
 
     def check(self, model: Model, chat: bool = False) -> None:
         """Raise `InputError` for a prompt or target that `model` cannot be asked, before anything is computed."""
         for prompt in (*self.locating, *self.heldout):
-            model.query(prompt, self.target, self.subject, chat=chat)
+            self.query(model, prompt, chat=chat)
+
+    def query(self, model: Model, prompt: str, *, chat: bool = False) -> Query:
+        """One of the prompts with the target, as tokens."""
+        return model.query(prompt, self.target, self.subject, chat=chat, separator=self.separator)

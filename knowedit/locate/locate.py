@@ -142,7 +142,7 @@ def score_prompts(
         model.check_layer(layer)
     scored = []
     for text in counted(prompts.locating, progress):
-        query = model.query(text, prompts.target, prompts.subject, chat=config.chat)
+        query = prompts.query(model, text, chat=config.chat)
         scored.append(_score(model, text, query, config))
     return scored
 
@@ -193,6 +193,7 @@ def describe(
         probability=first.answers.probability,
         method=config.method,
         subject=prompts.subject,
+        separator=prompts.separator,
         fact=prompts.fact,
         relation=prompts.relation,
         refined_on=tuple(prompt.text for prompt in scored),
@@ -264,6 +265,6 @@ def _note(
             return "every neuron that the paraphrases share is also coarse for a negative prompt"
         return f"every neuron that was located is of a kind to leave out ({', '.join(config.drop)})"
     if not answers.known:
-        top = model.tokenizer.decode([answers.top])
+        top = model.token(answers.top)
         return f"the model does not know this fact: its first choice is {top!r}, not the target"
     return None

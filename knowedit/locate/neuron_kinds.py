@@ -104,7 +104,7 @@ class ControlPool:
             return None
         if key not in self._asked:
             try:
-                answers = ScaledAnswers(self.model, self.model.query(fact.prompt, fact.target, fact.subject))
+                answers = ScaledAnswers(self.model, self.model.query_of(fact))
             except InputError:
                 answers = None
             if answers is None or not answers.known:
@@ -135,7 +135,7 @@ def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: i
             return name
     if rates["answer"] is None:
         promoted, _ = vocabulary(model, *neuron, sign=activation, n=10)
-        if model.tokenizer.decode([target_id]) in promoted:
+        if model.token(target_id) in promoted:
             return "answer"
     return "fact"
 

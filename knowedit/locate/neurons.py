@@ -72,6 +72,7 @@ class NeuronSet:
     tests: dict = field(default_factory=dict)
     config: dict = field(default_factory=dict)
     note: str | None = None
+    separator: str | None = None
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter([n.site for n in self.neurons])
@@ -143,7 +144,7 @@ def vocabulary(
         weight = model.unembedding.weight
         logits = torch.nn.functional.linear(direction.to(weight), weight)[0]
     promoted, suppressed = logits.topk(n).indices.tolist(), (-logits).topk(n).indices.tolist()
-    words = [tuple(model.tokenizer.decode([i]) for i in ids) for ids in (promoted, suppressed)]
+    words = [tuple(model.token(i) for i in ids) for ids in (promoted, suppressed)]
     return words[0], words[1]
 
 

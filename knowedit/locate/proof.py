@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..models.adapter import Model
 from ..prompts import Query
 from ..statistics import Estimate, estimate, log_odds, mean_of_ratios, monte_carlo_p, ratio_of_means
+from ..writing.mentions import mention
 from .neuron_kinds import ControlPool
 from .neurons import NeuronSet
 from .scaled_answers import ScaledAnswers
@@ -145,10 +146,11 @@ def measure_located(
 ) -> Effect:
     """The raw effect of located neurons on their target after `prompts`, and on the known facts of `pool`."""
     chat, subject = located.config.get("chat", False), located.subject
-    queries = [  # a rephrasing may name the subject in other words
-        model.query(prompt, located.target, subject if subject and subject in prompt else None, chat=chat)
-        for prompt in prompts
-    ]
+    queries = []
+    for prompt in prompts:  # a rephrasing may name the subject in other words
+        place = mention(prompt, subject) if subject else None
+        about = subject if place and place.whole else None
+        queries.append(model.query(prompt, located.target, about, chat=chat, separator=located.separator))
     controls = pool.controls(subject, located.target, located.relation, sorts=("general", "relation"))
     others = {"same_relation": controls.relation, "other_relations": controls.general}
     return measure(model, located, queries, draws=draws, seed=seed, others=others, rivals=rivals)

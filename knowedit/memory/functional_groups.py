@@ -175,4 +175,4 @@ def _promotes(model: Model, layer: int, indices: np.ndarray, means: np.ndarray) 
     value = (chosen @ torch.from_numpy(means).to(chosen)).to(model.device)
     with align_module_device(model.unembedding):
         logits = read_values(model, value[None]) @ model.unembedding.weight.T.to(value)
-    return tuple(model.tokenizer.decode([token]) for token in logits[0].topk(8).indices.tolist())
+    return tuple(model.token(token) for token in logits[0].topk(8).indices.tolist())

@@ -71,6 +71,7 @@ class Company:
     subject: str | None
     score: float
     kind: str | None
+    separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def _card(model: Model, layer: int, index: int, scan: ActivationScan, config: Ca
     company = _company(located, layer, index)
     controls = _controls(scan, layer, index, config)
     on_texts = [] if model.masked else [q for row, position, _ in triggers if (q := _following(scan, row, position))]
-    on_facts = [model.query(c.prompt, c.target, c.subject) for c in company]
+    on_facts = [model.query(c.prompt, c.target, c.subject, separator=c.separator) for c in company]
     return Card(
         model=model.name,
         layer=layer,
@@ -257,7 +258,9 @@ def _company(located: Sequence[NeuronSet], layer: int, index: int) -> tuple[Comp
     ]
     shared.sort(key=lambda pair: -pair[1].score)
     return tuple(
-        Company(fact.fact or fact.prompt, fact.prompt, fact.target, fact.subject, neuron.score, neuron.kind)
+        Company(
+            fact.fact or fact.prompt, fact.prompt, fact.target, fact.subject, neuron.score, neuron.kind, fact.separator
+        )
         for fact, neuron in shared
     )
 

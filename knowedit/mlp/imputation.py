@@ -177,7 +177,7 @@ def impute_facts(
         raise InputError("there is no fact to impute; give at least one")
     each = []
     for fact in counted(facts, progress):
-        each.append(impute(model, model.query(fact.prompt, fact.target, fact.subject), fact.target, config))
+        each.append(impute(model, model.query_of(fact), fact.target, config))
     clean = np.array([one.log_probability for one in each])[:, None]
     highest = np.array([one.highest for one in each]) - clean  # (facts, layers)
     drawn = np.array([one.random for one in each])  # (facts, layers, draws)

@@ -194,7 +194,7 @@ def precision(
         raise InputError("there is no fact to ask; give at least one")
     for part in config.parts:
         _modules(model, part)  # refused before anything is computed
-    queries = [model.query(fact.prompt, fact.target, fact.subject) for fact in facts]
+    queries = [model.query_of(fact) for fact in facts]
     traced = queries[: config.neurons]
     located = [_located(model, query, config) for query in traced]
     levels = [_level(model, "none", None, 0.0, queries, traced, located, config)]

@@ -24,12 +24,16 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.activations import ACT2FN
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError, LayoutError, ModelError
+from ..facts import Fact
 from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
 from .layouts import REMEDY, Layout, heads_path
+
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 
 class Model:
@@ -162,9 +166,30 @@ class Model:
         """`prompts.encode` with this model's tokenizer."""
         return encode(self.tokenizer, text, subject, masked=self.masked, chat=chat)
 
-    def query(self, text: str, target: str, subject: str | None = None, *, chat: bool = False) -> Query:
+    def query(
+        self,
+        text: str,
+        target: str,
+        subject: str | None = None,
+        *,
+        chat: bool = False,
+        separator: str | None = None,
+    ) -> Query:
         """`prompts.query` with this model's tokenizer."""
-        return query(self.tokenizer, text, target, subject, masked=self.masked, chat=chat)
+        return query(self.tokenizer, text, target, subject, masked=self.masked, chat=chat, separator=separator)
+
+    def query_of(
+        self, fact: Fact, target: str | None = None, prompt: str | None = None, *, chat: bool = False
+    ) -> Query:
+        """A prompt about `fact`, its main one by default, with a target, the fact's own by default."""
+        prompt = fact.prompt if prompt is None else prompt
+        target = fact.target if target is None else target
+        return self.query(prompt, target, fact.subject, chat=chat, separator=fact.separator)
+
+    def token(self, token: int) -> str:
+        """The text of one token; of bytes that are only a part of a character, those bytes as `\\xe4`."""
+        text = self.tokenizer.decode([token])
+        return _bytes_of(self.tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
 
     def check_layer(self, layer: int) -> int:
         if not isinstance(layer, int) or not 0 <= layer < len(self.blocks):
@@ -190,6 +215,15 @@ class Model:
                     digest.update(f"{path}.{name} {weight.dtype} {tuple(weight.shape)}".encode())
                     digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+
+def _bytes_of(spelled: str) -> str:
+    """A token of bytes, as a vocabulary spells it: one character for each byte, or `<0xE4>`."""
+    if spelled.startswith("<0x"):
+        spelled_bytes = bytes.fromhex(spelled[3:-1])
+    else:
+        spelled_bytes = bytes(_BYTES[character] for character in spelled if character in _BYTES)
+    return spelled_bytes.decode("utf-8", "backslashreplace")
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -301,3 +301,21 @@ def test_the_main_job_on_the_real_model(run):
     assert record["neurons"]
     assert record["effect"]["suppress"]["value"] < -0.5
     assert record["effect"]["p_suppress"] < 0.05
+
+
+def test_a_separator_is_an_option_and_a_field_and_what_was_scored_is_shown(run, tmp_path):
+    record = {"template": "{} lives in", "subject": "Zarn", "target": "Aldor"}
+    (tmp_path / "facts.jsonl").write_text(
+        json.dumps(record) + "\n" + json.dumps(record | {"separator": " ", "id": "b"})
+    )
+    status, out, err = run("probe", "--facts", str(tmp_path / "facts.jsonl"), "--json")
+    assert status == 0, err
+    assert [json.loads(line)["tokens"] for line in out.splitlines()] == [["Aldor"], ["Aldor"]]
+    fails(run("locate", "Zarn lives in", "--target", "Aldor", "--separator", ","), "separator is ','", "white space")
+    fails(run("edit", *ZARN[1:2], "--subject", "Zarn", "--target-new", "Bexum", "--separator", "x"), "separator")
+    fails(run("locate", "--facts", "builtin", "--separator", ""), "--separator is for one fact")
+
+
+def test_warnings_are_notes_on_stderr_each_once(run):
+    status, _, err = run("lens", "Zarns lives in", "--subject", "Zarn", "--target", "Aldor", "--top", "1")
+    assert status == 0 and err.count("note: the subject 'Zarn' is only a part of a word in 'Zarns lives in'") == 1

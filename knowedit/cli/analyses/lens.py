@@ -24,6 +24,7 @@ class Question:
     subject: str | None
     target: str | None
     foil: str | None
+    separator: str | None
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ def lens(
             check_additive(model)
         except ModelError as error:  # the lens works all the same
             refused = str(error)
-        aimed = aim(model, question.prompt, question.target, question.foil, subject=question.subject, chat=chat)
+        aimed = aim(
+            model, question.prompt, question.target, question.foil, subject=question.subject, chat=chat,
+            separator=question.separator,
+        )  # fmt: skip
         lenses, parts = [], []
         with ExitStack() as stack:
             for applied in ([], edits)[: 1 + bool(edits)]:
@@ -144,17 +148,19 @@ def _question(fact: OneFact, foil: str | None, edits: list) -> Question:
 
     if fact.prompt is None and fact.fact is None and len(edits) == 1 and len(edits[0].facts) == 1:
         (edited,) = edits[0].facts
-        return Question(edited.prompt, edited.subject, fact.target or edited.target, foil or edited.target_new)
+        separator = edited.separator if fact.separator is None else fact.separator
+        answers = fact.target or edited.target, foil or edited.target_new
+        return Question(edited.prompt, edited.subject, *answers, separator)
     fact.check()
     if fact.fact is not None:
         built_in = find_fact(fact.fact)
-        return Question(built_in.prompt, built_in.subject, fact.target or built_in.target, foil)
+        return Question(built_in.prompt, built_in.subject, fact.target or built_in.target, foil, fact.separator)
     prompt = fact.prompt
     if fact.subject is not None:
         prompt = fill(templated(prompt, fact.subject), fact.subject)
     elif SLOT in prompt:
         raise InputError(f"a prompt with {SLOT} needs --subject, which takes its place")
-    return Question(prompt, fact.subject, fact.target, foil)
+    return Question(prompt, fact.subject, fact.target, foil, fact.separator)
 
 
 def _positions(text: str) -> str | list:

@@ -96,7 +96,7 @@ def _imputation(model, facts: Sequence, settings: Settings):
 
     if len(facts) == 1:
         (fact,) = facts
-        return impute(model, model.query(fact.prompt, fact.target, fact.subject), fact.target, settings.imputation)
+        return impute(model, model.query_of(fact), fact.target, settings.imputation)
     with progress("imputing", len(facts), "fact") as step:
         return impute_facts(model, facts, settings.imputation, progress=step)
 

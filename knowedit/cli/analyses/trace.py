@@ -42,7 +42,7 @@ def trace(
 
     One fact: `knowedit trace PROMPT --subject S --target T`, or `--fact ID`. The average over many: `--facts FILE`.
     """
-    from ...recall.trace import TraceConfig, average_traces, trace, trace_facts
+    from ...recall.trace import TraceConfig, average_traces, trace_facts
 
     facts.check()
     config = TraceConfig(
@@ -59,8 +59,7 @@ def trace(
 
     def run(model):
         if facts.facts is None:
-            fact = facts.build(model)
-            return trace(model, fact.prompt, fact.target, fact.subject, config, fact=fact.id)
+            return trace_facts(model, [facts.build(model)], config)[0]
         known = facts.known(model)
         with progress("tracing", len(known), "fact") as step:
             return average_traces(trace_facts(model, known, config, step))

@@ -13,7 +13,7 @@ import typer
 
 from ...edit.methods.table import METHODS
 from ..shared.help import choice
-from ..shared.options import ModelOptions, Output, Texts
+from ..shared.options import ModelOptions, Output, Separator, Texts
 from ..shared.output import print_json
 from ..shared.progress import Clock, progress
 from .edit_report import show
@@ -33,6 +33,7 @@ def edit(
     target_true: Annotated[
         str | None, typer.Option(help="The old answer; by default the model's own first choice.")
     ] = None,
+    separator: Separator = None,
     fact: Annotated[str | None, typer.Option(help="A built-in fact by id, instead of a TEMPLATE.")] = None,
     paraphrase: Annotated[
         Texts, typer.Option(metavar="TEXT", help="Another way to ask, which should change too. Repeat it.")
@@ -74,6 +75,7 @@ def edit(
 
     method_settings = _settings(method, layer, settings, seed)
     request = _request(template, subject, target_new, target_true, fact, paraphrase, neighbour)
+    request = replace(request, separator=separator)
     if out is not None:
         check_new(out)  # at once, what could not be saved after minutes of work
     seconds, clock = {}, Clock()
@@ -171,24 +173,17 @@ def _neighbour(text: str):
 
 
 def _first_choice(model, fact) -> str:
-    """What the model says now: its most probable token that is text."""
-    from ...answers import ask
+    """What the model says now."""
+    from ...answers import first_choice
     from ...errors import InputError
 
-    query = model.query(fact.prompt, fact.target_new, fact.subject)
-    (answer,) = ask(model, [query], top=min(20, model.vocabulary))
-    for word, _ in answer.top:
-        try:
-            model.query(fact.prompt, word, fact.subject)
-        except InputError:
-            continue
-        if word.strip() == fact.target_new.strip():
-            raise InputError(
-                f"{word.strip()!r} is the model's first choice already; name another --target-new, or the old answer "
-                "with --target-true"
-            )
-        return word.strip()
-    raise InputError(f"the model has no word as an answer to {fact.prompt!r}; name the old one with --target-true")
+    answer = first_choice(model, fact)
+    if answer.strip() == fact.target_new.strip():
+        raise InputError(
+            f"{answer.strip()!r} is the model's first choice already; name another --target-new, or the old answer "
+            "with --target-true"
+        )
+    return answer
 
 
 def _check_prompts(model, fact) -> None:
@@ -197,10 +192,10 @@ def _check_prompts(model, fact) -> None:
 
     for template in (fact.template, *fact.paraphrases, *fact.heldout):
         for target in (fact.target, fact.target_new):
-            model.query(fill(template, fact.subject), target, fact.subject)
+            model.query_of(fact, target, fill(template, fact.subject))
     for neighbour in fact.neighbours:
         for target in (neighbour.target, fact.target_new):
-            model.query(neighbour.prompt, target)
+            model.query(neighbour.prompt, target, separator=fact.separator)
 
 
 # ---------------------------------------------------------------- what is done

@@ -112,7 +112,7 @@ def diff(
     subjects = {fact.subject for edit in edits for fact in edit.facts}
 
     def run(model):
-        queries = [model.query(fact.prompt, fact.target, fact.subject) for fact in chosen]
+        queries = [model.query_of(fact) for fact in chosen]
         with stacked(model, edits):  # first, so that an edit of another model is refused at once
             after = _answers(model, queries, "with the edit")
         before = _answers(model, queries, "without")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .options import FactId, Facts, Limit, Prompt, Relation, Subject, Target
+from .options import FactId, Facts, Limit, Prompt, Relation, Separator, Subject, Target
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,15 @@ class OneFact:
     subject: Subject = None
     target: Target = None
     fact: FactId = None
+    separator: Separator = None
 
     def check(self) -> None:
         """Raise `InputError` unless there is exactly one fact. Call it before a model is loaded."""
-        check_choice(self.prompt, self.fact)
+        check_choice(self.prompt, self.fact, separator=self.separator)
 
     def build(self, model):
         """The fact; without a target the model's first choice is the target."""
-        return build_fact(model, self.prompt, self.subject, self.target, self.fact)
+        return build_fact(model, self.prompt, self.subject, self.target, self.fact, self.separator)
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class ManyFacts:
     facts: Facts = None
     relation: Relation = None
     limit: Limit = None
+    separator: Separator = None
 
     def known(self, model, limit: int | None = None) -> list:
         """The facts, the built-in ones where none are named; at most `limit` where --limit does not say."""
-        return known_facts(model, self.facts or "builtin", self.relation, limit if self.limit is None else self.limit)
+        limit = limit if self.limit is None else self.limit
+        return known_facts(model, self.facts or "builtin", self.relation, limit, self.separator)
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,25 @@ class FactChoice(ManyFacts, OneFact):
 
     def check(self) -> None:
         """Raise `InputError` unless exactly one of a prompt, a fact and many facts is named."""
-        check_choice(self.prompt, self.fact, self.facts, many=True)
+        check_choice(self.prompt, self.fact, self.facts, many=True, separator=self.separator)
 
 
-def check_choice(prompt: str | None, fact: str | None, facts: str | None = None, *, many: bool = False) -> None:
-    """Raise `InputError` unless exactly one of the three is given. Call it before a model is loaded."""
+def check_choice(
+    prompt: str | None,
+    fact: str | None,
+    facts: str | None = None,
+    *,
+    many: bool = False,
+    separator: str | None = None,
+) -> None:
+    """Raise `InputError` unless exactly one of the three is given, and for a separator that is none.
+
+    Call it before a model is loaded.
+    """
     from ...errors import InputError
+    from ...prompts import check_separator
+
+    check_separator(separator)
 
     if sum(choice is not None for choice in (prompt, fact, facts)) != 1:
         raise InputError(
@@ -63,7 +79,14 @@ def check_choice(prompt: str | None, fact: str | None, facts: str | None = None,
         )
 
 
-def build_fact(model, prompt: str | None, subject: str | None, target: str | None, fact_id: str | None):
+def build_fact(
+    model,
+    prompt: str | None,
+    subject: str | None,
+    target: str | None,
+    fact_id: str | None,
+    separator: str | None = None,
+):
     """The fact of that id, or the one that prompt, subject and target make.
 
     Without a target the model's first choice is the target. Raises `InputError` where there is no subject, or the
@@ -71,43 +94,43 @@ def build_fact(model, prompt: str | None, subject: str | None, target: str | Non
     """
     from dataclasses import replace
 
-    from ...answers import ask
+    from ...answers import first_choice
     from ...errors import InputError
     from ...facts import SLOT, Fact, templated
-    from ...prompts import with_target_ids
     from ...sources import builtin_facts, find_fact
 
     if fact_id is not None:
-        return find_fact(fact_id)
+        return replace(find_fact(fact_id), separator=separator)
     if subject is None:
         raise InputError(f"which part of {prompt!r} is the subject? Name it with --subject")
     template = templated(prompt, subject)
     if template.strip() == SLOT:
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
-    fact = Fact(template=template, subject=subject, target=target or "?")
+    fact = Fact(template=template, subject=subject, target=target or "?", separator=separator)
     if target is None:
-        mask = model.tokenizer.mask_token_id if model.masked else None
-        query = with_target_ids(model.encode(fact.prompt, subject), (0,), mask)  # any token: only the answer counts
-        (answer,) = ask(model, [query])
-        first_choice = answer.top[0][0]
-        fact = replace(fact, target=first_choice.strip() or first_choice)
+        fact = replace(fact, target=first_choice(model, fact))
     same = [f for f in builtin_facts() if (f.subject, f.target) == (subject, fact.target)]
     return replace(fact, relation=same[0].relation, relation_name=same[0].relation_name) if same else fact
 
 
-def choose_facts(facts: str | Path | None, relation: str | None = None):
+def choose_facts(facts: str | Path | None, relation: str | None = None, separator: str | None = None):
     """The facts of a file, or the built-in ones (None or "builtin"), of one relation if named.
 
-    Raises `InputError` where no fact is of the relation.
+    `separator` is that of all of them, if it is said. Raises `InputError` where no fact is of the relation.
     """
+    from dataclasses import replace
+
     from ...selection import of_relations
     from ...sources import builtin_facts, read_facts
 
     source = builtin_facts() if facts in (None, "builtin") else read_facts(Path(facts))
-    return of_relations(source, () if relation is None else (relation,))
+    chosen = of_relations(source, () if relation is None else (relation,))
+    return chosen if separator is None else [replace(fact, separator=separator) for fact in chosen]
 
 
-def known_facts(model, facts: str, relation: str | None = None, limit: int | None = None) -> list:
+def known_facts(
+    model, facts: str, relation: str | None = None, limit: int | None = None, separator: str | None = None
+) -> list:
     """The chosen facts whose target is the model's first choice, at most `limit`, evenly over the relations.
 
     Raises `InputError` where the model knows none.
@@ -115,7 +138,7 @@ def known_facts(model, facts: str, relation: str | None = None, limit: int | Non
     from ...errors import InputError
     from ...selection import evenly, known
 
-    source = choose_facts(facts, relation)
+    source = choose_facts(facts, relation, separator)
     chosen = evenly(known(model, source), limit)
     if not chosen:
         raise InputError(f"{model.name} knows none of the {len(source)} facts; choose others")

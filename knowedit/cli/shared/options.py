@@ -32,6 +32,10 @@ Chat = Annotated[bool, typer.Option("--chat", help="Ask through the model's chat
 Prompt = Annotated[str | None, typer.Argument(help="A prompt that the target continues; {} stands for the subject.")]
 Subject = Annotated[str | None, typer.Option("--subject", help="The subject, as it stands in the prompt.")]
 Target = Annotated[str | None, typer.Option("--target", help="The answer; by default the model's own first choice.")]
+Separator = Annotated[
+    str | None,
+    typer.Option("--separator", help='What stands before the answer: " ", or "" for nothing. By default what fits.'),
+]
 FactId = Annotated[str | None, typer.Option("--fact", help="A built-in fact by id, instead of a prompt.")]
 Facts = Annotated[
     str | None, typer.Option("--facts", help="Many facts: a JSONL file, or `builtin`; those that the model knows.")

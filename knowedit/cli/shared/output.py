@@ -4,12 +4,17 @@ ANSI escapes, are spelled out, and nothing is read as markup."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
 from ...display.result import Table, plain
+from ...errors import KnoweditWarning
 from ...inert import inert
+
+NOTES = 8  # warnings that a command shows
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -49,6 +54,28 @@ def line(text: str = "") -> None:
 def note(text: str) -> None:
     """Print one line on stderr."""
     typer.echo(inert(text), err=True)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Warnings of ours are lines on stderr while the context lasts, each once, the first `NOTES` of them."""
+    said: set[str] = set()
+    others = warnings.showwarning
+
+    def show(message, category, *rest, **named) -> None:
+        if not issubclass(category, KnoweditWarning):
+            return others(message, category, *rest, **named)
+        if (text := str(message)) not in said:
+            said.add(text)
+            if len(said) <= NOTES:
+                note(f"note: {text}")
+            elif len(said) == NOTES + 1:
+                note("note: there are more like these")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", KnoweditWarning)
+        warnings.showwarning = show
+        yield
 
 
 def print_json(record: dict) -> None:

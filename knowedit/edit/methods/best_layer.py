@@ -125,7 +125,7 @@ def _development(model: Model) -> list[Fact]:
 
 def _can_be_asked(model: Model, fact: Fact) -> bool:
     try:
-        model.query(fact.prompt, fact.target, fact.subject)
+        model.query_of(fact)
     except InputError:  # a subject or target that this tokenizer leaves nothing of
         return False
     return True

@@ -94,7 +94,7 @@ def fine_tune_many(model: Model, facts: Sequence[Fact], config: FineTuneConfig |
     """As `fine_tune`, for facts that are each to be edited alone: they are trained in batches, which is faster."""
     config = config or FineTuneConfig()
     layer = model.check_layer(config.layer)
-    queries = [model.query(fact.prompt, check_request(fact), fact.subject) for fact in facts]
+    queries = [model.query_of(fact, check_request(fact)) for fact in facts]
     norm = model.down_weight(layer).detach().float().norm()
     edits: dict[int, Edit] = {}
     with frozen(model):

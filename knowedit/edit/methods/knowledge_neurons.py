@@ -198,7 +198,7 @@ def erase(
 
 def _embedding(model: Model, fact: Fact, target: str) -> Tensor:
     """The target's word embedding, (d_model,): the mean of its tokens' rows of the unembedding."""
-    ids = model.query(fact.prompt, target, fact.subject).target_ids
+    ids = model.query_of(fact, target).target_ids
     with align_module_device(model.unembedding):
         embedding = model.unembedding.weight[list(ids)].detach().float().mean(0).cpu()
     if len(embedding) != model.d_model:
@@ -240,7 +240,7 @@ def _commonest(sets: Sequence[NeuronSet], most: int) -> tuple[Counter, list[tupl
 
 def _signs(model: Model, fact: Fact) -> Tensor:
     """−1 where a neuron is negative at the read position of the main prompt, else 1: (n_layers, n_neurons)."""
-    prompt = model.query(fact.prompt, fact.target, fact.subject).prompt
+    prompt = model.query_of(fact).prompt
     neurons = torch.stack([layer[prompt.read].float().cpu() for layer in record(model, prompt.ids).neurons])
     return torch.where(neurons < 0, -1.0, 1.0)
 

@@ -68,20 +68,24 @@ class _Sequence:
 def score_edits(
     model: Model,
     edits: Sequence[Edit | None],
-    asked: Sequence[Sequence[tuple[str, str]]],
+    asked: Sequence[Sequence[tuple]],
     *,
     tokens: int = BATCH_TOKENS,
 ) -> list[list[Answer]]:
     """Ask each edit its (prompt, target) pairs; None asks the model as it is. Answers come in the order of the pairs.
 
-    `tokens` is about the size of a batch. Edits may be of any rank and change any layers. Raises `InputError` where
-    there are not as many lists of pairs as edits, for prompts and targets that `query` refuses or that are longer than
-    the model takes, and what `check_edits` refuses; the model's weights are not touched.
+    A third member of a pair is its separator. `tokens` is about the size of a batch. Edits may be of any rank and
+    change any layers. Raises `InputError` where there are not as many lists of pairs as edits, for prompts and targets
+    that `query` refuses or that are longer than the model takes, and what `check_edits` refuses; the model's weights
+    are not touched.
     """
     if len(edits) != len(asked):
         raise InputError(f"{len(edits)} edits and {len(asked)} lists of pairs, expected one list for each edit")
     check_edits(model, edits)
-    queries = [[model.query(prompt, target) for prompt, target in pairs] for pairs in asked]
+    queries = [
+        [model.query(prompt, target, separator=next(iter(said), None)) for prompt, target, *said in pairs]
+        for pairs in asked
+    ]
     owners: dict[Edit | None, list[int]] = {}  # an edit that is given twice is one
     for i, edit in enumerate(edits):
         owners.setdefault(edit, []).append(i)

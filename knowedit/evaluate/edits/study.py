@@ -165,7 +165,7 @@ class EditStudy(FactStudy):
         errors: dict[str | None, str] = {}
         for fact in facts:
             try:
-                self.model.query(fact.prompt, check_request(fact), fact.subject)
+                self.model.query_of(fact, check_request(fact))
                 editable.append(fact)
             except KnoweditError as error:
                 errors[fact.id] = error_line(error)
@@ -273,7 +273,8 @@ class EditStudy(FactStudy):
     def _answers(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Answers]:
         """By (prompt, target), what the model says to all that the metrics ask about each fact, under its edit."""
         pairs = [pairs_of(fact, self.metrics) for fact in facts]
-        answers = score_edits(self.model, edits, pairs)
+        asked = [[(*pair, fact.separator) for pair in of_fact] for fact, of_fact in zip(facts, pairs, strict=True)]
+        answers = score_edits(self.model, edits, asked)
         return [dict(zip(of_fact, said, strict=True)) for of_fact, said in zip(pairs, answers, strict=True)]
 
     def _writings(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Sequence[Writing | None]:

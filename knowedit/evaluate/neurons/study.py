@@ -178,7 +178,8 @@ class NeuronStudy(FactStudy):
     def _coarse(self, fact: Fact, nodes: int) -> dict[Site, float]:
         """The coarse neurons of the fact's own prompt, integrated by `nodes` points a layer."""
         scoring = replace(self._scoring, attribution=replace(self._scoring.attribution, nodes=nodes))
-        (prompt,) = score_prompts(self.model, FactPrompts((fact.prompt,), fact.target, subject=fact.subject), scoring)
+        prompts = replace(FactPrompts.all_of(fact), locating=(fact.prompt,))
+        (prompt,) = score_prompts(self.model, prompts, scoring)
         return refine([prompt.scores], scoring.t, 1.0, layers=scoring.layers).scores
 
     # ---------------------------------------------------------------- a relation
@@ -207,7 +208,7 @@ class NeuronStudy(FactStudy):
         return erasures
 
     def _before_and_after(self, edit, facts: Sequence[Fact]) -> dict:
-        pairs = [[(fact.prompt, fact.target) for fact in facts]]
+        pairs = [[(fact.prompt, fact.target, fact.separator) for fact in facts]]
         (before,), (after,) = (score_edits(self.model, [change], pairs) for change in (None, edit))
         return {
             "n": len(facts),

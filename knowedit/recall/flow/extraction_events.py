@@ -84,7 +84,7 @@ def extraction(model: Model, query: Query, *, normed: bool = False) -> Extractio
     events = torch.cat([_argmax(model, rows, normed) for rows in added.flatten(0, 1).split(LOGIT_ROWS)]) == answer
     attention, mlp, heads = events.reshape(added.shape[:2]).cpu().split([1, 1, model.n_heads], 1)
     return Extraction(
-        answer=model.tokenizer.decode([answer]),
+        answer=model.token(answer),
         attention=tuple(attention[:, 0].tolist()),
         mlp=tuple(mlp[:, 0].tolist()),
         heads=tuple((layer, head) for layer, head in heads.nonzero().tolist()),

@@ -156,7 +156,7 @@ def recall_fact(
     config = config or RecallConfig()
     check_recall(model)
     window = check_window(model, config.window)
-    query = model.query(fact.prompt, fact.target, fact.subject)
+    query = model.query_of(fact)
     prompt = query.prompt
     if prompt.lookup == prompt.read:
         raise InputError(
@@ -173,7 +173,7 @@ def recall_fact(
         target=fact.target,
         probability=edges.probability,
         known=ScaledAnswers(model, query).known,
-        tokens=tuple(model.tokenizer.decode([i]) for i in prompt.ids),
+        tokens=tuple(model.token(i) for i in prompt.ids),
         lookup=prompt.lookup,
         read=prompt.read,
         enrichment=enrichment(model, prompt, attributes, EnrichmentConfig(config.top, window), vocabulary),

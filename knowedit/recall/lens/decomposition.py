@@ -136,6 +136,7 @@ def logit_attribution(
     subject: str | None = None,
     position: str | int = "read",
     chat: bool = False,
+    separator: str | None = None,
 ) -> Contributions:
     """What each part of the model adds to the logit of `target` (less that of `foil`), read at `position`.
 
@@ -145,7 +146,11 @@ def logit_attribution(
     prompt, target or position that cannot be used.
     """
     check_additive(model)
-    aimed = prompt if isinstance(prompt, Aim) else aim(model, prompt, target, foil, subject=subject, chat=chat)
+    aimed = (
+        prompt
+        if isinstance(prompt, Aim)
+        else aim(model, prompt, target, foil, subject=subject, chat=chat, separator=separator)
+    )
     place = aimed.prompt.position(position)
     run = run_upto(model, aimed.prompt.ids, place)
     with frozen(model), torch.enable_grad():
@@ -156,8 +161,8 @@ def logit_attribution(
     contributions = Contributions(
         model=model.name,
         position=place,
-        target=model.tokenizer.decode([aimed.target]),
-        foil=None if aimed.foil is None else model.tokenizer.decode([aimed.foil]),
+        target=model.token(aimed.target),
+        foil=None if aimed.foil is None else model.token(aimed.foil),
         logit=head.logit,
         capped=head.capped,
         embedding=dot(head.direction, run.recording.inputs[0]).item(),

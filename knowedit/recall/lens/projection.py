@@ -143,6 +143,7 @@ def logit_lens(
     positions: str | int | Sequence[str | int] = "read",
     top: int = 5,
     chat: bool = False,
+    separator: str | None = None,
 ) -> Lens:
     """Read the residual stream of `prompt` after every layer.
 
@@ -157,13 +158,17 @@ def logit_lens(
     """
     if not isinstance(top, int) or top < 1:
         raise InputError(f"top is {top!r}, expected 1 or more first choices")
-    aimed = prompt if isinstance(prompt, Aim) else aim(model, prompt, target, foil, subject=subject, chat=chat)
+    aimed = (
+        prompt
+        if isinstance(prompt, Aim)
+        else aim(model, prompt, target, foil, subject=subject, chat=chat, separator=separator)
+    )
     places = _places(aimed.prompt, positions)
     hidden = states(model, aimed.prompt.ids)[:, list(places)]  # (n_layers + 1, positions, d_model)
     tokens = [aimed.target] if aimed.foil is None else [aimed.target, aimed.foil]
     p, ranks, choices = read_states(model, hidden.flatten(0, 1), tokens, top)
     p, ranks = (values.reshape(*hidden.shape[:2], len(tokens)) for values in (p, ranks))
-    words = [model.tokenizer.decode([token]) for token in (*tokens, *(aimed.prompt.ids[i] for i in places))]
+    words = [model.token(token) for token in (*tokens, *(aimed.prompt.ids[i] for i in places))]
     n, compared = len(places), aimed.foil is not None
     return Lens(
         model=model.name,
@@ -188,6 +193,7 @@ def aim(
     *,
     subject: str | None = None,
     chat: bool = False,
+    separator: str | None = None,
 ) -> Aim:
     """Which token is looked for, and where. Errors are those of `model.query`, and for prompts that do not fit."""
     encoded = model.encode(prompt, subject, chat=chat)
@@ -197,11 +203,11 @@ def aim(
         query = with_target_ids(encoded, (_first_choice(model, encoded),), mask)
         target = model.tokenizer.decode(list(query.target_ids))
     else:
-        query = model.query(prompt, target, subject, chat=chat)
+        query = model.query(prompt, target, subject, chat=chat, separator=separator)
     if foil is None:
         step, other = 0, None
     else:
-        foil_ids = model.query(prompt, foil, subject, chat=chat).target_ids
+        foil_ids = model.query(prompt, foil, subject, chat=chat, separator=separator).target_ids
         step = parting(query.target_ids, foil_ids)
         if step is None:
             raise InputError(
@@ -238,7 +244,7 @@ def read_states(
         probabilities.append(p[:, columns].cpu())
         ranks.append(torch.stack([1 + (logits > of_tokens[:, j, None]).sum(1) for j in range(len(tokens))], 1).cpu())
         best, best_tokens = p.topk(min(top, p.shape[1]))
-        words = [[model.tokenizer.decode([token]) for token in row] for row in best_tokens.tolist()]
+        words = [[model.token(token) for token in row] for row in best_tokens.tolist()]
         choices += [tuple(zip(*row, strict=True)) for row in zip(words, best.tolist(), strict=True)]
     return torch.cat(probabilities), torch.cat(ranks), choices
 

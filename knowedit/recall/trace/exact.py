@@ -198,7 +198,7 @@ class Trace:
 
 def trace(
     model: Model, prompt: str, target: str, subject: str | None, config: TraceConfig | None = None, *,
-    level: float | None = None, fact: str | None = None,
+    level: float | None = None, fact: str | None = None, separator: str | None = None,
 ) -> Trace:  # fmt: skip
     """Trace the recall of `target` after `prompt`, with `subject` corrupted.
 
@@ -207,7 +207,7 @@ def trace(
     longer than the model's context.
     """
     config = TraceConfig() if config is None else config
-    query = _query(model, prompt, target, subject, config)
+    query = _query(model, prompt, target, subject, config, separator)
     level = config.noise * embedding_spread(model) if level is None else level
     window = window_size(model, config.window)
     start, end = query.prompt.subject
@@ -217,7 +217,7 @@ def trace(
     clean, corrupted, effects = (_fast if config.fast else _exact)(model, query, noise, len(tokens), window, config)
     return Trace(
         model=model.name, prompt=query.prompt.text, subject=subject, target=target,
-        tokens=tuple(model.tokenizer.decode([token]) for token in tokens), subject_tokens=(start, end),
+        tokens=tuple(model.token(token) for token in tokens), subject_tokens=(start, end),
         read=query.prompt.read, window=window, level=level, clean=clean, corrupted=corrupted, effects=effects,
         config=config, fact=fact,
     )  # fmt: skip
@@ -232,11 +232,14 @@ def trace_facts(
     """Trace many facts with the same noise. `progress` counts facts."""
     config = TraceConfig() if config is None else config
     for fact in facts:  # what is wrong is said before hours of computing
-        _query(model, fact.prompt, fact.target, fact.subject, config)
+        _query(model, fact.prompt, fact.target, fact.subject, config, fact.separator)
     level = config.noise * embedding_spread(model)
     traces = []
     for fact in counted(facts, progress):
-        traces.append(trace(model, fact.prompt, fact.target, fact.subject, config, level=level, fact=fact.id))
+        made = trace(
+            model, fact.prompt, fact.target, fact.subject, config, level=level, fact=fact.id, separator=fact.separator,
+        )  # fmt: skip
+        traces.append(made)
     return traces
 
 
@@ -250,10 +253,12 @@ def windows(n_layers: int, width: int) -> list[Window]:
     return [Window(max(0, layer - width // 2), min(n_layers, layer + -(-width // 2))) for layer in range(n_layers)]
 
 
-def _query(model: Model, prompt: str, target: str, subject: str | None, config: TraceConfig) -> Query:
+def _query(
+    model: Model, prompt: str, target: str, subject: str | None, config: TraceConfig, separator: str | None
+) -> Query:
     if subject is None:
         raise InputError("tracing corrupts the subject: name it with --subject (or subject=)")
-    query = model.query(prompt, target, subject, chat=config.chat)
+    query = model.query(prompt, target, subject, chat=config.chat, separator=separator)
     if prompt.strip() == subject.strip():
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
     if not config.whole:

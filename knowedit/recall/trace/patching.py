@@ -131,7 +131,7 @@ def patch(
         prompts=(prompts[0].text, prompts[1].text),
         target=target,
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__),
-        tokens=tuple(zip(*([model.tokenizer.decode([i]) for i in p.ids] for p in prompts), strict=True)),
+        tokens=tuple(zip(*([model.token(i) for i in p.ids] for p in prompts), strict=True)),
         sites=tuple(groups),
         clean=work.value(work.clean),
         corrupt=work.value(work.corrupt),

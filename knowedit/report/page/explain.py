@@ -45,7 +45,7 @@ def explain(
         fact = edited_fact(fact, edit)
     for layer in config.layers or ():
         model.check_layer(layer)
-    query = model.query(fact.prompt, fact.target, fact.subject)
+    query = model.query_of(fact)
     check_length(model, query.steps[-1].ids)
     prompt = query.prompt
     story = Story(model, fact, edit, config)
@@ -74,7 +74,7 @@ def explain(
             "fact": {**asdict(fact), "prompt": fact.prompt},
             "tokens": [
                 {
-                    "text": model.tokenizer.decode([token]),
+                    "text": model.token(token),
                     "subject": prompt.subject[0] <= i < prompt.subject[1],
                     "read": i == prompt.read,
                 }

@@ -24,7 +24,7 @@ from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
 from ...recall.flow.pipeline import recall_fact
 from ...recall.lens import logit_attribution, logit_lens
-from ...recall.trace import TraceConfig, trace
+from ...recall.trace import TraceConfig, trace_facts
 from ...sources import builtin_facts
 
 MOST, CARDS = 10, 5  # neurons in all, and with a card
@@ -68,7 +68,7 @@ def _prediction(story: Story) -> dict:
     templates = [("prompt", fact.template)]
     templates += [("paraphrase", t) for t in fact.paraphrases] + [("held out", t) for t in fact.heldout]
     prompts = [(role, fill(template, fact.subject)) for role, template in templates]
-    answers = ask(model, [model.query(prompt, fact.target, fact.subject) for _, prompt in prompts], top=8)
+    answers = ask(model, [model.query_of(fact, prompt=prompt) for _, prompt in prompts], top=8)
     return {
         **answers[0].as_dict(),
         "known": answers[0].known,
@@ -88,20 +88,20 @@ def _prediction(story: Story) -> dict:
 def _lens(story: Story):
     """What the residual stream predicts after each layer at the read position."""
     fact = story.fact
-    return logit_lens(story.model, fact.prompt, fact.target, subject=fact.subject, top=3)
+    return logit_lens(story.model, fact.prompt, fact.target, subject=fact.subject, top=3, separator=fact.separator)
 
 
 def _parts(story: Story) -> dict:
     """What each part of the model adds to the answer's logit."""
     fact = story.fact
-    parts = logit_attribution(story.model, fact.prompt, fact.target, subject=fact.subject)
+    parts = logit_attribution(story.model, fact.prompt, fact.target, subject=fact.subject, separator=fact.separator)
     return parts.as_dict(heads=8, neurons=8)
 
 
 def _trace(story: Story):
     """What brings the answer back after noise in the subject."""
     fact, config = story.fact, TraceConfig(fast=story.config.quick, seed=story.config.seed)
-    return trace(story.model, fact.prompt, fact.target, fact.subject, config, fact=fact.id)
+    return trace_facts(story.model, [fact], config)[0]
 
 
 def _recall(story: Story):

@@ -37,7 +37,7 @@ def test_after_the_last_layer_it_is_the_model(family):
     assert found.positions == tuple(range(len(asked.prompt.ids)))
     best, tokens = p.topk(3)
     assert [[word for word, _ in choices] for choices in found.top[-1]] == [
-        [model.tokenizer.decode([t]) for t in row] for row in tokens.tolist()
+        [model.token(t) for t in row] for row in tokens.tolist()
     ]
     assert [[p for _, p in choices] for choices in found.top[-1]] == pytest.approx(best.numpy(), rel=1e-3)
 
