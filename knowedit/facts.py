@@ -6,11 +6,13 @@ text from outside is ever interpreted by `str.format`.
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
-from .errors import InputError, did_you_mean
+from .errors import InputError, KnoweditWarning, did_you_mean
 from .writing.mentions import mention
 
 SLOT = "{}"
@@ -27,13 +29,19 @@ def check_template(template: str) -> str:
     return template
 
 
-def fill(template: str, subject: str) -> str:
-    """The prompt that `template` makes for `subject`."""
-    return check_template(template).replace(SLOT, subject)
+def fill(template: str, subject: str | None) -> str:
+    """The prompt that `template` makes for `subject`; without one the template is the prompt."""
+    if subject is not None:
+        return check_template(template).replace(SLOT, subject)
+    if not isinstance(template, str) or not template.strip() or SLOT in template:
+        raise InputError(f"the prompt is {template!r}, expected text, and a subject to be named for a {SLOT} in it")
+    return template
 
 
-def templated(text: str, subject: str) -> str:
+def templated(text: str, subject: str | None) -> str:
     """The template that `text` is for `subject`: a text without a slot gets one at the subject's last mention."""
+    if subject is None:
+        return fill(text, None)
     if SLOT in text:
         return check_template(text)
     place = mention(text, subject)
@@ -77,6 +85,9 @@ class Probe:
 class Fact:
     """One fact: `template` filled with `subject` should be continued by `target`.
 
+    Without a subject (None) templates are prompts without a slot. Such a fact can be asked, located and fine-tuned;
+    what looks at the subject's last token says that it cannot.
+
     **Arguments:**
 
     - `template`: the main prompt, with exactly one `{}`.
@@ -92,13 +103,14 @@ class Fact:
     - `relation`, `relation_name`: a property id such as `P36`, and its name.
     - `target_new_id`: what a data set calls the new target, such as `Q90`; reference texts are found by it.
     - `id`: unique in its file.
+    - `extra`: fields of its record that a fact has not, each with its value as JSON; they are kept and not used.
     - `separator`: the white space, or nothing, before the targets of all its prompts; by default what fits each.
 
     Raises `InputError` where a text is empty or a template does not have exactly one slot.
     """
 
     template: str
-    subject: str
+    subject: str | None
     target: str
     target_new: str | None = None
     aliases: tuple[str, ...] = ()
@@ -113,9 +125,10 @@ class Fact:
     id: str | None = None
     target_new_id: str | None = None
     separator: str | None = None
+    extra: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
-        for name in ("subject", "target"):
+        for name in ("target",) if self.subject is None else ("subject", "target"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name).strip():
                 raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text that is not empty")
         for name in ("target_new", "relation", "relation_name", "id", "target_new_id"):
@@ -124,28 +137,42 @@ class Fact:
         if self.separator is not None and (not isinstance(self.separator, str) or self.separator.strip()):
             raise InputError(f"the separator of a fact is {self.separator!r}, expected white space or nothing")
         for template in (self.template, *self.paraphrases, *self.heldout):
-            check_template(template)
+            fill(template, self.subject)
 
     @property
     def prompt(self) -> str:
         """The main prompt, filled."""
         return fill(self.template, self.subject)
 
+    def subject_for(self, what: str) -> str:
+        """The subject. Raises `InputError` where there is none, which says that `what` needs one."""
+        if self.subject is None:
+            raise InputError(f"{what} needs the subject of {self.prompt!r}, and the fact has none; name its subject")
+        return self.subject
+
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Fact:
-        """Read one JSON object with the fields above; unknown or missing fields raise `InputError`."""
+        """Read one JSON object with the fields above; numbers are read as text.
+
+        Raises `InputError` for missing fields and wrong ones. Warns of fields that a fact has not, and keeps them.
+        """
         if not isinstance(record, Mapping):
             raise InputError(
                 f"a fact is a JSON object with template, subject and target; found {type(record).__name__}"
             )
         known = {f.name for f in fields(cls)}
-        for name in record:
-            if name not in known:
-                raise InputError(f"a fact has no field {name!r}{did_you_mean(name, known)}")
-        for name in ("template", "subject", "target"):
+        for name in ("template", "target"):
             if name not in record:
-                raise InputError(f"the fact {record.get('id', dict(record))!r} has no {name!r}")
-        values = dict(record)
+                near = did_you_mean(name, set(record) - known)
+                raise InputError(f"the fact {record.get('id', dict(record))!r} has no {name!r}{near}")
+        unknown = [name for name in record if name not in known]
+        for name in unknown:
+            hint = did_you_mean(str(name), known)
+            warnings.warn(f"a fact has no field {name!r}{hint}; it is kept and not used", KnoweditWarning, stacklevel=2)
+        values = {name: number_as_text(record[name]) for name in record if name in known}
+        values.setdefault("subject", None)
+        kept = [(str(name), json.dumps(record[name], sort_keys=True, default=str)) for name in unknown]
+        values["extra"] = (*_pairs(values.get("extra", ())), *kept)
         for name in ("aliases", "paraphrases", "heldout", "rephrasings", "generation"):
             values[name] = _texts(name, values.get(name, ()))
         values["neighbours"] = tuple(_neighbour(n) for n in _list("neighbours", values.get("neighbours", ())))
@@ -158,6 +185,18 @@ class Fact:
         return {name: value for name, value in asdict(self).items() if value != blank[name]}
 
 
+def number_as_text(value: Any) -> Any:
+    """A number as it is written: data sets have years and counts as answers."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    pairs = tuple(_texts("extra", pair) for pair in _list("extra", value))
+    if any(len(pair) != 2 for pair in pairs):
+        raise InputError(f"extra of a fact is {value!r}, expected pairs of a name and its value as JSON")
+    return cast(tuple[tuple[str, str], ...], pairs)
+
+
 def _list(name: str, value: Any) -> Sequence:
     if not isinstance(value, list | tuple):
         raise InputError(f"{name} of a fact is {value!r}, expected a list")
@@ -165,16 +204,29 @@ def _list(name: str, value: Any) -> Sequence:
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if not all(isinstance(v, str) for v in _list(name, value)):
+    texts = tuple(map(number_as_text, _list(name, value)))
+    if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{name} of a fact is {value!r}, expected a list of texts")
-    return tuple(value)
+    return texts
+
+
+def _made(kind: type, record: Any, expected: str) -> Any:
+    """A neighbour or a probe of the fields that it has; warns of the others."""
+    known = {f.name for f in fields(kind)}
+    what = kind.__name__.lower()
+    try:
+        made = kind(**{name: number_as_text(value) for name, value in record.items() if name in known})
+    except (TypeError, AttributeError):
+        raise InputError(f"a {what} is an object with {expected}, found {record!r}") from None
+    for name in record:
+        if name not in known:
+            message = f"a {what} has no field {name!r}{did_you_mean(str(name), known)}; it is not used"
+            warnings.warn(message, KnoweditWarning, stacklevel=2)
+    return made
 
 
 def _neighbour(record: Any) -> Neighbour:
-    try:
-        neighbour = Neighbour(**record)
-    except TypeError:
-        raise InputError(f"a neighbour is an object with prompt and target, found {record!r}") from None
+    neighbour = _made(Neighbour, record, "prompt and target")
     for name in ("prompt", "target"):
         value = getattr(neighbour, name)
         if not isinstance(value, str) or not value.strip():
@@ -185,7 +237,4 @@ def _neighbour(record: Any) -> Neighbour:
 
 
 def _probe(record: Any) -> Probe:
-    try:
-        return Probe(**record)
-    except TypeError:
-        raise InputError(f"a probe is an object with kind, prompt and answers, found {record!r}") from None
+    return _made(Probe, record, "kind, prompt and answers")

@@ -17,7 +17,8 @@ from .writing.mentions import mention
 from .writing.scripts import mostly_spaceless
 from .writing.separators import joins_what_precedes, separator as fitting
 
-MASK = "[MASK]"  # accepted in any masked model's prompts, whatever its own mask token is
+MASK = "[MASK]"
+_MASKS = (MASK, "<mask>")  # accepted in any masked model's prompts, whatever its own mask token is
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,15 @@ def encode(tokenizer, text: str, subject: str | None = None, *, masked: bool = F
 
     Of several mentions of a subject the last counts, where all that was said of it is known (`writing.mentions`).
     Raises `InputError` for empty text, a subject that is not in it, a wrong number of masks, or a chat template that
-    changes what was asked. Warns of a subject that is only mentioned inside a word.
+    changes what was asked. Warns of a subject that is only mentioned inside a word, and of a mask before a decoder.
     """
     if not isinstance(text, str) or not text.strip():
         raise InputError("the prompt is empty, expected text that the target continues")
     if masked:
         text = _with_mask(tokenizer, text)
+    elif mask := next((mask for mask in _MASKS if mask in text), None):
+        message = f"{mask} is plain text to a decoder, which answers at the end of {text!r}; end the prompt there"
+        warnings.warn(message, KnoweditWarning, stacklevel=2)
     asked = text.rstrip(" ")  # the answer brings its own space, so that of the prompt would be one too many
     text = _chat(tokenizer, asked) if chat else asked
     if subject is None:
@@ -240,7 +244,8 @@ def _masked_target(tokenizer, prompt: Prompt, target: str) -> tuple[int, ...]:
 
 
 def _with_mask(tokenizer, text: str) -> str:
-    text = text.replace(MASK, tokenizer.mask_token)
+    for mask in _MASKS:
+        text = text.replace(mask, tokenizer.mask_token)
     found = text.count(tokenizer.mask_token)
     if found > 1:
         raise InputError(f"the prompt {text!r} has {found} masks, expected one; a longer target widens it by itself")

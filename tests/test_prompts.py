@@ -252,6 +252,7 @@ def test_masks_by_any_name_or_none(kind):
         "The capital of France is",
         "The capital of France is ",
         f"The capital of France is {tok.mask_token}.",
+        "The capital of France is <mask>.",
     ):
         assert query(tok, same, "Paris", "France", masked=True) == wanted
     assert text(kind, [wanted.prompt.ids[wanted.prompt.lookup]]) == "France"
@@ -291,7 +292,8 @@ def test_several_masks_are_refused(kind):
 
 
 def test_a_masked_prompt_in_a_decoder_is_plain_text():
-    prompt = encode(tokenizer("bpe"), "The city of [MASK]")
+    with pytest.warns(KnoweditWarning, match=r"\[MASK\] is plain text to a decoder, which answers at the end of"):
+        prompt = encode(tokenizer("bpe"), "The city of [MASK]")
     assert prompt.read == len(prompt.ids) - 1
     assert prompt.text == "The city of [MASK]"
 

@@ -13,7 +13,9 @@ from .shared.progress import progress
 
 SCHEMA = "knowedit.probe/1"
 
-FactsFile = Annotated[str | None, typer.Option("--facts", help="A JSONL file of facts; the built-in ones by default.")]
+FactsFile = Annotated[
+    str | None, typer.Option("--facts", help="A file of facts (JSON, CSV, …); the built-in ones by default.")
+]
 Relation = Annotated[str | None, typer.Option("--relation", help="Only facts of this relation, by id (P36) or name.")]
 
 

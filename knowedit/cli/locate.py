@@ -56,7 +56,7 @@ class WordedFact:
     separator: Separator = None
     fact: FactId = None
     facts: Annotated[
-        str | None, typer.Option("--facts", help="A JSONL file of facts, or `builtin`: locate them all; needs --out.")
+        str | None, typer.Option("--facts", help="A file of facts, or `builtin`: locate them all; needs --out.")
     ] = None
     relation: Annotated[str | None, typer.Option("--relation", help="With --facts: only this relation.")] = None
     known: Annotated[bool, typer.Option("--known", help="With --facts: only facts that the model knows.")] = False
@@ -204,6 +204,7 @@ def _integer(text: str, *words: str):
 
 
 def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, options: ModelOptions) -> dict:
+    from ..answers import ask
     from ..locate.locate import locate_prompts
     from ..locate.neuron_kinds import ControlPool
     from ..locate.proof import prove_located
@@ -215,6 +216,7 @@ def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, op
     prompts.check(model, config.chat)  # a mistyped one is said before anything is computed
     for text in negatives:
         model.encode(text, chat=config.chat)
+    (answer,) = ask(model, [prompts.query(model, prompts.locating[0], chat=config.chat)], top=0)
     pool = ControlPool(model, builtin_facts())
     with progress("attributing", len(prompts.locating) + len(negatives), "prompt") as step:
         located = locate_prompts(
@@ -226,7 +228,7 @@ def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, op
         note("proving: suppressing and amplifying, beside random neurons") if sys.stderr.isatty() else None
         proof = prove_located(model, located, prompts.heldout, pool=pool, draws=draws, seed=seed)
     seconds["effect"] = clock.lap()
-    return _record(located, proof, prompts.heldout, seconds)
+    return {**_record(located, proof, prompts.heldout, seconds), "tokens": answer.tokens}
 
 
 def _record(located, proof, heldout, seconds: dict) -> dict:

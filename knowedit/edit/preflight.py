@@ -22,6 +22,7 @@ from ..models.adapter import Model
 from ..models.length import positions
 from ..models.passes.replay import capture
 from ..recall.lens.projection import Aim, logit_lens, parting
+from ..writing.mentions import mention
 from .apply import applied
 from .delta import Delta
 from .edit import Edit
@@ -252,24 +253,25 @@ def _check_facts(edit: Edit) -> None:
 
 def _key_checks(model: Model, layer: int, edit: Edit, delta: Delta, preserved: PreservedKeys) -> tuple[KeyCheck, ...]:
     """What `delta` does at the key of each fact, its neighbours and the preserved keys, all in one product."""
-    prompts = [model.encode(fact.prompt, fact.subject) for fact in edit.facts]
-    near = [(i, n) for i, fact in enumerate(edit.facts) for n in fact.neighbours if n.subject and n.subject in n.prompt]
+    named = [i for i, fact in enumerate(edit.facts) if fact.subject is not None]  # others have no key
+    prompts = [model.encode(edit.facts[i].prompt, edit.facts[i].subject) for i in named]
+    near = [(i, n) for i in named for n in edit.facts[i].neighbours if n.subject and mention(n.prompt, n.subject)]
     keys = lookup_keys(model, layer, [*prompts, *(model.encode(n.prompt, n.subject) for _, n in near)])
-    edited = {fact.subject.casefold() for fact in edit.facts}  # which are meant to change
+    edited = {edit.facts[i].subject.casefold() for i in named}  # which are meant to change
     subjects = [(i, n.subject) for i, n in near] + [(None, subject) for subject in preserved.subjects]
     kept = [row for row, (_, subject) in enumerate(subjects) if subject.casefold() not in edited]
     subjects = [subjects[row] for row in kept]
     others = torch.cat([keys[len(prompts) :], preserved.keys])[kept]
     moved = delta.of(others).norm(dim=1)
     k_C_inv_k = edit.notes.get("k_C_inv_k")  # of an edit of several facts, one for each
-    k_C_inv_k = k_C_inv_k if isinstance(k_C_inv_k, list | tuple) else [k_C_inv_k] * len(prompts)
-    checks = []
-    for i, (prompt, k_star, value) in enumerate(zip(prompts, keys, k_C_inv_k, strict=False)):
+    k_C_inv_k = k_C_inv_k if isinstance(k_C_inv_k, list | tuple) else [k_C_inv_k] * len(edit.facts)
+    checks = [KeyCheck(value, False, ()) for value in k_C_inv_k]
+    for i, prompt, k_star in zip(named, prompts, keys, strict=False):
         rows = [row for row, (owner, _) in enumerate(subjects) if owner in (None, i)]
         leaks = moved[rows] / max(delta.of(k_star).norm().item(), 1e-30)
         cosines = torch.cosine_similarity(others[rows], k_star[None], dim=1)
         nearest = _nearest([subjects[row][1] for row in rows], leaks, cosines)
-        checks.append(KeyCheck(value, prompt.lookup == 0, nearest))
+        checks[i] = KeyCheck(checks[i].k_C_inv_k, prompt.lookup == 0, nearest)
     return tuple(checks)
 
 

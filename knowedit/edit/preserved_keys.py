@@ -54,14 +54,14 @@ class PreservedKeys:
 
     def about(self, fact: Fact) -> list[int]:
         """Which of the keys are about the fact's subject or about its neighbours."""
-        own = {fact.subject.casefold(), *((n.subject or "").casefold() for n in fact.neighbours)}
+        own = {(about.subject or "").casefold() for about in (fact, *fact.neighbours)}
         asked = " ".join(n.prompt for n in fact.neighbours)
         return [i for i, subject in enumerate(self.subjects) if subject.casefold() in own or subject in asked]
 
 
 def preserved_keys(model: Model, layer: int, facts: Sequence[Fact] | None = None) -> PreservedKeys:
     """The keys of the subjects of `facts` (the built-in ones): in their prompts, and each alone at the start."""
-    facts = builtin_facts() if facts is None else facts
+    facts = [fact for fact in (builtin_facts() if facts is None else facts) if fact.subject is not None]
     asked = [(fact.prompt, fact.subject) for fact in facts]
     asked += [(subject, subject) for subject in dict.fromkeys(fact.subject for fact in facts)]
     prompts: list[Prompt] = []

@@ -157,7 +157,9 @@ def _relations(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
 
 def _related(by_relation: dict[str, list[Fact]]) -> list[tuple[int, int]]:
     """Pairs of relations whose facts share a subject or a target."""
-    words = [{t.casefold() for fact in group for t in (fact.subject, fact.target)} for group in by_relation.values()]
+    words = [
+        {t.casefold() for fact in group for t in (fact.subject, fact.target) if t} for group in by_relation.values()
+    ]
     return [(i, j) for i in range(len(words)) for j in range(i + 1, len(words)) if words[i] & words[j]]
 
 

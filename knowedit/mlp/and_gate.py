@@ -73,9 +73,9 @@ class Gates(Record):
         yield Table(("strongest AND gates", "neuron", "whole", "first alone", "last alone"), examples)
 
 
-def parts(subject: str) -> tuple[str, str] | None:
-    """A subject's first words and its last one; None for a single word."""
-    first, _, last = subject.strip().rpartition(" ")
+def parts(subject: str | None) -> tuple[str, str] | None:
+    """A subject's first words and its last one; None for a single word, or none."""
+    first, _, last = (subject or "").strip().rpartition(" ")
     return (first.strip(), last) if first.strip() else None
 
 

@@ -1,9 +1,10 @@
-"""Where facts come from: the built-in ones, JSONL files of the user's, and the field's public data sets.
+"""Where facts come from: the built-in ones, files of the user's, and the field's public data sets.
 
-own.py           our format, and the built-in facts
+records.py       the records of a file: JSON, lines, CSV, TSV, gzipped or not
+builtin.py       our format, and the built-in facts
 fields.py        records of others, looked up field by field
 edits.py         CounterFact, CounterFact-lite, zsRE
-consequences.py  KnowEdit, MQuAKE, RippleEdits
+ripple.py        KnowEdit, MQuAKE, RippleEdits
 relations.py     the relations format, ParaRel
 formats.py       the table of formats
 loading.py       load_source: a name or a path → `Source`

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..errors import InputError
-from ..facts import templated
+from ..facts import number_as_text, templated
 
 
 class Skip(Exception):
@@ -21,13 +21,15 @@ class Fields:
         self.record, self.name = record, name
 
     def text(self, name: str, default: str | None = None) -> str:
-        value = self._get(name, default)
+        value = number_as_text(self._get(name, default))
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{self._path(name)} is {shown(value)}, expected text that is not empty")
         return value
 
     def texts(self, name: str, default: Sequence | None = None) -> tuple[str, ...]:
         value = self._get(name, default)
+        if isinstance(value, list | tuple):
+            value = [number_as_text(item) for item in value]
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
             raise InputError(f"{self._path(name)} is {shown(value)}, expected a list of texts")
         return tuple(v for v in value if v.strip())
@@ -63,6 +65,7 @@ def template_of(prompt: str, subject: str) -> str:
 
 
 def flat(value: object) -> Iterator[str]:
+    value = number_as_text(value)
     if isinstance(value, str):
         if value.strip():
             yield value

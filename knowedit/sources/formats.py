@@ -20,7 +20,7 @@ from .ripple import knowedit, mquake, rippleedits
 class Format:
     """A format of records.
 
-    - `known_by`: fields that only its records have.
+    - `known_by`: fields that its records have; of several formats that fit, the one with most of them is meant.
     - `read`: makes facts of record `index`.
     - `metrics`: those of `bench edit` that are measured for this format alone.
     """
@@ -31,7 +31,7 @@ class Format:
 
 
 FORMATS = {
-    "counterfact": Format(("requested_rewrite", "neighborhood_prompts"), counterfact),
+    "counterfact": Format(("requested_rewrite",), counterfact),
     "counterfact-lite": Format(("rephrase_prompt", "locality_prompt", "locality_ground_truth"), counterfact_lite),
     "zsre": Format(("src", "rephrase", "loc"), zsre, metrics=("Efficacy", "Paraphrase", "Specificity")),
     "mquake": Format(("requested_rewrite", "questions", "new_answer"), mquake),

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError, InputError, did_you_mean
+from ..errors import InputError, did_you_mean
 from ..facts import Fact
-from .builtin import builtin_facts, parse
+from .builtin import builtin_facts, own_facts
 from .fields import Fields, Skip
 from .formats import FORMATS
+from .records import Placed, read_bytes, records
 from .relations import of_relation, pararel_templates
 
 NAMES = ("builtin", "azhx/counterfact")  # known by name; a data set of the Hub with the fields of a format is as good
-_OWN = ("template", "subject", "target")  # the fields that only our own format has
+_OWN = ("template", "target")  # the fields that only our own format has
 _PATTERNS = ("pattern_data/graphs_json", "graphs_json", "patterns")  # ParaRel's folders
 _TRIPLES = ("trex_lms_vocab", "triples", "TREx")
 
@@ -78,12 +79,12 @@ def _found(name: str, format: str | None, revision: str | None):
     if path.is_dir():
         return _folder(path, format)
     if path.is_file():
-        data = _bytes(path)
+        data = read_bytes(path)
         return *_of_file(path, data, format), _sha(data), str(path)
     if name.count("/") == 1 and all(name.split("/")) and not path.suffix:
-        records = list(_hub(name, revision))
-        digest = _sha(json.dumps(records, sort_keys=True, default=str).encode())
-        return *_read(name, records, format), digest, None
+        rows = list(_hub(name, revision))
+        digest = _sha(json.dumps(rows, sort_keys=True, default=str).encode())
+        return *_read(name, [(f"record {i}", row) for i, row in enumerate(rows, 1)], format), digest, None
     if name in FORMATS:
         raise InputError(f"{name!r} is a format, not a source: give the path of its file{did_you_mean(name, NAMES)}")
     raise InputError(
@@ -94,60 +95,24 @@ def _found(name: str, format: str | None, revision: str | None):
 
 def _of_file(path: Path, data: bytes, format: str | None):
     """(format, facts, skipped)"""
-    text = _text(path, data)
-    records = _records(path, text)
-    if format == "facts" or (
-        format is None and records and isinstance(records[0], dict) and set(_OWN) <= set(records[0])
-    ):
-        return "facts", list(parse(text, str(path))), []
-    if records and isinstance(records[0], dict) and "samples" in records[0]:
-        records = [{**record, "file": path.stem} for record in records]
-    return _read(str(path), records, format)
+    placed = records(path, data)
+    first = placed[0][1] if placed else None
+    if format == "facts" or (format is None and isinstance(first, dict) and set(_OWN) <= set(first)):
+        return "facts", list(own_facts(placed, repr(str(path)))), []
+    if isinstance(first, dict) and "samples" in first:
+        stem = path.name.removesuffix(".gz").removesuffix(".json")
+        placed = [(place, {"file": stem, **record} if isinstance(record, dict) else record) for place, record in placed]
+    return _read(str(path), placed, format)
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}; give a file that can be read") from None
-
-
-def _text(path: Path, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{str(path)!r} is not UTF-8 text; expected JSON or JSON lines") from None
-
-
-def _records(path: Path, text: str) -> list:
-    try:
-        found = json.loads(text)
-    except RecursionError:
-        raise DataError(f"{str(path)!r} is not JSON (nested too deeply)") from None
-    except json.JSONDecodeError as whole:
-        if text.lstrip().startswith("["):
-            raise DataError(f"{str(path)!r}, line {whole.lineno}: not JSON ({whole.msg}); is the file whole?") from None
-        found = []
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    found.append(json.loads(line))
-                except (json.JSONDecodeError, RecursionError) as error:
-                    reason = getattr(error, "msg", "nested too deeply")
-                    raise DataError(
-                        f"{str(path)!r}, line {number}: not JSON ({reason}); expected a JSON list or one object a line"
-                    ) from None
-    return found if isinstance(found, list) else [found]
-
-
-def _read(name: str, records: list, format: str | None):
-    """(format, facts, skipped) of a list of JSON records."""
-    if not records:
+def _read(name: str, placed: list[Placed], format: str | None):
+    """(format, facts, skipped) of records."""
+    if not placed:
         raise InputError(f"{name!r} is empty; expected at least one record")
-    format = format or _format_of(name, records[0])
+    format = format or _format_of(name, placed[0][1])
     facts: list[Fact] = []
     skipped: list[tuple[str, str]] = []
-    for index, record in enumerate(records):
+    for index, (_, record) in enumerate(placed):
         label = str(record.get("case_id", index)) if isinstance(record, dict) else str(index)
         try:
             for fact in FORMATS[format].read(Fields(record), index):
@@ -163,10 +128,11 @@ def _read(name: str, records: list, format: str | None):
 
 
 def _format_of(name: str, record: object) -> str:
+    """The format that has most of its fields in the record."""
     if isinstance(record, dict):
-        for format, known in FORMATS.items():
-            if known.known_by and set(known.known_by) <= set(record):
-                return format
+        fitting = [format for format, known in FORMATS.items() if known.known_by and set(known.known_by) <= set(record)]
+        if fitting:
+            return max(fitting, key=lambda format: len(FORMATS[format].known_by))
         if record and all(_is_bags(value) for value in record.values()):
             return "pararel"
     fields = ", ".join(map(repr, list(record)[:6])) if isinstance(record, dict) else type(record).__name__
@@ -186,13 +152,13 @@ def _folder(path: Path, format: str | None):
     triples = next((path / name for name in _TRIPLES if (path / name).is_dir()), None)
     if patterns is not None and triples is not None:
         return _pararel(path, patterns, triples)
-    files = sorted(path.glob("*.json"))
+    files = sorted({*path.glob("*.json"), *path.glob("*.json.gz")})
     if not files:
         raise InputError(f"{str(path)!r} holds no .json file; expected relations' files, or ParaRel's folders")
     facts, skipped, digest = [], [], hashlib.sha256()
     formats = set()
     for file in files:
-        data = _bytes(file)
+        data = read_bytes(file)
         digest.update(data)
         found, some, left = _of_file(file, data, format)
         formats.add(found)
@@ -214,9 +180,9 @@ def _pararel(path: Path, patterns: Path, triples: Path):
             continue
         read = []
         for part, field in ((file, ("pattern",)), (pairs_file, ("sub_label", "obj_label"))):
-            data = _bytes(part)
+            data = read_bytes(part)
             digest.update(data)
-            rows = [Fields(r, f"{part.name} {i}") for i, r in enumerate(_records(part, _text(part, data)), 1)]
+            rows = [Fields(record, f"{part.name}, {place}") for place, record in records(part, data)]
             read.append([tuple(row.text(name) for name in field) for row in rows])
         templates = pararel_templates([pattern for (pattern,) in read[0]])
         if not templates:

@@ -199,7 +199,7 @@ def test_a_facts_file_with_a_bad_line_names_it(run, tmp_path):
         ("{", ("line 2", "not JSON")),
         (json.dumps({**good, "template": "He lives in"}), ("line 2", "0 slots")),
         (json.dumps({**good, "template": "{0.__class__} lives in"}), ("line 2", "0 slots")),
-        (json.dumps({**good, "templat": "x"}), ("line 2", "did you mean 'template'")),
+        (json.dumps({"templat": "{} is", "subject": "x", "target": "y"}), ("line 2", "did you mean 'templat'")),
     ):
         path.write_text(json.dumps(good) + "\n" + bad + "\n")
         fails(run("probe", "--facts", str(path)), *words)
@@ -319,3 +319,42 @@ def test_a_separator_is_an_option_and_a_field_and_what_was_scored_is_shown(run, 
 def test_warnings_are_notes_on_stderr_each_once(run):
     status, _, err = run("lens", "Zarns lives in", "--subject", "Zarn", "--target", "Aldor", "--top", "1")
     assert status == 0 and err.count("note: the subject 'Zarn' is only a part of a word in 'Zarns lives in'") == 1
+
+
+def test_a_fact_without_a_subject_is_asked_located_and_fine_tuned_and_says_what_it_cannot(run, tmp_path):
+    own = [{"template": "Zarn lives in", "target": "Aldor", "target_new": "Bexum"}]
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    source, edit = str(tmp_path / "own.json"), str(tmp_path / "edit")
+    status, out, err = run("probe", "--facts", source, "--json")
+    assert status == 0 and json.loads(out)["known"], err
+    status, out, err = run(*many(source, tmp_path / "run"))
+    assert status == 0 and "1 facts, 1 with neurons" in out, err
+    status, out, err = run("edit", "Zarn lives in", "--target-new", "Bexum", "--method", "fine_tune", "--out", edit)
+    assert status == 0 and "Saved" in out, err
+    assert run("show", edit, model=None)[1].startswith("Zarn lives in: Aldor → Bexum")
+    status, out, err = run("explain", "--edit", edit, "--quick", "--json")
+    story = json.loads(out)
+    assert status == 0 and story["edit"] and {"trace", "recall"} <= set(story["notes"]), err
+    for command in ("trace", "recall"):
+        fails(run(command, "Zarn lives in", "--target", "Aldor"), "subject")
+    words = "needs --subject, whose last token rome edits at; without one take fine_tune or knowledge_neurons"
+    fails(run("edit", "Zarn lives in", "--target-new", "Bexum", "--layer", "1"), words)
+    status, out, err = run(
+        "bench", "edit", "--source", source, "--method", "rome", "--layer", "1", "--out", f"{edit}-2"
+    )
+    assert status == 2 and "needs the subject of 'Zarn lives in'" in err
+
+
+def test_counterfact_without_neighbours_is_measured_without_them(run, tmp_path):
+    asked = {
+        "prompt": "{} lives in",
+        "subject": "Zarn",
+        "target_true": {"str": "Aldor"},
+        "target_new": {"str": "Bexum"},
+    }
+    (tmp_path / "cf.json").write_text(json.dumps([{"requested_rewrite": asked}]))
+    options = ("--source", str(tmp_path / "cf.json"), "--method", "none", "--out", str(tmp_path / "run"), "--json")
+    status, out, err = run("bench", "edit", *options)
+    assert status == 0, err
+    metrics = json.loads(out)["metrics"]
+    assert metrics["EM"]["n"] == 1 and metrics["NS"] == {"value": None, "low": None, "high": None, "n": 0}

@@ -60,8 +60,8 @@ def test_a_new_format_is_known_by_its_fields(file):
 
 
 def test_a_field_that_is_missing_is_named(file):
-    file.write_text(json.dumps([{**RECORDS[0], "place": 3}]), encoding="utf-8")
-    with pytest.raises(InputError, match="place is 3, expected text"):
+    file.write_text(json.dumps([{**RECORDS[0], "place": [3]}]), encoding="utf-8")
+    with pytest.raises(InputError, match="place is .3., expected text"):
         load_source(file)
 
 

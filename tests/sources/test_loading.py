@@ -247,8 +247,8 @@ def test_a_record_whose_subject_is_not_in_its_prompt_is_skipped_and_said(write):
     [
         ([], "is empty"),
         ([{"a": 1}], "fields 'a', those of no known format"),
-        ([LITE, {**LITE, "case_id": 9, "target_new": 3}], "record 9: target_new is 3, expected text"),
-        ([COUNTERFACT, {k: v for k, v in COUNTERFACT.items() if k != "paraphrase_prompts"}], "'paraphrase_prompts'"),
+        ([LITE, {**LITE, "case_id": 9, "target_new": [3]}], "record 9: target_new is [3], expected text"),
+        ([LITE, {k: v for k, v in LITE.items() if k != "rephrase_prompt"}], "'rephrase_prompt'"),
         ([{**COUNTERFACT, "requested_rewrite": []}], "requested_rewrite is [], expected an object"),
         ([LITE, LITE], "'counterfact-lite/16' twice"),
         ([LITE, 5], "record 1: it is 5, expected an object"),
@@ -270,7 +270,7 @@ def test_what_is_not_json_or_not_there(write, tmp_path):
         load_source("counterfact")
     with pytest.raises(DataError, match="line 2: not JSON .*is the file whole"):
         load_source(write('[{"a": 1},\n{"b":', "cut.json"))
-    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    (tmp_path / "bytes.json").write_bytes(b"\xe9\xff")
     with pytest.raises(DataError, match="not UTF-8"):
         load_source(str(tmp_path / "bytes.json"))
     with pytest.raises(InputError, match="did you mean 'zsre'"):

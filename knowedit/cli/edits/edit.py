@@ -74,6 +74,7 @@ def edit(
     from ...files import check_new
 
     method_settings = _settings(method, layer, settings, seed)
+    _check_subject(method, template, subject)
     request = _request(template, subject, target_new, target_true, fact, paraphrase, neighbour)
     request = replace(request, separator=separator)
     if out is not None:
@@ -94,6 +95,10 @@ def edit(
         **_layers(edited, change),
         "fact": asdict(request),
         "target_true_is_first_choice": assumed,
+        "tokens": {
+            name: [edited.token(i) for i in edited.query_of(request, target).target_ids]
+            for name, target in (("target", request.target), ("target_new", request.target_new))
+        },
         **checks,
         "notes": dict(change.notes),
         "content_hash": change.content_hash,
@@ -132,6 +137,17 @@ def _number(layer: str | None) -> int | None:
         raise InputError(f"the layer is {layer!r}, expected a whole number or {AUTO}") from None
 
 
+def _check_subject(method: str, template: str | None, subject: str | None) -> None:
+    from ...edit.methods.table import find_method
+    from ...errors import InputError
+
+    if template is not None and subject is None and find_method(method).looks_up:
+        others = [name for name, row in METHODS.items() if row.edits and not find_method(name).looks_up]
+        raise InputError(
+            f"a TEMPLATE needs --subject, whose last token {method} edits at; without one take {' or '.join(others)}"
+        )
+
+
 def _request(template, subject, target_new, target_true, fact, paraphrases: list[str], neighbours: list[str]):
     """The fact, with `_OPEN` as its target where that is the model's to say."""
     from ...edit.edit import check_request
@@ -147,9 +163,8 @@ def _request(template, subject, target_new, target_true, fact, paraphrases: list
         request = find_fact(fact)
         target_new = request.target_new if target_new is None else target_new
     else:
-        for name, value in (("--subject", subject), ("--target-new", target_new)):
-            if value is None:
-                raise InputError(f"a TEMPLATE needs {name}; see knowedit edit --help")
+        if target_new is None:
+            raise InputError("a TEMPLATE needs --target-new; see knowedit edit --help")
         target = _OPEN if target_true is None else target_true
         request = Fact(template=templated(template, subject), subject=subject, target=target)
     request = replace(

@@ -89,9 +89,7 @@ def _continued(model, ids: Sequence[int], tokens: int, sample: bool, seed: int) 
 
 def diff(
     edit: EditFolders = [],  # noqa: B006
-    facts: Annotated[
-        str, typer.Option(help="A JSONL file of facts, or `builtin`: their prompts are asked.")
-    ] = "builtin",
+    facts: Annotated[str, typer.Option(help="A file of facts, or `builtin`: their prompts are asked.")] = "builtin",
     relation: Annotated[str | None, typer.Option(help="Only facts of this relation.")] = None,
     limit: Annotated[
         int | None, typer.Option(help="The largest number of facts, evenly over the relations.", min=1)
@@ -109,7 +107,7 @@ def diff(
         raise InputError("name an edit with --edit DIR, the folder that it was saved to")
     edits = _loaded(edit)
     chosen = evenly(choose_facts(facts, relation), limit)
-    subjects = {fact.subject for edit in edits for fact in edit.facts}
+    subjects = {fact.subject for edit in edits for fact in edit.facts if fact.subject is not None}
 
     def run(model):
         queries = [model.query_of(fact) for fact in chosen]
@@ -193,9 +191,11 @@ def show(folder: Annotated[Path, typer.Argument(help="A saved edit.")], *, outpu
 
 def _shown(record: dict) -> Iterator[str | Table]:
     """The facts of an edit, the weights that it changes, and how it was made."""
+    from ...facts import fill
+
     for fact in record["facts"]:
         new = f" → {fact['target_new']}" if fact.get("target_new") else ""
-        yield f"{fact['template'].replace('{}', fact['subject'])}: {fact['target']}{new}"
+        yield f"{fill(fact['template'], fact['subject'])}: {fact['target']}{new}"
     yield f"by {record['method']} on {record['model']}, {record['bytes'] / 1000:.1f} kB, seed {record['seed']}"
     yield ""
     rows = []

@@ -89,8 +89,7 @@ def build_fact(
 ):
     """The fact of that id, or the one that prompt, subject and target make.
 
-    Without a target the model's first choice is the target. Raises `InputError` where there is no subject, or the
-    subject is the whole prompt.
+    Without a target the model's first choice is the target. Raises `InputError` where the subject is the whole prompt.
     """
     from dataclasses import replace
 
@@ -101,8 +100,6 @@ def build_fact(
 
     if fact_id is not None:
         return replace(find_fact(fact_id), separator=separator)
-    if subject is None:
-        raise InputError(f"which part of {prompt!r} is the subject? Name it with --subject")
     template = templated(prompt, subject)
     if template.strip() == SLOT:
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")

@@ -38,7 +38,7 @@ Separator = Annotated[
 ]
 FactId = Annotated[str | None, typer.Option("--fact", help="A built-in fact by id, instead of a prompt.")]
 Facts = Annotated[
-    str | None, typer.Option("--facts", help="Many facts: a JSONL file, or `builtin`; those that the model knows.")
+    str | None, typer.Option("--facts", help="Many facts: a file, or `builtin`; those that the model knows.")
 ]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="With --facts: the largest number of facts, evenly over the relations.")

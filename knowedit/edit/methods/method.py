@@ -61,6 +61,7 @@ class Method:
     - `model_config(model)`: the settings that were tuned for a model; raises `InputError` where none were.
     - `published`: settings of papers, by name.
     - `tries_layers`: `--layer auto` chooses the layer by trying (`best_layer.py`).
+    - `looks_up`: edits are made at the subject's last token, so a fact needs a subject.
     - `together`: all facts that the editor is given are changed by one edit.
     """
 
@@ -71,6 +72,7 @@ class Method:
     model_config: Callable[[Model], Any] | None = None
     published: Mapping[str, Any] = field(default_factory=dict)
     tries_layers: bool = False
+    looks_up: bool = False
     together: bool = False
 
 

@@ -48,13 +48,14 @@ class RelationNeurons:
         None of them are there for a fact without a relation. A fact whose prompt or target the tokenizer cannot use is
         passed over.
         """
-        subject = fact.subject.casefold()
+        subject = (fact.subject or fact.prompt).casefold()
         neurons: list[list[Site]] = []
         with unedited(self.model):
             for other in self._by_relation.get(relation_of(fact), ()):
                 if len(neurons) == self.count:
                     break
-                if other.subject.casefold() != subject and (sites := self._neurons_of(other)) is not None:
+                own = (other.subject or other.prompt).casefold()
+                if own != subject and (sites := self._neurons_of(other)) is not None:
                     neurons.append(sites)
         return neurons
 

@@ -280,4 +280,5 @@ METHOD = Method(
     model_config=rome_config,
     published=PUBLISHED,
     tries_layers=True,
+    looks_up=True,
 )

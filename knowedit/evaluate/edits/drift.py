@@ -48,13 +48,18 @@ class Drift:
 
     def essence(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[float | None]:
         """KL divergence in nats for each fact's subject under its edit (None: all that is applied) from the unedited
-        model; None for masked models, which do not go on with a text."""
-        if self.model.masked:
-            return [None] * len(facts)
-        with unedited(self.model):
-            before = self._next(facts, [None] * len(facts))
-        after = self._next(facts, edits)
-        return (after.exp() * (after - before)).sum(-1).clamp_min(0).tolist()
+        model; None without a subject, and for masked models, which do not go on with a text."""
+        drifts: list[float | None] = [None] * len(facts)
+        named = [] if self.model.masked else [i for i, fact in enumerate(facts) if fact.subject is not None]
+        if named:
+            facts, edits = [facts[i] for i in named], [edits[i] for i in named]
+            with unedited(self.model):
+                before = self._next(facts, [None] * len(facts))
+            after = self._next(facts, edits)
+            found = (after.exp() * (after - before)).sum(-1).clamp_min(0).tolist()
+            for i, drift in zip(named, found, strict=True):
+                drifts[i] = drift
+        return drifts
 
     @torch.no_grad()
     def _next(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Tensor:

@@ -156,6 +156,7 @@ def recall_fact(
     config = config or RecallConfig()
     check_recall(model)
     window = check_window(model, config.window)
+    fact.subject_for("recall")
     query = model.query_of(fact)
     prompt = query.prompt
     if prompt.lookup == prompt.read:

@@ -48,6 +48,7 @@ def explain(
     query = model.query_of(fact)
     check_length(model, query.steps[-1].ids)
     prompt = query.prompt
+    first, after = prompt.subject or (0, 0)
     story = Story(model, fact, edit, config)
     told, notes, seconds = dict.fromkeys(chapter.name for chapter in CHAPTERS), {}, {}
     for chapter in counted(in_order(), progress):
@@ -75,7 +76,7 @@ def explain(
             "tokens": [
                 {
                     "text": model.token(token),
-                    "subject": prompt.subject[0] <= i < prompt.subject[1],
+                    "subject": first <= i < after,
                     "read": i == prompt.read,
                 }
                 for i, token in enumerate(prompt.ids)
