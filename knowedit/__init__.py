@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .edit.covariance import covariance as covariance
     from .edit.edit import Edit as Edit, load_edit as load_edit
     from .edit.export import to_checkpoint as to_checkpoint, to_peft as to_peft
+    from .edit.fact_set.config import FactSetConfig as FactSetConfig
+    from .edit.fact_set.fact_set import FactSet as FactSet
     from .edit.methods.best_layer import best_layer as best_layer
     from .edit.methods.fine_tune import fine_tune as fine_tune
     from .edit.methods.knowledge_neurons import knowledge_neurons as knowledge_neurons

@@ -165,7 +165,7 @@ def rome_many(
     config = settled(model, config)
     layer = config.layer
     targets = [check_request(fact) for fact in facts]
-    config = _with_contexts(model, config)
+    config = with_contexts(model, config)
     contexts = cast(tuple[str, ...], config.contexts)  # sampled by now
     requests = [request(model, fact, target, contexts) for fact, target in zip(facts, targets, strict=True)]
     C = covariance or _covariance(model, config)
@@ -188,7 +188,7 @@ def settled(model: Model, config: RomeConfig | None) -> RomeConfig:
     return config
 
 
-def _with_contexts(model: Model, config: RomeConfig) -> RomeConfig:
+def with_contexts(model: Model, config: RomeConfig) -> RomeConfig:
     """`config` with the texts of its contexts, the same for a model that edits are on."""
     texts = config.contexts
     if isinstance(texts, int):
@@ -253,7 +253,7 @@ def _prepare(model: Model, config: RomeConfig, facts: Sequence[Fact], bars: Bars
         with bars("covariance", config.covariance.tokens or default_tokens(model), "token") as step:
             C = _covariance(model, config, step)
         preserved = _preserved(model, config)
-        config = _with_contexts(model, config)
+        config = with_contexts(model, config)
 
     def edit(facts: Sequence[Fact]) -> list[Edit]:
         with bars("searching", len(facts), "edit") as step:

@@ -36,10 +36,15 @@ class Rows:
         self.at, self.token, self.read_of = torch.tensor(reads, dtype=torch.long, device=device).reshape(-1, 3).T
 
     @classmethod
-    def of(cls, model: Model, rows: list[tuple[Row, int]], whole: bool = False) -> Rows:
-        """Run `rows` once, to be run again from their lookup positions on, or as a `whole`."""
+    def of(
+        cls, model: Model, rows: list[tuple[Row, int]], whole: bool = False, columns: tuple[int, int] = (0, 0)
+    ) -> Rows:
+        """Run `rows` once, to be run again from their lookup positions on, or as a `whole`.
+
+        `columns` are those of prefix and suffix, at least.
+        """
         starts = [0 if whole else row.lookup for row, _ in rows]
-        return cls(model, rows, record_batch(model, [row.ids for row, _ in rows], starts))
+        return cls(model, rows, record_batch(model, [row.ids for row, _ in rows], starts, columns))
 
     def only(self, facts: list[int]) -> Rows | None:
         """The rows of some of the facts, which are numbered anew; None where they have none."""

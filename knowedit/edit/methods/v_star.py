@@ -133,10 +133,10 @@ def find_v_star(
     values: dict[int, Value] = {}
     with frozen(model):
         for part in _chunks([requests[i] for i in order]):
-            run = _Run.of(model, [requests[i] for i in order[part]], layer)
-            going = {i: _Going(keys, v0, search) for i, keys, v0 in zip(order[part], run.keys(), run.v0(), strict=True)}
+            run = Run.of(model, [requests[i] for i in order[part]], layer)
+            going = {i: Going(keys, v0, search) for i, keys, v0 in zip(order[part], run.keys(), run.v0(), strict=True)}
             while going:
-                done = _until_some_are_done(run, list(going.values()), search)
+                done = until_done(run, list(going.values()), search, share=1 / 4)  # then go on with the others alone
                 for i in [i for i, over in zip(going, done, strict=True) if over]:
                     values[i] = going.pop(i).value(requests[i], search)
                 if going:
@@ -160,7 +160,7 @@ def _chunks(requests: list[Request]) -> list[slice]:
     return [slice(start, end) for end, start in pairwise(cuts)][::-1]
 
 
-class _Going:
+class Going:
     """One search under way: δ, its Adam, and where it stands."""
 
     def __init__(self, keys: Tensor, v0: Tensor, search: VStarSearch):
@@ -202,13 +202,19 @@ class _Going:
         )
 
 
-def _until_some_are_done(run: _Run, going: list[_Going], search: VStarSearch) -> list[bool]:
-    """Whether each search is over, after steps until a quarter is: then it pays to go on with the others alone."""
+def until_done(run: Run, going: list[Going], search: VStarSearch, share: float) -> list[bool]:
+    """Whether each search is over, after steps until this `share` of them is.
+
+    `going` are the searches of the run's first requests; others only fill its rows.
+    """
     done = [False] * len(going)
+    n = len(going)
     with torch.enable_grad():
         while True:
-            nll, kl, probability = run.forward(torch.stack([each.delta for each in going]))
-            loss = nll + search.kl * kl + torch.stack([each.penalty(search) for each in going])
+            deltas = [each.delta for each in going]
+            deltas += [torch.zeros_like(deltas[0])] * (len(run.requests) - n)
+            nll, kl, probability = run.forward(torch.stack(deltas))
+            loss = nll[:n] + search.kl * kl[:n] + torch.stack([each.penalty(search) for each in going])
             for j, each in enumerate(going):
                 done[j] = done[j] or each.ends(loss[j], probability[j], search)
             left = [j for j in range(len(going)) if not done[j]]
@@ -216,7 +222,7 @@ def _until_some_are_done(run: _Run, going: list[_Going], search: VStarSearch) ->
                 loss[left].sum().backward()
             for j in left:
                 going[j].step()
-            if 4 * len(left) <= 3 * len(going):
+            if n - len(left) >= share * n:
                 return done
 
 
@@ -225,10 +231,30 @@ def _norm(delta: Tensor) -> Tensor:
     return (delta.square().sum() + 1e-30).sqrt()
 
 
-class _Run:
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that the batches of a run have at least, so that they tell nothing of the requests that share them.
+
+    - `prompts`, `essences`: columns of prefix and suffix; `reads`: positions at which logits are made, of all requests.
+    """
+
+    prompts: tuple[int, int] = (0, 0)
+    essences: tuple[int, int] = (0, 0)
+    reads: int = 0
+
+
+class Run:
     """The rows of requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
 
-    def __init__(self, model: Model, requests: list[Request], layer: int, prompts: Rows, essences: Rows | None):
+    def __init__(
+        self,
+        model: Model,
+        requests: list[Request],
+        layer: int,
+        prompts: Rows,
+        essences: Rows | None,
+        shape: Shape = Shape(),  # noqa: B008 - frozen
+    ):
         self.model, self.requests, self.layer = model, requests, layer
         self.prompts, self.essences = prompts, essences
         self.parts = [prompts] if essences is None else [prompts, essences]
@@ -236,22 +262,27 @@ class _Run:
         if essences is not None:
             essence |= {j: prompts.size + essences.place(r, row.lookup) for r, (row, j) in enumerate(essences.rows)}
         device = prompts.owner.device
-        self.at = torch.cat([prompts.at, torch.tensor([essence[j] for j in range(len(requests))], device=device)])
+        at = torch.tensor([essence[j] for j in range(len(requests))], device=device)
+        self.at = torch.cat([prompts.at, at, at[:1].expand(max(0, shape.reads - len(prompts.at) - len(at)))])
         share = torch.tensor([1 / len(row.reads) for row, _ in prompts.rows for _ in row.reads], device=device)
         self.weight = share / prompts.owner.bincount()[prompts.read_of]
         with torch.no_grad():
-            self.clean = self._log_p([part.batch.output.flatten(0, 1) for part in self.parts])[len(share) :]
+            self.clean = self._log_p([part.batch.output.flatten(0, 1) for part in self.parts])[len(share) :][
+                : len(requests)
+            ]
 
     @classmethod
-    def of(cls, model: Model, requests: list[Request], layer: int) -> _Run:
+    def of(cls, model: Model, requests: list[Request], layer: int, shape: Shape = Shape()) -> Run:  # noqa: B008
         prompts = [(row, j) for j, request in enumerate(requests) for row in request.rows[:-1]]
         essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
-        return cls(model, requests, layer, Rows.of(model, prompts), Rows.of(model, essences) if essences else None)
+        recorded = Rows.of(model, prompts, columns=shape.prompts)
+        alone = Rows.of(model, essences, columns=shape.essences) if essences else None
+        return cls(model, requests, layer, recorded, alone, shape)
 
-    def only(self, kept: list[int]) -> _Run:
+    def only(self, kept: list[int]) -> Run:
         """The run of some of its requests."""
         parts = [part and part.only(kept) for part in (self.prompts, self.essences)]
-        return _Run(self.model, [self.requests[j] for j in kept], self.layer, *parts)
+        return Run(self.model, [self.requests[j] for j in kept], self.layer, *parts)
 
     def keys(self) -> list[Tensor]:
         """Of each request the keys of its prompts, (prompts, n_neurons)."""
@@ -275,7 +306,8 @@ class _Run:
         zeros = torch.zeros(len(self.requests), device=target_log_p.device)
         nll = zeros.index_add(0, read_of, -target_log_p * self.weight)
         probability = zeros.index_add(0, read_of, target_log_p.detach().exp() * self.weight)
-        kl = (log_p[n:].exp() * (log_p[n:] - self.clean)).sum(1)
+        essence = log_p[n:][: len(self.requests)]
+        kl = (essence.exp() * (essence - self.clean)).sum(1)
         return nll, kl, probability
 
     def _log_p(self, outputs: list[Tensor]) -> Tensor:

@@ -98,18 +98,26 @@ def _copied(cache):
 
 
 @torch.no_grad()
-def record_batch(model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Batch:
-    """Run `rows` of token ids once and keep what is needed to run each again from its token `starts[r]` on."""
+def record_batch(
+    model: Model, rows: Sequence[Sequence[int]], starts: Sequence[int], columns: tuple[int, int] = (0, 0)
+) -> Batch:
+    """Run `rows` of token ids once and keep what is needed to run each again from its token `starts[r]` on.
+
+    `columns`: of prefix and of suffix, at least. Where these are more than any row needs, what a row gives is the same
+    to the bit whatever the others are, as far as the device's kernels allow.
+    """
     if model.masked:
-        tokens, seen = padded(rows)
+        tokens, seen = padded(rows, columns=columns[1])
         whole = _Suffix(tokens, seen, torch.arange(tokens.shape[1]).expand_as(tokens), 0, None)
         return _run(model, whole, torch.tensor(starts), torch.zeros(len(rows), dtype=torch.long))
     lengths = torch.tensor(starts)
-    width = int(lengths.max())
-    tokens, seen = padded([row[start:] for row, start in zip(rows, starts, strict=True)])
+    width = max(columns[0], int(lengths.max()))
+    suffixes = [row[start:] for row, start in zip(rows, starts, strict=True)]
+    tokens, seen = padded(suffixes, columns=columns[1])
     cache = None
     if width:
-        prefix, before = padded([row[:start] for row, start in zip(rows, starts, strict=True)], left=True)
+        prefixes = [row[:start] for row, start in zip(rows, starts, strict=True)]
+        prefix, before = padded(prefixes, left=True, columns=width)
         arguments = _arguments(model, before, before.cumsum(1) - 1)
         cache = model.run(prefix.to(model.device), use_cache=True, **arguments).past_key_values
         seen = torch.cat([before, seen], 1)

@@ -34,9 +34,12 @@ def batches(
         yield batch
 
 
-def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Token ids, (rows, longest), with zeros as padding on the right or `left`; and 1 where there is no padding."""
-    longest = max(map(len, rows))
+def padded(rows: Sequence[Sequence[int]], *, left: bool = False, columns: int = 0) -> tuple[Tensor, Tensor]:
+    """Token ids, (rows, longest), with zeros as padding on the right or `left`; and 1 where there is no padding.
+
+    `columns`: at least so many of them.
+    """
+    longest = max(columns, *map(len, rows))
     tokens = torch.zeros(len(rows), longest, dtype=torch.long)
     seen = torch.zeros_like(tokens)
     for r, row in enumerate(rows):

@@ -1,0 +1,98 @@
+"""What a fact set is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from ...errors import InputError, did_you_mean
+from ...models.adapter import Model
+from ...settings import overridden
+from ..methods.rome import SMOLLM2, RomeConfig, rome_config
+from .alphaedit import AlphaEdit
+from .emmet import Emmet
+from .memit import Memit
+
+Solver = Memit | Emmet | AlphaEdit
+
+SOLVERS: Mapping[str, type[Solver]] = {solver.name: solver for solver in (Memit, Emmet, AlphaEdit)}
+
+
+@dataclass(frozen=True)
+class FactSetConfig:
+    """Which layers a set changes, and how.
+
+    - `layers`: neighbouring or not, the lowest first; None for the one of `rows`.
+    - `rows`: how key and value of each fact are found, in the first of the layers; the key is the plain prompt's.
+    - `solver`: how rows become a change of weights: `Memit`, `Emmet` or `AlphaEdit`.
+    - `least`: probability of the new answer below which a search has failed, and its fact is kept out.
+    """
+
+    layers: tuple[int, ...] | None = None
+    rows: RomeConfig = field(default_factory=RomeConfig)
+    solver: Solver = field(default_factory=Memit)
+    least: float = 0.05
+
+    def __post_init__(self):
+        if self.rows.key != "plain":
+            raise InputError(f"the key is {self.rows.key!r}, expected 'plain': a set keeps one key of each fact")
+        if self.layers is not None:
+            layers = tuple(self.layers)
+            if not layers or sorted(set(layers)) != list(layers):
+                raise InputError(f"the layers are {list(layers)!r}, expected one or more in rising order")
+            object.__setattr__(self, "layers", layers)
+            if self.rows.layer not in (None, layers[0]):
+                raise InputError(
+                    f"values are found in layer {self.rows.layer}, the first edited layer is {layers[0]}; give one"
+                )
+            object.__setattr__(self, "rows", replace(self.rows, layer=layers[0]))
+        if not 0 < self.least < 1:
+            raise InputError(f"least is {self.least!r}, expected a probability between 0 and 1")
+
+    def as_dict(self) -> dict:
+        """For JSON; `from_dict` reads it."""
+        return {
+            "layers": self.layers,
+            "rows": self.rows.as_dict(),
+            "method": self.solver.name,
+            "solver": asdict(self.solver),
+            "least": self.least,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> FactSetConfig:
+        """What `as_dict` gave. Raises `InputError` for anything else."""
+        values = dict(record)
+        solver = find_solver(values.pop("method", ""))()
+        return overridden(cls(solver=solver), {**values, "layers": tuple(values["layers"])})
+
+
+def find_solver(name: str) -> type[Solver]:
+    """The solver of that name. Raises `InputError` where there is none."""
+    if name not in SOLVERS:
+        raise InputError(f"no solver is called {name!r}{did_you_mean(name, SOLVERS)}; there are {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
+def fact_set_config(model: Model) -> FactSetConfig:
+    """The settings for `model`: rows as ROME's, four layers where that was tried, else one.
+
+    Raises `InputError` for a model that no table knows.
+    """
+    rows = rome_config(model)
+    assert rows.layer is not None
+    layers = range(rows.layer, rows.layer + 4) if rows is SMOLLM2 else (rows.layer,)
+    return FactSetConfig(tuple(layers), rows)
+
+
+def settled(model: Model, config: FactSetConfig | None) -> FactSetConfig:
+    """`config` with its layers filled in; the model's own settings where it is None."""
+    if config is None:
+        config = fact_set_config(model)
+    elif config.layers is None:
+        layer = config.rows.layer
+        config = replace(config, layers=fact_set_config(model).layers if layer is None else (layer,))
+    for layer in config.layers or ():
+        model.check_layer(layer)
+    return config

@@ -1,0 +1,40 @@
+"""MEMIT: least squares over all facts and the keys of other text. Meng et al. 2023 (arXiv 2210.07229), eq. 14.
+
+    ΔW = Rᵀ K (λ A + Kᵀ K)⁻¹  =  Rᵀ (K A⁻¹ Kᵀ + λ I)⁻¹ K A⁻¹
+
+K (n, d_ff) are the facts' keys, R (n, d) what is to be added to their values, A the second moment of keys that are to
+stay (`metric.py`). The second form, by Woodbury's identity, is what is computed: n × n, not d_ff × d_ff.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from .metric import Metric
+
+
+@dataclass(frozen=True)
+class Memit:
+    """`weight` is λ: how much other keys count beside the facts'. The paper's 15,000 is for a C of other scale."""
+
+    weight: float = 10.0
+
+    name: ClassVar[str] = "memit"
+
+    def __post_init__(self):
+        if not self.weight > 0:
+            raise InputError(f"the weight is {self.weight!r}, expected a number above 0")
+
+    def spread(self, A: Metric, keys: Tensor) -> Tensor:
+        """A⁻¹ Kᵀ (d_ff, n)."""
+        return A.inverse(keys.T)
+
+    def ridge(self, diagonal: Tensor) -> float:
+        """What is added to the diagonal of K A⁻¹ Kᵀ, which is given."""
+        return self.weight
