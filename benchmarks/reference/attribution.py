@@ -23,10 +23,11 @@ def integrated_gradients(
     alphas, weights = rule(quadrature, nodes)
     tokens = torch.tensor([list(ids)], device=model.device)
     layers = range(model.n_layers) if layers is None else layers
-    return torch.stack([_layer(model, layer, tokens, read, target, alphas, weights, batch) for layer in layers])
+    return torch.stack([layer_scores(model, layer, tokens, read, target, alphas, weights, batch) for layer in layers])
 
 
-def _layer(model, layer: int, tokens: Tensor, read: int, target: int, alphas, weights, batch: int) -> Tensor:
+def layer_scores(model, layer: int, tokens: Tensor, read: int, target: int, alphas, weights, batch: int = 10) -> Tensor:
+    """Scores (n_neurons,) of one layer, by any points and weights; `tokens` (1, length)."""
     neurons = clean_neurons(model, layer, tokens, read)
     alphas, weights = neurons.new_tensor(alphas), neurons.new_tensor(weights)
     total = torch.zeros_like(neurons)

@@ -29,7 +29,7 @@ from .shared.progress import Clock, progress
 
 SCHEMA = "knowedit.locate/1"
 OBJECTIVES = ("probability", "log_probability", "logit", "logit_difference")
-QUADRATURES = ("gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
+QUADRATURES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
 BASELINES = ("zero", "mean")
 KINDS = ("fact", "relation", "answer", "general")
 
@@ -73,9 +73,7 @@ class ScoreOptions:
     of: Annotated[str, choice(OBJECTIVES, "--of", help="What is attributed.")] = "probability"
     foil: Annotated[str | None, typer.Option("--foil", help="The answer that a logit_difference compares with.")] = None
     nodes: Annotated[str, typer.Option("--nodes", metavar="N|auto", help="Points on each path.")] = "auto"
-    quadrature: Annotated[
-        str, choice(QUADRATURES, "--quadrature", help="The rule for the points; `auto` nodes need gauss-legendre.")
-    ] = "gauss-legendre"
+    quadrature: Annotated[str, choice(QUADRATURES, "--quadrature", help="The rule for the points.")] = "auto"
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="The completeness gap that `auto` leaves in a layer.")
     ] = 1e-3
@@ -249,12 +247,17 @@ def _record(located, proof, heldout, seconds: dict) -> dict:
         "negatives": located.negatives,
         "note": located.note,
         "neurons": located.as_dict()["neurons"],
-        "completeness": {"max_gap": max(located.gap), "by_layer": list(located.gap)} if located.gap else None,
+        "completeness": _completeness(located) if located.gap else None,
         "effect": effect if proof is None else proof.as_dict(),
         "tests": located.tests,
         "config": located.config,
         "seconds": seconds,
     }
+
+
+def _completeness(located) -> dict:
+    gap = {"max_gap": max(located.gap), "by_layer": list(located.gap)}
+    return {**gap, "missing": located.missing, "ended": located.ended, "warning": located.warning}
 
 
 def _show(record: dict) -> None:
@@ -273,6 +276,8 @@ def _show(record: dict) -> None:
         _show_effect(record["effect"], Estimate)
     if record["completeness"]:
         line(f"Largest completeness gap of a layer: {record['completeness']['max_gap']:.1e}")
+        if record["completeness"]["warning"]:
+            line(f"Warning: {record['completeness']['warning']}.")
     line("Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in record["seconds"].items()))
 
 
@@ -313,6 +318,8 @@ def _show_run(run, as_json: bool) -> None:
     line(
         f"{summary['records']} facts, {with_neurons} with neurons, {summary['failed']} failed; results in {run.folder}"
     )
+    if warning := summary["completeness"]["warning"]:
+        line(f"Warning: {warning}.")
     proof = summary["proof"]
     if proof is None:
         line("No fact has both neurons and a prompt to prove them on.")

@@ -33,6 +33,7 @@ from .integration_path import BASELINES, IntegrationPath, baseline_tensor
 from .quadrature import ENDS, RULES, Integral, integrate, refine, rule
 
 ENGINES = ("sweep", "captum")
+INCOMPLETE = 0.05  # of F: a layer whose scores miss more is warned of, and `nodes="auto"` goes on
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class AttributionConfig:
     """How to integrate.
 
     - `of`: the F that is attributed: `probability`, `log_probability`, `logit`, or `logit_difference` to `foil`.
-    - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"` (Gauss-Legendre, refined
-      where the layer's gap exceeds `tolerance`, in units of F). `budget`: the gradients that `"auto"` may spend, a
-      layer on average and for each token of the target.
+    - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"`: Gauss-Legendre, refined
+      where the layer's gap exceeds `tolerance`, in units of F, or `INCOMPLETE` of a probability F.
+    - `budget`: the gradients that `"auto"` may spend, a layer on average, for each token of the target.
     - `baseline`: `"zero"`, `"mean"` (over built-in prompts), or a tensor (n_layers, n_neurons) such as
       `mean_activation` gives.
     - `position`: `"read"`, `"lookup"`, or a token index of the prompt.
@@ -54,7 +55,7 @@ class AttributionConfig:
 
     of: str = "probability"
     foil: str | None = None
-    quadrature: str = "gauss-legendre"
+    quadrature: str = "auto"
     nodes: int | str = "auto"
     tolerance: float = 1e-3
     budget: int = 512
@@ -75,7 +76,7 @@ class AttributionConfig:
                     f"no {name} is called {value!r}{did_you_mean(str(value), known)}; there are {', '.join(known)}"
                 )
         if self.nodes == "auto":
-            if self.quadrature != "gauss-legendre":
+            if self.quadrature not in ("auto", "gauss-legendre"):
                 raise InputError(
                     f"nodes 'auto' refines gauss-legendre only; give a number of nodes for {self.quadrature}"
                 )
@@ -107,7 +108,7 @@ class Attribution:
     - `scores`: (n_layers, n_neurons), averaged over the target's tokens; `by_token`: the same for each of them.
     - `activations`: (n_layers, n_neurons), the clean neurons where they were scaled, averaged likewise.
     - `value`: F of the unaltered prompt, averaged over tokens; `span`: (n_layers,) F(a) − F(baseline).
-    - `gap`: (n_layers,), |Σ scores − span|, the largest over tokens.
+    - `gap`: (n_layers,), |Σ scores − span|, the largest over tokens; `missing`: the same as a fraction of F.
     - `nodes`: (n_layers,) gradients spent; `rows`, `row_layers`: forward and backward work of all sweeps.
     - `ended`: what ended the search for points, one of `quadrature.ENDS`.
     """
@@ -121,6 +122,7 @@ class Attribution:
     value: float
     span: Tensor
     gap: Tensor
+    missing: Tensor
     nodes: list[int]
     rows: int
     row_layers: int
@@ -171,6 +173,7 @@ def attribute(
         value=sum(p.value for p in parts) / len(parts),
         span=torch.stack([p.span for p in parts]).mean(0),
         gap=torch.stack([p.gap for p in parts]).amax(0),
+        missing=torch.stack([p.gap / max(p.size, 1e-30) for p in parts]).amax(0),
         nodes=[sum(n) for n in zip(*(p.nodes for p in parts), strict=True)],
         rows=sum(p.rows for p in parts),
         row_layers=sum(p.row_layers for p in parts),
@@ -196,6 +199,7 @@ class _Part:
     scores: Tensor
     activations: Tensor
     value: float
+    size: float
     span: Tensor
     gap: Tensor
     nodes: list[int]
@@ -265,6 +269,8 @@ def _integrate(path: IntegrationPath, config: AttributionConfig) -> _Part:
         scores=scores,
         activations=(path.start + path.delta).mean(1).cpu(),
         value=value,
+        # a probability is never far from its own size; of a logarithm or logit only differences have one
+        size=abs(value) if config.of == "probability" else max(abs(value), span.abs().max().item()),
         span=span,
         gap=(scores.double().sum(1) - span).abs(),
         nodes=integral.nodes,
@@ -280,7 +286,10 @@ def _integral(path: IntegrationPath, config: AttributionConfig) -> Integral:
 
         return by_captum(path, config)
     if config.nodes == "auto":
-        return refine(path, config.tolerance, config.budget * path.model.n_layers)
+        tolerance = config.tolerance
+        if config.of == "probability":
+            tolerance = min(tolerance, INCOMPLETE * path.clean)
+        return refine(path, tolerance, config.budget * path.model.n_layers, config.quadrature)
     return integrate(path, config.quadrature, cast(int, config.nodes))
 
 

@@ -24,6 +24,7 @@ from .integration_path import IntegrationPath
 from .quadrature import Integral
 
 METHODS = {
+    "auto": "gausslegendre",
     "gauss-legendre": "gausslegendre",
     "midpoint": "riemann_middle",
     "left": "riemann_left",
@@ -69,7 +70,7 @@ def check(config) -> None:
     """Raise `InputError` for a rule or number of nodes that captum cannot do."""
     if config.quadrature not in METHODS:
         raise InputError(f"engine 'captum' has no rule {config.quadrature!r}; it has {', '.join(METHODS)}")
-    least = 1 if config.quadrature == "gauss-legendre" else 2
+    least = 1 if config.quadrature in ("auto", "gauss-legendre") else 2
     if config.nodes == "auto" or config.nodes < least:
         raise InputError(
             f"engine 'captum' was given {config.nodes!r} nodes, expected a number of at least {least} "

@@ -17,6 +17,7 @@ from .attribution import Attribution, AttributionConfig, attribute, with_baselin
 from .fact_prompts import FactPrompts
 from .neuron_kinds import ControlPool, kinds
 from .neurons import KINDS, Neuron, NeuronSet, vocabulary
+from .quadrature import ENDS
 from .rankings import RANKINGS, rank
 from .refinement import Refinement, refine
 from .scaled_answers import ScaledAnswers
@@ -199,6 +200,8 @@ def describe(
         refined_on=tuple(prompt.text for prompt in scored),
         negatives=tuple(prompt.text for prompt in negatives),
         gap=tuple(first.attribution.gap.tolist()) if first.attribution else (),
+        missing=_missing(scored, config),
+        ended=max((p.attribution.ended for p in scored if p.attribution), key=ENDS.index, default=None),
         tests=tests,
         config=config.as_dict(),
         note=_note(model, refined, neurons, first.answers, config),
@@ -221,6 +224,13 @@ def _own_answer(model: Model, prompt: str, config: LocateConfig) -> Query:
     return with_target_ids(encoded, (top,), mask)
 
 
+def _missing(scored: Sequence[PromptScores], config: LocateConfig) -> float | None:
+    """The largest gap of a layer that was searched, as a fraction of F, over the prompts."""
+    searched = slice(None) if config.layers is None else list(config.layers)
+    gaps = [prompt.attribution.missing[searched].max().item() for prompt in scored if prompt.attribution]
+    return max(gaps, default=None)
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
@@ -234,13 +244,14 @@ def _neuron(
     kind: str | None,
 ) -> Neuron:
     promotes, suppresses = vocabulary(model, *site, sign=activation)
-    spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]
     score = refined.scores[site]
+    spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]
+    span = _mean(spans) if spans else 0.0
     return Neuron(
         layer=site[0],
         index=site[1],
         score=score,
-        share=score / _mean(spans) if spans and sum(spans) else None,
+        share=score / span if 0 < score <= span else None,  # else others of its layer take it back: no part of a whole
         prompts=refined.rates[site],
         activation=activation,
         kind=kind,

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import DataError
 from ..files import write_text
 from ..models.adapter import Model
+from .attribution import INCOMPLETE
 
 SCHEMA = "knowedit.neurons/1"
 KINDS = ("fact", "relation", "answer", "general")
@@ -26,8 +27,9 @@ KINDS = ("fact", "relation", "answer", "general")
 class Neuron:
     """One located neuron.
 
-    - `score`: mean over the prompts that located it; `share`: the same over the mean of its layer's F(a) − F(baseline)
-      (None for rankings that have no such sum); `prompts`: the fraction of prompts for which it is coarse.
+    - `score`: mean over the prompts that located it; `share`: the same over the mean of its layer's F(a) − F(baseline),
+      None where that is less than the score itself, and for rankings that have no such sum.
+    - `prompts`: the fraction of prompts for which it is coarse.
     - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
     - `kind`: one of `KINDS`, None where it was not tried.
     - `promotes`, `suppresses`: tokens that its value vector, under the activation's sign, raises and lowers most.
@@ -52,8 +54,12 @@ class Neuron:
 class NeuronSet:
     """The located neurons of one fact, strongest first, and what they were located with.
 
-    Iterating gives (layer, index) pairs, which `suppress`, `amplify` and `prove` take. `note` says in words why a set
-    is empty or doubtful. It is saved as JSON with the hash of the model's weights.
+    Iterating gives (layer, index) pairs, which `suppress`, `amplify` and `prove` take. It is saved as JSON with the
+    hash of the model's weights.
+
+    - `note`: in words why a set is empty or doubtful; `warning`: why its scores are.
+    - `gap`: of the first prompt's attribution. `missing`: the largest gap of a layer that was searched, as a fraction
+      of F, over the prompts; `ended`: what ended their search for points, the worst of `quadrature.ENDS`.
     """
 
     model: str
@@ -69,6 +75,8 @@ class NeuronSet:
     refined_on: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
     gap: tuple[float, ...] = ()
+    missing: float | None = None
+    ended: str | None = None
     tests: dict = field(default_factory=dict)
     config: dict = field(default_factory=dict)
     note: str | None = None
@@ -80,12 +88,26 @@ class NeuronSet:
     def __len__(self) -> int:
         return len(self.neurons)
 
+    @property
+    def warning(self) -> str | None:
+        """What the completeness gap says against the scores, None where it is small."""
+        if self.missing is None or not self.missing > INCOMPLETE:
+            return None
+        remedy = {
+            "budget": "the budget of gradients ended the search; raise it",
+            "rounding": "rounding ended the search; load the model in float32",
+        }.get(self.ended, "let nodes be auto")
+        return (
+            f"the scores of a layer miss {self.missing:.0%} of what they should add up to (more than {INCOMPLETE:.0%} "
+            f"of F), so they may be wrong; {remedy}"
+        )
+
     def top(self, n: int) -> NeuronSet:
         """The same set with its `n` strongest neurons only."""
         return NeuronSet(**{**self.__dict__, "neurons": self.neurons[:n]})
 
     def as_dict(self) -> dict:
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self), "warning": self.warning}
 
     def save(self, path: str | Path) -> None:
         """Write JSON, whole or not at all."""
@@ -117,7 +139,7 @@ class NeuronSet:
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise DataError(f"this is no neuron set of schema {SCHEMA}; locate the fact again")
         try:
-            values = {name: value for name, value in record.items() if name != "schema"}
+            values = {name: value for name, value in record.items() if name not in ("schema", "warning")}
             values["neurons"] = tuple(
                 Neuron(**{**n, "promotes": tuple(n["promotes"]), "suppresses": tuple(n["suppresses"])})
                 for n in record["neurons"]

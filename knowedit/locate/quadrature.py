@@ -3,7 +3,16 @@
 `rule` gives the points and weights of a quadrature by name. `left`, `right`, `midpoint`, `trapezoid` and
 `gauss-legendre` are the textbook rules. Two more reproduce published code exactly: `dai` is the left Riemann sum of the
 knowledge-neurons paper's code (α = k/m, k = 0 … m−1), and `eleuther` is that of the PyPI package `knowledge-neurons`,
-which weighs both ends of an inclusive grid fully.
+which weighs both ends of an inclusive grid fully. `auto` is Gauss-Legendre, in another variable where a norm stands
+behind the MLP.
+
+With such a norm F changes around its corner c (`models/passes/corner.py`) and hardly anywhere else, while the shares of
+the neurons go on changing: ∂F/∂a ~ 1/√(α² + c²). In τ = asinh(α / c), which runs like α below the corner and like log α
+above it, both are smooth; F is done with at τ ≈ 3, and the rest up to asinh(1/c) ≈ 10 takes few points. So `auto` has
+
+    α = c sinh(sinh(k x)),      k = asinh(asinh(1/c)),      0 ≤ x ≤ 1
+
+with x at the points of the rule; α = 0 and α = 1 are the ends as they are.
 
 The scores of a piece of a path have to add up to the difference of F between its ends; what is missing is its *gap*.
 `refine` splits the pieces with the largest gaps until each layer is within a tolerance. A piece is replaced only by
@@ -13,6 +22,7 @@ budget of gradients bounds the search.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +31,10 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
+from ..models.passes.corner import NORMALISED, corner
 from .integration_path import IntegrationPath, Node
 
-RULES = ("gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
+RULES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
 
 
 def rule(name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -34,7 +45,7 @@ def rule(name: str, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{n!r} nodes are too few for the {name} rule; give at least 2 (1 for the others)")
     steps = np.arange(n)
     equal = np.full(n, 1 / n)
-    if name == "gauss-legendre":
+    if name in ("auto", "gauss-legendre"):
         x, w = np.polynomial.legendre.leggauss(n)
         return (x + 1) / 2, w / 2
     if name in ("left", "dai"):
@@ -98,17 +109,18 @@ class Piece:
 
 def integrate(path: IntegrationPath, quadrature: str, nodes: int) -> Integral:
     """The integrals by `nodes` points of a rule in every layer."""
-    pieces = _whole(path, *rule(quadrature, nodes))
-    return _integral(path, pieces, [nodes] * len(pieces), "nodes")
+    points = _Points(path, quadrature, nodes)
+    pieces = _whole(points)
+    return _integral(pieces, [nodes] * len(pieces), "nodes")
 
 
-def refine(path: IntegrationPath, tolerance: float, budget: int) -> Integral:
+def refine(path: IntegrationPath, tolerance: float, budget: int, quadrature: str = "auto") -> Integral:
     """The integrals by Gauss-Legendre, each layer's gap within `tolerance`, by at most `budget` gradients in all.
 
     The first points of every layer are evaluated whatever the budget is.
     """
-    points, weights = rule("gauss-legendre", START)
-    pieces = _whole(path, points, weights)
+    points = _Points(path, quadrature, START)
+    pieces = _whole(points)
     spent = [START] * len(pieces)
     ended, floor = "tolerance", FLOOR * torch.finfo(path.model.dtype).eps
     while open_pieces := [piece for layer in pieces for piece in _open(layer, tolerance, floor)]:
@@ -116,7 +128,7 @@ def refine(path: IntegrationPath, tolerance: float, budget: int) -> Integral:
         if not parts:
             ended = "budget"
             break
-        _evaluate(path, [part for split in parts.values() for part in split], points, weights)
+        points.evaluate([part for split in parts.values() for part in split])
         for i, split in parts.items():
             piece = open_pieces[i]
             lowered = sum(part.gap for part in split) < piece.gap
@@ -131,7 +143,7 @@ def refine(path: IntegrationPath, tolerance: float, budget: int) -> Integral:
     else:
         if any(_gap(layer) > tolerance for layer in pieces):
             ended = "rounding"
-    return _integral(path, pieces, spent, ended)
+    return _integral(pieces, spent, ended)
 
 
 def _gap(pieces: Sequence[Piece]) -> float:
@@ -163,34 +175,53 @@ def _affordable(pieces: Sequence[Piece], tolerance: float, most: int) -> dict[in
     return dict(sorted(parts.items()))
 
 
-def _whole(path: IntegrationPath, points: np.ndarray, weights: np.ndarray) -> list[list[Piece]]:
+def _whole(points: _Points) -> list[list[Piece]]:
     """One piece for each layer: its whole path."""
-    pieces = [Piece(layer, 0.0, 1.0, None, path.clean) for layer in range(path.model.n_layers)]
-    _evaluate(path, pieces, points, weights)
+    pieces = [Piece(layer, 0.0, 1.0, None, points.path.clean) for layer in range(points.path.model.n_layers)]
+    points.evaluate(pieces)
     return [[piece] for piece in pieces]
 
 
-def _integral(path: IntegrationPath, pieces: Sequence[Sequence[Piece]], spent: list[int], ended: str) -> Integral:
+def _integral(pieces: Sequence[Sequence[Piece]], spent: list[int], ended: str) -> Integral:
     scores = torch.stack([sum(piece.scores for piece in layer) for layer in pieces])
     baseline_values = [next(piece.f_lo for piece in layer if piece.lo == 0) for layer in pieces]
     return Integral(scores, baseline_values, spent, ended)
 
 
-def _evaluate(path: IntegrationPath, pieces: Sequence[Piece], points: np.ndarray, weights: np.ndarray) -> None:
-    """Fill in the scores of `pieces`, and F at those of their ends that are not known yet."""
-    ends: dict[tuple[int, float], Node] = {}
-    nodes: list[Node] = []
-    for i, s in enumerate(pieces):
-        width = s.hi - s.lo
-        nodes += [
-            Node(s.layer, i, s.lo + width * float(a), width * float(w)) for a, w in zip(points, weights, strict=True)
-        ]
-        for at, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
-            if known is None:
-                ends.setdefault((s.layer, at), Node(s.layer, i, at))
-    values, sums = path.integrate(nodes + list(ends.values()))
-    for i, s in enumerate(pieces):
-        s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
-        s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
-        s.scores = (sums[i] * path.delta[s.layer]).sum(0)
-        s.gap = abs(s.scores.double().sum().item() - (s.f_hi - s.f_lo))
+class _Points:
+    """Where on the paths a piece is evaluated. Pieces lie in [0, 1]: x is α itself, or what gives it with a norm."""
+
+    def __init__(self, path: IntegrationPath, quadrature: str, nodes: int):
+        self.path = path
+        self.points, self.weights = (values.tolist() for values in rule(quadrature, nodes))
+        self.corners = [math.inf] * path.model.n_layers
+        if quadrature == "auto" and path.model.normalised and not path.start.any():
+            self.corners = [corner(path.recording, layer, path.positions) for layer in range(len(self.corners))]
+
+    def at(self, layer: int, x: float) -> tuple[float, float]:
+        """α and dα/dx."""
+        c = self.corners[layer]
+        if x == 0 or c >= NORMALISED:
+            return x, 1.0
+        k = math.asinh(math.asinh(1 / c))
+        tau = math.sinh(k * x)
+        return c * math.sinh(tau), c * k * math.cosh(k * x) * math.cosh(tau)
+
+    def evaluate(self, pieces: Sequence[Piece]) -> None:
+        """Fill in the scores and gaps of `pieces`, and F at those of their ends that are not known yet."""
+        ends: dict[tuple[int, float], Node] = {}
+        nodes: list[Node] = []
+        for i, s in enumerate(pieces):
+            width = s.hi - s.lo
+            for point, weight in zip(self.points, self.weights, strict=True):
+                alpha, slope = self.at(s.layer, s.lo + width * point)
+                nodes.append(Node(s.layer, i, alpha, width * weight * slope))
+            for x, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
+                if known is None:
+                    ends.setdefault((s.layer, x), Node(s.layer, i, self.at(s.layer, x)[0]))
+        values, sums = self.path.integrate(nodes + list(ends.values()))
+        for i, s in enumerate(pieces):
+            s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
+            s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
+            s.scores = (sums[i] * self.path.delta[s.layer]).sum(0)
+            s.gap = abs(s.scores.double().sum().item() - (s.f_hi - s.f_lo))

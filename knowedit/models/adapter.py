@@ -53,6 +53,7 @@ class Model:
         self.d_model, self.n_neurons = self.down_shape(0)
         self._logit_scale, self._softcap = _logit_transform(hf.config)
         self.row_dims: list[dict] | None = None  # set by the probe: which block arguments grow with the batch
+        self.normalised = False  # set by the probe: whether blocks normalise what their MLP adds
 
     # modules are looked up when they are asked for: adapters, quantization and resized vocabularies put others in place
 

@@ -9,7 +9,8 @@ from ..errors import LayoutError, ModelError
 from ..hooks import hooked, measuring, on_input
 from .adapter import Model
 from .layouts import REMEDY
-from .passes.replay import capture, leaves, record
+from .passes.corner import NORMALISED, corner
+from .passes.replay import Recording, capture, leaves, record
 
 PROBE_TOKENS = 4
 _HIDDEN = ((0,), ("hidden_states",))  # replaced in every call
@@ -31,7 +32,9 @@ def probe(model: Model) -> None:
     _check_sites(model, one)
     model.row_dims = [_row_dims(a, b) for a, b in zip(one[0], two[0], strict=True)]
     _check_equal(model, _head(model, one[3]), wanted, "the head after the last block")
-    _check_replay(model, ids, wanted)
+    recording = record(model, ids, start=len(ids) - 1)
+    _check_replay(model, recording, wanted)
+    model.normalised = corner(recording, 0, [-1]) < NORMALISED
     _check_down_matters(model, tokens, wanted)
 
 
@@ -85,8 +88,7 @@ def _row_dims(one: tuple, two: tuple) -> dict[tuple, int]:
     return dims
 
 
-def _check_replay(model: Model, ids: list[int], wanted: Tensor) -> None:
-    recording = record(model, ids, start=len(ids) - 1)
+def _check_replay(model: Model, recording: Recording, wanted: Tensor) -> None:
     hidden = recording.inputs[0].repeat(2, 1, 1)
     for layer in range(model.n_layers):
         hidden = recording.block(layer, hidden)

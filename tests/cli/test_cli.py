@@ -48,6 +48,15 @@ def test_locate_prints_a_table_for_people(run):
     assert "suppress × 0" in out and "amplify × 2" in out
 
 
+def test_scores_that_do_not_add_up_are_said_in_table_and_json(run, monkeypatch):
+    monkeypatch.setattr("knowedit.locate.neurons.INCOMPLETE", 1e-9)
+    status, out, _ = run(*ZARN, "--nodes", "2")
+    assert status == 0 and "Warning: the scores of a layer miss" in out
+    status, out, _ = run(*ZARN, "--nodes", "2", "--json")
+    gap = json.loads(out)["completeness"]
+    assert gap["missing"] > 0 and gap["warning"].endswith("let nodes be auto") and gap["ended"] == "nodes"
+
+
 def test_target_may_be_asked_without_a_subject(run):
     status, out, _ = run("locate", "Zarn lives in", "--target", "Aldor", "--json", "--nodes", "8", "--draws", "10")
     assert status == 0 and json.loads(out)["subject"] is None

@@ -1,14 +1,15 @@
 """From facts to neuron sets: thresholds, refinement, negatives, kinds, and files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny import tiny
+from support.tiny import PROMPT, tiny
 from support.trained import facts, trained
 
 from knowedit import DataError, Fact, InputError, NeuronSet
-from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.attribution import INCOMPLETE, AttributionConfig, attribute
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import mean_activation
 from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts
@@ -196,3 +197,42 @@ def test_a_mean_baseline_starts_the_paths_there():
 def test_bad_options_are_refused(bad):
     with pytest.raises(InputError):
         LocateConfig(**bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"nodes": 2}, "let nodes be auto"),
+        ({"budget": 1, "quadrature": "gauss-legendre"}, "the budget of gradients ended the search; raise it"),
+    ],
+)
+def test_scores_that_do_not_add_up_are_warned_of(options, remedy):
+    prompts = FactPrompts((PROMPT,), "Paris")
+    model = tiny("olmo2")
+    config = LocateConfig(attribution=AttributionConfig(**options), kinds=False)
+    neurons = locate_prompts(model, prompts, config)
+    scored = attribute(model, PROMPT, "Paris", config.attribution)
+    assert neurons.missing == scored.missing.max() > INCOMPLETE
+    assert f"miss {neurons.missing:.0%} of what they should add up to" in neurons.warning
+    assert neurons.warning.endswith(remedy)
+    assert NeuronSet.from_dict(json.loads(json.dumps(neurons.as_dict()))) == neurons
+    fine = locate_prompts(model, prompts, replace(config, attribution=AttributionConfig()))
+    assert fine.missing <= INCOMPLETE and fine.warning is None
+
+
+def test_only_layers_that_were_searched_are_warned_of():
+    model = tiny("olmo2")
+    config = AttributionConfig(nodes=2)
+    missing = attribute(model, PROMPT, "Paris", config).missing
+    layer = missing.argmin().item()
+    neurons = locate_prompts(
+        model, FactPrompts((PROMPT,), "Paris"), LocateConfig(attribution=config, kinds=False, layers=(layer,))
+    )
+    assert neurons.missing == missing[layer] < missing.max()
+
+
+def test_a_share_is_part_of_its_layer_or_none():
+    """In a random model the neurons of a layer take back what others give."""
+    neurons = locate_prompts(tiny("gemma2"), FactPrompts((PROMPT,), "Paris"), LocateConfig(kinds=False)).neurons
+    assert neurons and all(n.share is None or 0 < n.share <= 1 for n in neurons)
+    assert any(n.share is None for n in neurons)

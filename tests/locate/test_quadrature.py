@@ -1,19 +1,31 @@
 """Each rule is what its name says: exact up to its degree, on the points that its source uses. The search for points
 ends, says by what, and loses nothing."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from support.rounding import assert_near
 from support.tiny import PROMPT, tiny
 
-from knowedit import AttributionConfig
+from benchmarks.reference.attribution import layer_scores
+from knowedit import AttributionConfig, attribute
 from knowedit.errors import InputError
-from knowedit.locate.attribution import make_path
+from knowedit.hooks import hooked, on_output
+from knowedit.locate.attribution import INCOMPLETE, make_path
 from knowedit.locate.quadrature import RULES, STALLS, START, integrate, refine, rule
 from knowedit.models.passes.objective import Objective
+from knowedit.models.passes.replay import record
+from knowedit.prompts import Query
 
-DEGREE = {"gauss-legendre": lambda n: 2 * n - 1, "midpoint": lambda n: 1, "trapezoid": lambda n: 1}
+DEGREE = {
+    "auto": lambda n: 2 * n - 1,
+    "gauss-legendre": lambda n: 2 * n - 1,
+    "midpoint": lambda n: 1,
+    "trapezoid": lambda n: 1,
+}
 
 
 def integral(name, n, power):
@@ -121,7 +133,7 @@ def test_a_search_cut_off_by_its_budget_holds_every_piece_of_the_path(family):
     path = path_of(family)
     exact = integrate(path, "gauss-legendre", 512)
     layers = path.model.n_layers
-    first, last = (refine(path, 1e-9, START * layers * n) for n in (1, 64))
+    first, last = (refine(path, 1e-9, START * layers * n, "gauss-legendre") for n in (1, 64))
     assert_near(first.scores, integrate(path, "gauss-legendre", START).scores)
     error = [(found.scores - exact.scores).abs().max().item() for found in (first, last)]
     assert error[1] <= max(error[0] / 4, 1e-4 * exact.scores.abs().max().item())
@@ -135,3 +147,71 @@ def test_the_tolerance_ends_a_search_that_reaches_it():
     assert found.ended == "tolerance"
     assert max(covers_the_whole_path(found, path)) <= 1e-3
     assert integrate(path, "gauss-legendre", 8).ended == "nodes"
+
+
+# ------------------------------------------------------------------ norms behind the MLP
+
+WITH_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4")
+
+
+def query_of(model):
+    query = model.query(PROMPT, "Paris")
+    return Query(query.steps[:1], query.target_ids[:1])
+
+
+def stretched(model, layer, recording, n):
+    """α and its weights, written out: Gauss-Legendre in x with α = c sinh sinh kx and c = √ε / rms of the output."""
+    kept = []
+    with hooked(on_output(model.down(layer), kept.append)), torch.no_grad():
+        recording.block(layer, recording.inputs[layer])
+    c = math.sqrt(model.hf.config.get_text_config().rms_norm_eps) / kept[0].square().mean().sqrt().item()
+    x, w = rule("gauss-legendre", n)
+    k = np.arcsinh(np.arcsinh(1 / c))
+    return c * np.sinh(np.sinh(k * x)), w * c * k * np.cosh(k * x) * np.cosh(np.sinh(k * x))
+
+
+@pytest.mark.parametrize("family", WITH_NORM)
+def test_auto_equals_a_plain_loop_over_the_points_that_it_says(family, doubled):
+    model = tiny(family, torch.float64)
+    query = query_of(model)
+    ids, read = query.prompt.ids, query.prompt.read
+    found = attribute(model, query, config=AttributionConfig(nodes=7))
+    recording = record(model, ids, start=read)
+    for layer in range(model.n_layers):
+        alphas, weights = stretched(model, layer, recording, 7)
+        plain = layer_scores(model, layer, torch.tensor([ids]), read, query.target_ids[0], alphas, weights)
+        assert (found.scores[layer] - plain).abs().max() <= 1e-6 * plain.abs().max()  # c is measured, to 1e-6
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("family", WITH_NORM)
+def test_eight_points_hold_where_a_norm_stands_behind_the_mlp(family, seed, doubled):
+    """In units of log F. The reference has 1,024 textbook points, some of them below the corner."""
+    model = tiny(family, torch.float64, seed=seed)
+    query = query_of(model)
+    config = AttributionConfig(of="log_probability", nodes=8, row_limit=4096)
+    eight = attribute(model, query, config=config)
+    textbook, reference = (
+        attribute(model, query, config=replace(config, quadrature="gauss-legendre", nodes=nodes)) for nodes in (8, 1024)
+    )
+    largest = reference.scores.abs().max()
+    assert (eight.scores - reference.scores).abs().max() <= 0.01 * largest
+    assert eight.missing.max() <= INCOMPLETE
+    assert (textbook.scores - reference.scores).abs().max() > 0.2 * largest
+
+
+@pytest.mark.parametrize("family", WITH_NORM)
+def test_auto_costs_what_it_costs_in_other_families(family):
+    found = attribute(tiny(family), PROMPT, "Paris", AttributionConfig(of="log_probability"))
+    assert found.ended == "tolerance"
+    assert sum(found.nodes) <= 5 * START * len(found.nodes) * len(found.target_ids)  # textbook points: 25 times START
+
+
+def test_a_baseline_that_is_not_zero_has_no_end_to_stretch():
+    model = tiny("gemma2")
+    baseline = torch.randn(model.n_layers, model.n_neurons)
+    found, wanted = (
+        attribute(model, PROMPT, "Paris", AttributionConfig(nodes=6, baseline=baseline, quadrature=name))
+        for name in ("auto", "gauss-legendre")
+    )
+    assert torch.equal(found.scores, wanted.scores)

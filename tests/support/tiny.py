@@ -213,6 +213,11 @@ MASKED: dict[str, tuple[str, dict, str]] = {
     "modernbert": ("ModernBert", dict(_USUAL, local_attention=_WINDOW, global_attn_every_n_layers=2), "bpe-mask"),
 }
 FAMILIES = {**DECODERS, **MASKED}
+BY_STRUCTURE = {  # families without a row of their own in the table of layouts
+    "olmo3": ("Olmo3", dict(_GROUPED, sliding_window=_WINDOW), "bpe"),
+    "glm4": ("Glm4", dict(_GROUPED, head_dim=8), "bpe"),
+    "exaone4": ("Exaone4", dict(_GROUPED, head_dim=8, sliding_window=_WINDOW), "bpe"),
+}
 
 PROMPT = "The Eiffel Tower is located in the city of"
 TARGET = "P"  # one token in every vocabulary, or the first of several
@@ -223,7 +228,7 @@ def hf(
     family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, seed: int = 0, **overrides
 ) -> torch.nn.Module:
     """A random transformers model; `overrides` go to its config."""
-    stem, settings, kind = FAMILIES[family]
+    stem, settings, kind = _row(family)
     tok = tokenizer(kind)
     special = dict(
         bos_token_id=_or(tok.bos_token_id, tok.cls_token_id),
@@ -256,7 +261,11 @@ def randomize(module: torch.nn.Module, scale: float = 1.0, seed: int = 0) -> Non
 
 def tiny(family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, seed: int = 0, **overrides) -> Model:
     """`hf`, wrapped with its tokenizer."""
-    return wrap(hf(family, dtype, scale, seed, **overrides), tokenizer(FAMILIES[family][2]), name=f"tiny-{family}")
+    return wrap(hf(family, dtype, scale, seed, **overrides), tokenizer(_row(family)[2]), name=f"tiny-{family}")
+
+
+def _row(family: str) -> tuple[str, dict, str]:
+    return FAMILIES.get(family) or BY_STRUCTURE[family]
 
 
 def _or(a, b):

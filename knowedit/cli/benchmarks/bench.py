@@ -230,6 +230,8 @@ def show_run(run, as_json: bool) -> None:
     if as_json:
         print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
         return
+    if warning := summary.get("completeness", {}).get("warning"):
+        line(f"Warning: {warning}.")
     before = summary.get("before", {})
     columns = ["metric", *(["before", "after"] if before else ["value"]), "95 % interval", "n", "unit"]
     rows = []

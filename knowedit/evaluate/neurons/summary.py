@@ -15,6 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
+from ...locate.attribution import INCOMPLETE
 from ...locate.proof import Effect, summarise
 from ...locate.refinement import Site
 from ...statistics import mean, mean_of_ratios, ratio_of_means
@@ -31,6 +32,7 @@ class _Fact:
     id: str
     relation: str | None
     neurons: int
+    missing: float | None
     sites: dict[str, list[Site]]
     effect: Effect | None
     probabilities: dict[str, dict[str, float]]
@@ -42,7 +44,7 @@ class _Fact:
 
 
 def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0, layers: int | None = None) -> dict:
-    """`metrics`, `by_relation`, `proof`, `layers`, `overlap`, `specificity`, `stability` and `located` neurons.
+    """`metrics`, `by_relation`, `proof`, `layers`, `overlap`, `specificity`, `stability`, `completeness` and `located`.
 
     `empty` counts facts without neurons, `unproved` those with neurons and without a prompt to prove them on. Records
     may come in any order. Only the means of each record are kept, its neurons, and its random draws.
@@ -57,6 +59,7 @@ def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0, la
         "metrics": {name: values[name] for name in metrics if name in values} if metrics else values,
         "by_relation": {name: _metrics([f for f in facts if f.relation == name], seed) for name in relations},
         "proof": proof,
+        "completeness": _completeness(facts),
         "empty": len(facts) - len(full),
         "unproved": len(full) - len(effects),
         "layers": _layers(full, layers),
@@ -74,6 +77,7 @@ def _kept(row: dict) -> _Fact:
         id=row["id"],
         relation=row["relation"],
         neurons=len(neurons),
+        missing=neurons.missing,
         sites={neurons.method: list(neurons), **rivals},
         effect=effect,
         probabilities={} if effect is None else mean_probabilities(effect, neurons.method),
@@ -94,6 +98,19 @@ def _metrics(facts: Sequence[_Fact], seed: int) -> dict[str, dict]:
             figures[f"{what}:{name}"] = ratio_of_means(before, after, seed).as_dict()
             figures[f"{what}_ratios:{name}"] = mean_of_ratios(before, after, seed).as_dict()
     return figures
+
+
+def _completeness(facts: Sequence[_Fact]) -> dict:
+    """In how many facts the scores of a layer miss more than `INCOMPLETE` of F, and what to think of it in words."""
+    missing = [fact.missing for fact in facts if fact.missing is not None]
+    incomplete = sum(value > INCOMPLETE for value in missing)
+    warning = None
+    if incomplete:
+        warning = (
+            f"in {incomplete} of {len(missing)} facts the scores of a layer miss more than {INCOMPLETE:.0%} of F "
+            f"({max(missing):.0%} at most), so they may be wrong; let nodes be auto"
+        )
+    return {"facts": len(missing), "incomplete": incomplete, "missing": max(missing, default=None), "warning": warning}
 
 
 def _layers(facts: Sequence[_Fact], layers: int | None) -> dict[str, list[int]]:

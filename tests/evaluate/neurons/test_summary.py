@@ -103,3 +103,13 @@ def test_pairs_of_many_facts_take_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50e6  # all 200 million pairs would take gigabytes
+
+
+def test_facts_whose_scores_do_not_add_up_are_counted_and_said():
+    rows = [row(i, "capital", [0.5], [0.1], [0.8], [[2, 1]]) for i in "abc"]
+    assert summary(rows)["completeness"] == {"facts": 0, "incomplete": 0, "missing": None, "warning": None}
+    for each, missing in zip(rows, (0.01, 0.4, 0.05), strict=True):
+        each["located"] |= {"missing": missing}
+    found = summary(rows)["completeness"]
+    assert (found["facts"], found["incomplete"], found["missing"]) == (3, 1, 0.4)
+    assert found["warning"].startswith("in 1 of 3 facts the scores of a layer miss more than 5% of F (40% at most)")

@@ -247,6 +247,8 @@ def test_a_page_without_an_edit_or_an_unknown_fact(told):
         without = {"proof": None, "cards": None} if name == "neurons" else {}
         refused = told | without | {name: None, "notes": {name: f"this model cannot have {name}"}}
         assert f"this model cannot have {name}." in page(refused)
+    doubtful = told["neurons"] | {"warning": "the scores of a layer miss 41% <of> F"}
+    assert "The scores of a layer miss 41% &lt;of&gt; F." in page(told | {"neurons": doubtful})
     none = told["neurons"] | {"neurons": [], "note": "no neuron raises this"}
     assert "no neuron raises this" in page(told | {"neurons": none, "proof": None})
 
