@@ -171,6 +171,7 @@ def _layers(model: Model, edit: Change) -> dict[str, int]:
 
 def _check_writable(model: Model, path: str, layer: int) -> None:
     module = model.down(layer)
+    module = getattr(module, "base_layer", module)  # below an adapter
     weight = module._parameters.get("weight")
     if hasattr(module, "_hf_hook") or (weight is not None and weight.device.type == "meta"):
         found = "is offloaded or placed by accelerate, where a change would be lost or never seen"
@@ -193,7 +194,7 @@ def _tied_to(model: Model, path: str, weight: nn.Parameter) -> str | None:
     """Another parameter that lies in the same memory. A storage may hold several that do not overlap."""
     start, end = _span(weight)
     for name, other in model.hf.named_parameters(remove_duplicate=False):
-        name = name.replace("_orig_mod.", "")  # what torch.compile puts around a part
+        name = name.replace("_orig_mod.", "").replace(".base_layer.", ".")  # what torch.compile and PEFT put around it
         if name != f"{path}.weight" and other.device == weight.device and type(other) is nn.Parameter:
             begin, stop = _span(other)
             if begin < end and start < stop:

@@ -185,11 +185,11 @@ def _thinned(
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """p of the first choice; p′ of it and whether it is still the first, both (shares, 1 + draws)."""
     recording = _recording(model, prompt, config)
-    start = 0 if model.masked else recording.start
+    start = recording.start
     read = prompt.read - start
     places = slice(read, read + 1)
     if config.at == "all":
-        places = slice(1, -1) if model.masked else slice(None)
+        places = slice(min(1, prompt.read) - start, -1 if model.masked else None)
     log_p = _log_p(model, recording.output[:, read])[0]
     said = int(log_p.argmax())
     each = 1 + config.draws

@@ -17,12 +17,17 @@ Only this file knows how a module stores its weight, and it decides by module ty
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
 from transformers.activations import ACT2FN
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.pytorch_utils import Conv1D
@@ -48,14 +53,25 @@ class Model:
         if not isinstance(self.blocks, nn.ModuleList) or not len(self.blocks):
             found = type(self.blocks).__name__
             raise LayoutError(f"{layout.blocks!r} is a {found}, expected a list of blocks; {REMEDY}")
-        for layer in range(self.n_layers):
-            self.attention(layer)
+        if len(self._without_attention()) == self.n_layers:
+            _submodule(_submodule(self.blocks[0], layout.attention, "attention"), layout.heads, "heads")
+        self.cached = not self.masked  # until the probe finds that blocks cannot be called again on what a cache holds
         self.d_model, self.n_neurons = self.down_shape(0)
-        self._logit_scale, self._softcap = _logit_transform(hf.config)
+        self._logit_scale, self._softcap = _logit_transform(self.config)
         self.row_dims: list[dict] | None = None  # set by the probe: which block arguments grow with the batch
         self.normalised = False  # set by the probe: whether blocks normalise what their MLP adds
 
     # modules are looked up when they are asked for: adapters, quantization and resized vocabularies put others in place
+
+    @property
+    def config(self):
+        """transformers' config of the part that reads text."""
+        return self.hf.config.get_text_config()
+
+    @property
+    def text(self) -> nn.Module:
+        """The part that reads text, without the head."""
+        return self.hf.get_submodule(self.layout.text) if self.layout.text else self.hf.base_model
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -93,7 +109,31 @@ class Model:
         return _submodule(self.blocks[self.check_layer(layer)], self.layout.down, "down")
 
     def attention(self, layer: int) -> nn.Module:
-        return _submodule(self.blocks[self.check_layer(layer)], self.layout.attention, "attention")
+        """Raises `ModelError` for a block that mixes tokens in another way."""
+        block = self.blocks[self.check_layer(layer)]
+        if not self._attends(block):
+            self.check_attention([layer])
+        return block.get_submodule(self.layout.attention)
+
+    def check_attention(self, layers: Sequence[int] | None = None) -> None:
+        """Raise `ModelError` unless each of `layers` (all) has attention, where what is asked for needs it."""
+        layers = range(self.n_layers) if layers is None else [self.check_layer(layer) for layer in layers]
+        if without := [layer for layer in self._without_attention() if layer in layers]:
+            raise ModelError(
+                f"{self.name} ({self.config.model_type}) has no attention in layer{'s' * (len(without) > 1)} "
+                f"{', '.join(map(str, without))}, which this needs in every layer; look at MLPs or states alone"
+            )
+
+    def _without_attention(self) -> list[int]:
+        return [layer for layer, block in enumerate(self.blocks) if not self._attends(block)]
+
+    def _attends(self, block: nn.Module) -> bool:
+        return _has(block, f"{self.layout.attention}.{self.layout.heads}".strip("."))
+
+    @property
+    def attends(self) -> bool:
+        """Every block has attention."""
+        return not self._without_attention()
 
     def heads(self, layer: int) -> nn.Module:
         """The projection whose input are the outputs of a layer's attention heads, joined in their order."""
@@ -102,7 +142,7 @@ class Model:
 
     @property
     def n_heads(self) -> int:
-        return self.hf.config.get_text_config().num_attention_heads
+        return self.config.num_attention_heads
 
     def heads_weight(self, layer: int) -> Tensor:
         """The weight of `heads(layer)`, (d_model, n_heads × head width): a view, or a copy where it is offloaded."""
@@ -135,7 +175,7 @@ class Model:
     def run(self, tokens: Tensor, **arguments):
         """What transformers gives for token ids (rows, length), without the head."""
         with measuring(self.hf):
-            return self.hf.base_model(input_ids=tokens, **arguments)
+            return self.text(input_ids=tokens, **arguments)
 
     def normed(self, hidden: Tensor) -> Tensor:
         """What the unembedding reads: the last block's output (…, d_model) after the final norm."""
@@ -237,12 +277,22 @@ def _weight(module: nn.Module) -> Tensor:
 def _is_masked(hf: nn.Module) -> bool:
     # looked up by config: to list the mappings' values would import every model of transformers
     masked = MODEL_FOR_MASKED_LM_MAPPING.get(type(hf.config), None) is type(hf)
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(hf.config), None) is type(hf)
+    causal = type(hf) in (
+        mapping.get(type(hf.config), None)
+        for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    )
     if not masked and not causal and not type(hf).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
         raise ModelError(
             f"{type(hf).__name__} is neither a causal nor a masked language model; load it with its language-model head"
         )
     return masked or type(hf).__name__.endswith("ForMaskedLM")
+
+
+def _has(root: nn.Module, path: str) -> bool:
+    try:
+        return root.get_submodule(path) is not None
+    except AttributeError:
+        return False
 
 
 def _submodule(root: nn.Module, path: str, role: str) -> nn.Module:
@@ -274,7 +324,9 @@ def _logit_transform(config) -> tuple[float, float | None]:
         scale *= config.logit_scale
     if getattr(config, "logits_scaling", None):
         scale /= config.logits_scaling
-    return scale, getattr(config, "final_logit_softcapping", None)
+    if getattr(config, "lm_head_multiplier", None):
+        scale *= config.lm_head_multiplier
+    return scale, getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
 
 
 @contextmanager

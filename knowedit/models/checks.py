@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelError
@@ -30,6 +31,40 @@ def check_config(config, name: str) -> None:
                     f"{name!r} is a mixture-of-experts model ({kind} with {number} experts), whose neurons depend on "
                     "the router; knowedit takes models with one MLP a block"
                 )
+
+
+def transformers_model(hf) -> PreTrainedModel:
+    """The transformers model itself: `hf`, or the one that a PEFT model's adapters sit in.
+
+    Raises `ModelError` with what to wrap instead for something else, and for weights that cannot be read.
+    """
+    found = type(hf).__name__
+    if hasattr(type(hf), "get_base_model"):  # PEFT: adapters sit in the modules that are measured
+        if hf.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                f"{found} puts virtual tokens before each prompt, which knowedit does not see; wrap its "
+                "get_base_model() to look at the model without them"
+            )
+        hf = hf.get_base_model()
+    if not isinstance(hf, PreTrainedModel):
+        parts = {**getattr(hf, "__dict__", {}), **getattr(hf, "_modules", {})}
+        inner = next((name for name, part in parts.items() if isinstance(part, PreTrainedModel)), None)
+        remedy = "give a model of transformers, or its name to knowedit.load" if inner is None else f"wrap its .{inner}"
+        around = "no transformers model" if inner is None else f"something around a {type(parts[inner]).__name__}"
+        raise ModelError(f"{found} is {around}; {remedy}")
+    for path, module in hf.named_modules():
+        if callable(getattr(module, "weight", None)):
+            kind = f"{type(module).__module__}.{type(module).__name__}"
+            raise ModelError(
+                f"{path} of {type(hf).__name__} is quantized ({kind}), which keeps its weight to itself; "
+                "wrap the model before it is quantized"
+            )
+        weights = module.parameters(recurse=False)
+        if not hasattr(module, "_hf_hook") and any(weight.device.type == "meta" for weight in weights):
+            raise ModelError(
+                f"the weights of {path} of {type(hf).__name__} have no values (meta); load it with from_pretrained"
+            )
+    return hf
 
 
 def check_complete(found: dict, name: str) -> None:

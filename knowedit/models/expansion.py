@@ -25,6 +25,7 @@ from ..hooks import hooked, on_input, on_output
 from .adapter import Model
 from .layouts import Layout
 
+_NO_ACTIVATIONS = (nn.Dropout, nn.Identity, nn.ModuleDict, nn.ParameterDict)
 PARTS = ("mlp", "attention")
 _REMEDY = "pass layout=knowedit.Layout(…, up=…, gate=…) with the paths of its expanding projections in a block"
 
@@ -71,8 +72,14 @@ class Seen:
 def projections(hf: nn.Module, layout: Layout, layer: int) -> dict[str, dict[str, nn.Module]]:
     """The projections of a block by part, `mlp` and `attention`, each path (inside the block) → module."""
     found: dict[str, dict[str, nn.Module]] = {part: {} for part in PARTS}
+    adapted: list[str] = []
     for path, module in hf.get_submodule(layout.blocks)[layer].named_modules():
-        if isinstance(module, nn.Linear | Conv1D) or (path == layout.down and hasattr(module, "in_features")):
+        if any(path.startswith(f"{whole}.") for whole in adapted):
+            continue
+        if hasattr(module, "base_layer"):  # of PEFT: one projection, whatever it is made of
+            adapted.append(path)
+        known = path in (layout.down, *adapted) and hasattr(module, "in_features")
+        if known or isinstance(module, nn.Linear | Conv1D):
             attends = f"{path}.".startswith(f"{layout.attention}.")
             found["attention" if attends else "mlp"][path] = module
     return found
@@ -176,10 +183,10 @@ def _width(module: nn.Module) -> tuple[int, int]:
 def _activations(model: Model, block: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """Modules without weights that the block has outside of its attention, then what the config names."""
     for path, module in block.named_modules():
-        plain = not any(True for _ in module.parameters()) and not isinstance(module, nn.Dropout | nn.Identity)
+        plain = not any(True for _ in module.parameters()) and not isinstance(module, _NO_ACTIVATIONS)
         if plain and not list(module.children()) and not f"{path}.".startswith(f"{model.layout.attention}."):
             yield module
-    text = model.hf.config.get_text_config()
+    text = model.config
     names = (getattr(text, key, None) for key in ("hidden_act", "hidden_activation", "activation_function"))
     yield from (ACT2FN[name] for name in names if isinstance(name, str) and name in ACT2FN)
     yield _identity

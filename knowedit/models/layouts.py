@@ -25,6 +25,9 @@ class Layout:
     - `heads`: inside the attention module, the projection from the joined heads to the residual stream; empty where its
       name tells.
     - `up`, `gate`: inside a block, the projections that the neurons are made of; empty where structure tells.
+    - `text`: the part that reads text, of a model that also reads images; empty where that is the whole model.
+
+    A model may have `attention` in some blocks only. What looks into attention refuses it then.
 
     And two facts:
 
@@ -42,15 +45,18 @@ class Layout:
     heads: str = ""
     up: str = ""
     gate: str = ""
+    text: str = ""
     trees: bool = False
     encoder: bool = False
 
 
 _LLAMA = Layout("model.layers", "self_attn", "mlp.down_proj", ("model.norm",), heads="o_proj", trees=True)
 _GPT2 = Layout("transformer.h", "attn", "mlp.c_proj", ("transformer.ln_f",), heads="c_proj", trees=True)
+_HYBRID = replace(_LLAMA, trees=False)  # blocks without attention mix tokens in other ways
 _BLOOM = Layout("transformer.h", "self_attention", "mlp.dense_4h_to_h", ("transformer.ln_f",), heads="dense")
 
 LAYOUTS: dict[str, Layout] = {  # by the config's model_type
+    "bamba": replace(_HYBRID, down="feed_forward.down_proj", final=("model.final_layernorm",)),
     "bert": Layout(
         "bert.encoder.layer",
         "attention",
@@ -70,6 +76,7 @@ LAYOUTS: dict[str, Layout] = {  # by the config's model_type
         encoder=True,
     ),
     "falcon": _BLOOM,
+    "falcon_h1": replace(_HYBRID, down="feed_forward.down_proj", final=("model.final_layernorm",)),
     "gemma": _LLAMA,
     "gemma2": _LLAMA,
     "gemma3_text": _LLAMA,
@@ -85,6 +92,8 @@ LAYOUTS: dict[str, Layout] = {  # by the config's model_type
     ),
     "gptj": Layout("transformer.h", "attn", "mlp.fc_out", ("transformer.ln_f",), heads="out_proj", trees=True),
     "granite": _LLAMA,
+    "granitemoehybrid": replace(_HYBRID, down="shared_mlp.output_linear"),
+    "lfm2": replace(_HYBRID, down="feed_forward.w2", final=("model.embedding_norm",), heads="out_proj"),
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "modernbert": Layout(
@@ -97,6 +106,7 @@ LAYOUTS: dict[str, Layout] = {  # by the config's model_type
     ),
     "mpt": Layout("transformer.blocks", "attn", "ffn.down_proj", ("transformer.norm_f",), heads="out_proj"),
     "olmo2": _LLAMA,
+    "olmo_hybrid": _HYBRID,
     "opt": Layout(
         "model.decoder.layers",
         "self_attn",
@@ -108,6 +118,11 @@ LAYOUTS: dict[str, Layout] = {  # by the config's model_type
     "phi3": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "qwen3_5_text": _HYBRID,
+    "qwen3_next": _HYBRID,
+    "recurrent_gemma": Layout(
+        "model.layers", "temporal_block", "mlp_block.down_proj", ("model.final_norm",), heads="o_proj"
+    ),
     "roberta": Layout(
         "roberta.encoder.layer",
         "attention",
@@ -119,6 +134,14 @@ LAYOUTS: dict[str, Layout] = {  # by the config's model_type
     "smollm3": _LLAMA,
     "stablelm": _LLAMA,
     "starcoder2": Layout("model.layers", "self_attn", "mlp.c_proj", ("model.norm",), heads="o_proj", trees=True),
+}
+
+_WITHOUT_MLPS = {  # why they are none of ours, by the config's model_type
+    **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), "is a state-space model whose blocks have no MLP"),
+    "nemotron_h": "has an MLP in some of its blocks only",
+    "rwkv": "is a recurrent model whose blocks mix channels by a gate from the token before and not by an MLP",
+    "xlstm": "is a recurrent model of matrix memories, some of whose blocks have no MLP",
+    **dict.fromkeys(("zamba", "zamba2"), "shares one MLP among many of its blocks"),
 }
 
 REMEDY = "pass layout=knowedit.Layout(blocks=…, attention=…, down=…, final=(…,)) with this model's module paths"
@@ -135,8 +158,24 @@ _DOWN_NAMES = (
 def find_layout(hf: nn.Module) -> Layout:
     """The layout of a loaded transformers model: from the table, else by structure."""
     refuse(hf)
-    model_type = getattr(hf.config, "model_type", None)
-    return LAYOUTS[model_type] if model_type in LAYOUTS else by_structure(hf)
+    config, text = hf.config.get_text_config(), ""
+    if config is not hf.config:
+        decoder = hf.get_decoder()
+        text = next(path for path, module in hf.named_modules() if module is decoder)
+    row = LAYOUTS.get(config.model_type)
+    if row is None:
+        return by_structure(hf, text)
+    return _inside(row, text) if text else row
+
+
+def _inside(row: Layout, text: str) -> Layout:
+    """The row of a model whose part at the path `text` is what the row's first module is in a model of text alone."""
+    first = row.blocks.partition(".")[0]
+    blocks, *final = (
+        path.replace(f"{first}.", f"{text}.", 1) if path.startswith(f"{first}.") else path
+        for path in (row.blocks, *row.final)
+    )
+    return replace(row, blocks=blocks, final=tuple(final), text=text)
 
 
 def refuse(hf: nn.Module) -> None:
@@ -146,6 +185,8 @@ def refuse(hf: nn.Module) -> None:
         raise ModelError(
             f"{config.model_type} is an encoder-decoder model; knowedit takes decoders and masked language models"
         )
+    if reason := _WITHOUT_MLPS.get(config.get_text_config().model_type):
+        raise ModelError(f"{config.model_type} {reason}; knowedit takes models with one MLP a block")
     experts = [name for name, _ in hf.named_modules() if name.rsplit(".", 1)[-1] == "experts"]
     if experts:
         raise ModelError(
@@ -154,14 +195,21 @@ def refuse(hf: nn.Module) -> None:
         )
 
 
-def by_structure(hf: nn.Module) -> Layout:
-    """Guess a layout from module names and shapes; the probe decides whether the guess was right."""
-    lists = [(name, m) for name, m in hf.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
+def by_structure(hf: nn.Module, text: str = "") -> Layout:
+    """Guess a layout from the names and shapes of modules, of those in `text` where a part alone reads text; the probe
+    decides whether the guess was right."""
+    lists = [
+        (name, m)
+        for name, m in hf.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) and f"{name}.".startswith(f"{text}." if text else "")
+    ]
     if not lists:
         raise LayoutError(f"{type(hf).__name__} has no list of blocks; {REMEDY}")
     blocks_path, blocks = max(lists, key=lambda item: len(item[1]))
     block = blocks[0]
-    attention = next((n for n, _ in block.named_children() if "att" in n.lower()), "")
+    names = [name for block in blocks for name, _ in block.named_children()]
+    names = [name for name in names if "att" in name.lower() and "norm" not in name.lower()]
+    attention = min(names, key=lambda name: "linear" in name.lower(), default="")
     down = [
         name
         for name, module in block.named_modules()
@@ -175,7 +223,7 @@ def by_structure(hf: nn.Module) -> Layout:
     after = [n for n, _ in hf.get_submodule(parent).named_children()]
     after = after[after.index(blocks_path.rpartition(".")[2]) + 1 :]
     norms = [f"{parent}.{n}".lstrip(".") for n in after if "norm" in n.lower() or n.lower().startswith("ln")]
-    return Layout(blocks_path, attention, down[0], tuple(norms))
+    return Layout(blocks_path, attention, down[0], tuple(norms), text=text)
 
 
 def heads_path(layout: Layout, attention: nn.Module) -> str:

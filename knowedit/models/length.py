@@ -10,7 +10,7 @@ from .adapter import Model
 
 def positions(model: Model) -> int | None:
     """The tokens that a model has positions for; None where it has no limit of its own."""
-    config = model.hf.config.get_text_config()
+    config = model.config
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     table = getattr(getattr(model.hf.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)  # RoBERTa counts from behind the padding token on

@@ -31,16 +31,18 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoTokenizer,
 )
 
 from ..errors import DataError, InputError, KnoweditError, ModelError, did_you_mean
 from .adapter import Model
-from .checks import check_complete, check_config, one_line, quiet
+from .checks import check_complete, check_config, one_line, quiet, transformers_model
 from .conversion import ALIASES, alias_dir, gguf_dir
 from .layouts import LAYOUTS, Layout, find_layout
 from .probe import probe
@@ -131,6 +133,7 @@ def wrap(hf: nn.Module, tokenizer, *, layout: Layout | None = None, name: str | 
     Raises `LayoutError` where blocks or down-projections are not where the layout says, `ModelError` for a model
     that is no language model, is not supported, or holds weights that are not finite.
     """
+    hf = transformers_model(hf)
     name = name or getattr(hf, "name_or_path", "") or type(hf).__name__
     model = Model(hf, tokenizer, layout or find_layout(hf), name)
     probe(model)
@@ -258,6 +261,8 @@ def auto_class(config, name: str):
         return AutoModelForCausalLM
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
         return AutoModelForMaskedLM
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
     raise ModelError(f"{name!r} is a {config.model_type} model, which is no language model; choose another")
 
 

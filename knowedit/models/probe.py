@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from .passes.corner import NORMALISED, corner
 from .passes.replay import Recording, capture, leaves, record
 
 PROBE_TOKENS = 4
+_log = logging.getLogger(__name__)
 _HIDDEN = ((0,), ("hidden_states",))  # replaced in every call
 
 
@@ -28,6 +31,20 @@ def probe(model: Model) -> None:
     wanted = _own_logits(model, tokens)
     if not torch.isfinite(wanted).all():
         raise ModelError(f"{model.name} answers with NaN or infinite logits; its weights are damaged")
+    try:
+        _check_passes(model, ids, wanted)
+    except Exception as error:
+        if not model.cached:
+            raise
+        _log.info("%s is run on whole prompts: blocks cannot go on from what its cache holds (%s)", model.name, error)
+        model.cached = False
+        _check_passes(model, ids, wanted)
+        _check_causal(model, tokens, wanted)
+    _check_down_matters(model, tokens, wanted)
+
+
+def _check_passes(model: Model, ids: list[int], wanted: Tensor) -> None:
+    tokens = torch.tensor([ids], device=model.device)
     one, two = capture(model, tokens), capture(model, tokens.repeat(2, 1))
     _check_sites(model, one)
     model.row_dims = [_row_dims(a, b) for a, b in zip(one[0], two[0], strict=True)]
@@ -35,7 +52,6 @@ def probe(model: Model) -> None:
     recording = record(model, ids, start=len(ids) - 1)
     _check_replay(model, recording, wanted)
     model.normalised = corner(recording, 0, [-1]) < NORMALISED
-    _check_down_matters(model, tokens, wanted)
 
 
 def _check_finite(model: Model) -> None:
@@ -93,7 +109,16 @@ def _check_replay(model: Model, recording: Recording, wanted: Tensor) -> None:
     for layer in range(model.n_layers):
         hidden = recording.block(layer, hidden)
     rows = model.logits(model.normed(hidden))[:, -1]
-    _check_equal(model, rows, wanted[:, -1].expand_as(rows), "blocks called again on a cached prefix")
+    what = "blocks called again" + " on a cached prefix" * model.cached
+    _check_equal(model, rows, wanted[:, -1].expand_as(rows), what)
+
+
+def _check_causal(model: Model, tokens: Tensor, wanted: Tensor) -> None:
+    if _gap(_own_logits(model, tokens[:, :-1]), wanted[:, :-1]) > _allowed(wanted):
+        raise ModelError(
+            f"in {model.name} ({model.config.model_type}) tokens see those behind them, and it is no masked language "
+            "model; knowedit takes decoders and masked language models"
+        )
 
 
 def _check_down_matters(model: Model, tokens: Tensor, wanted: Tensor) -> None:
@@ -103,10 +128,17 @@ def _check_down_matters(model: Model, tokens: Tensor, wanted: Tensor) -> None:
 
 
 def _check_equal(model: Model, found: Tensor, wanted: Tensor, what: str) -> None:
-    scale = wanted.float().abs().max().item() or 1.0
-    gap = (found.float() - wanted.float()).abs().max().item() / scale
-    allowed = 1e-3 if wanted.dtype in (torch.float32, torch.float64) else 5e-2
-    if not gap <= allowed:
+    gap = _gap(found, wanted)
+    if not gap <= _allowed(wanted):
         raise LayoutError(
             f"{model.name}: {what} gives other logits than the model itself (off by {gap:.1e} of the largest); {REMEDY}"
         )
+
+
+def _gap(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, relative to the largest of what is wanted."""
+    return (found.float() - wanted.float()).abs().max().item() / (wanted.float().abs().max().item() or 1.0)
+
+
+def _allowed(wanted: Tensor) -> float:
+    return 1e-3 if wanted.dtype in (torch.float32, torch.float64) else 5e-2

@@ -53,7 +53,7 @@ def special(model: Model) -> list[int]:
 
 def fitting(model: Model, per_row: int) -> int:
     """`per_row`, or as many as fit into the model's positions, of which some families keep two to themselves."""
-    config = model.hf.config
+    config = model.config
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     return per_row if not limit else max(1, min(per_row, limit - (4 if model.masked else 1)))
 

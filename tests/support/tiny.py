@@ -219,6 +219,75 @@ BY_STRUCTURE = {  # families without a row of their own in the table of layouts
     "exaone4": ("Exaone4", dict(_GROUPED, head_dim=8, sliding_window=_WINDOW), "bpe"),
 }
 
+# families whose blocks mix tokens in different ways, and no cache keeps what can be set again
+_MIXED = dict(_GROUPED, num_hidden_layers=4)
+_LINEAR = dict(
+    layer_types=["linear_attention", "full_attention"] * 2,
+    linear_num_key_heads=2,
+    linear_num_value_heads=2,
+    linear_key_head_dim=8,
+    linear_value_head_dim=8,
+    linear_conv_kernel_dim=2,
+)
+_MAMBA = dict(mamba_n_heads=8, mamba_d_head=8, mamba_d_state=8, mamba_n_groups=1, mamba_chunk_size=8)
+HYBRIDS: dict[str, tuple[str, dict, str]] = {
+    "bamba": ("Bamba", dict(_MIXED, **_MAMBA, attn_layer_indices=[1, 3], mamba_expand=2, attn_rotary_emb=4), "bpe"),
+    "falcon_h1": ("FalconH1", dict(_MIXED, **{**_MAMBA, "mamba_n_heads": 4}, mamba_d_ssm=32), "bpe"),
+    "granitemoehybrid": (
+        "GraniteMoeHybrid",
+        dict(
+            _MIXED,
+            **_MAMBA,
+            shared_intermediate_size=N_NEURONS,
+            num_local_experts=0,
+            layer_types=["mamba", "attention"] * 2,
+            logits_scaling=2.0,
+        ),
+        "bpe",
+    ),
+    "jamba": (
+        "Jamba",
+        dict(_MIXED, num_experts=1, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False, mamba_d_state=8),
+        "bpe",
+    ),
+    "lfm2": ("Lfm2", dict(_MIXED, layer_types=["conv", "full_attention"] * 2, block_auto_adjust_ff_dim=False), "bpe"),
+    "olmo_hybrid": ("OlmoHybrid", dict(_MIXED, **_LINEAR), "bpe"),
+    "qwen3_5_text": ("Qwen3_5Text", dict(_MIXED, **_LINEAR, head_dim=8), "bpe"),
+    "qwen3_next": (
+        "Qwen3Next",
+        dict(_MIXED, **_LINEAR, head_dim=8, num_experts=0, mlp_only_layers=[0, 1, 2, 3]),
+        "bpe",
+    ),
+    "recurrent_gemma": ("RecurrentGemma", dict(_GROUPED, lru_width=D_MODEL, attention_window_size=8), "bpe"),
+}
+
+# families of models that also read images: (model, config of the part that reads text, config of the other)
+_VISION = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=5, num_attention_heads=2)
+_PATCHES = dict(_VISION, image_size=8, patch_size=4)
+_TOWER = dict(depth=5, hidden_size=16, out_hidden_size=32, num_heads=2, intermediate_size=24)
+_ROTARY = dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2]))
+IMAGES: dict[str, tuple[str, dict, dict]] = {
+    "gemma3": ("Gemma3", dict(_GROUPED, head_dim=8), dict(_PATCHES)),
+    "idefics3": ("Idefics3", dict(_GROUPED, model_type="llama"), dict(_PATCHES)),
+    "internvl": ("InternVL", dict(_GROUPED, model_type="qwen2"), dict(_PATCHES)),
+    "llava": ("Llava", dict(_GROUPED, model_type="llama"), dict(_PATCHES, model_type="clip_vision_model")),
+    "llava_next": ("LlavaNext", dict(_GROUPED, model_type="mistral"), dict(_PATCHES, model_type="clip_vision_model")),
+    "mistral3": ("Mistral3", dict(_GROUPED, model_type="mistral"), dict(_PATCHES, model_type="pixtral")),
+    "qwen2_vl": ("Qwen2VL", dict(_GROUPED, **_ROTARY), dict(depth=5, embed_dim=16, hidden_size=32, num_heads=2)),
+    "qwen2_5_vl": (
+        "Qwen2_5_VL",
+        dict(_GROUPED, **_ROTARY),
+        _TOWER,
+    ),
+    "qwen3_vl": (
+        "Qwen3VL",
+        dict(_GROUPED, **_ROTARY, head_dim=8),
+        dict(
+            depth=5, hidden_size=16, out_hidden_size=32, num_heads=2, intermediate_size=24, deepstack_visual_indexes=[0]
+        ),
+    ),
+}
+
 PROMPT = "The Eiffel Tower is located in the city of"
 TARGET = "P"  # one token in every vocabulary, or the first of several
 SUBJECT = "Eiffel Tower"
@@ -239,7 +308,9 @@ def hf(
         special |= dict(cls_token_id=tok.cls_token_id, sep_token_id=tok.sep_token_id)
     config = getattr(T, f"{stem}Config")(**{"vocab_size": len(tok), **special, **settings, **overrides})
     auto = T.AutoModelForMaskedLM if family in MASKED else T.AutoModelForCausalLM
-    built = auto.from_config(config).eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # vectors stay near what they were
+        built = auto.from_config(config).eval()
     randomize(built, scale, seed)
     return built.to(dtype)
 
@@ -265,7 +336,18 @@ def tiny(family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, se
 
 
 def _row(family: str) -> tuple[str, dict, str]:
-    return FAMILIES.get(family) or BY_STRUCTURE[family]
+    return (FAMILIES | BY_STRUCTURE | HYBRIDS)[family]
+
+
+def with_images(family: str) -> torch.nn.Module:
+    """A random transformers model that also reads images."""
+    stem, text, vision = IMAGES[family]
+    special = dict(bos_token_id=0, eos_token_id=0, pad_token_id=0, vocab_size=len(tokenizer("bpe")))
+    built = T.AutoModelForImageTextToText.from_config(
+        getattr(T, f"{stem}Config")(text_config={**text, **special}, vision_config=vision)
+    ).eval()
+    randomize(built)
+    return built
 
 
 def _or(a, b):

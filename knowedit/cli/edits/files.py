@@ -48,7 +48,7 @@ def generate(
         if model.masked:
             raise InputError(f"{model.name} is a masked model, which generates no text; see knowedit diff")
         ids = model.encode(prompt, chat=chat).ids
-        limit = getattr(model.hf.config, "max_position_embeddings", None)
+        limit = getattr(model.config, "max_position_embeddings", None)
         if limit and len(ids) + tokens > limit:
             raise InputError(
                 f"the prompt has {len(ids)} tokens, and {tokens} more exceed the {limit} of {model.name}; take fewer"

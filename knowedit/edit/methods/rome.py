@@ -125,7 +125,7 @@ def rome_config(model: Model) -> RomeConfig:
 
     Raises `InputError` for a model that no table knows: its layer is to be chosen (`best_layer`, or `--layer auto`).
     """
-    name = _SIZES.get((model.hf.config.model_type, model.n_layers, model.d_model))
+    name = _SIZES.get((model.config.model_type, model.n_layers, model.d_model))
     if name == "smollm2-135m":
         return SMOLLM2
     if name is None:

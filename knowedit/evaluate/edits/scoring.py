@@ -114,7 +114,7 @@ def _sequences(model: Model, queries: list[list[Query]], owners: list[int]) -> l
 def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: int, found: dict) -> None:
     """Put (log p, rank) of every read into `found`."""
     longest = max((len(sequence.ids) for some in sequences for sequence in some), default=0)
-    limit = getattr(model.hf.config, "max_position_embeddings", None) or math.inf
+    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
     if longest > limit:
         raise InputError(f"a prompt with its target is {longest} tokens long, {model.name} takes {limit}; shorten it")
     as_trees = _takes_trees(model, longest)
@@ -124,7 +124,7 @@ def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: 
 
 
 def _takes_trees(model: Model, longest: int) -> bool:
-    config = model.hf.config
+    config = model.config
     window = getattr(config, "sliding_window", None)
     return (
         not model.masked

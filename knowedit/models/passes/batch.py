@@ -3,7 +3,7 @@
 The rows of a `Batch` are what the edit of one or many facts is optimised on. All rows start to change at one token
 each (their lookup positions), so they are aligned there: prefixes are padded on the left and run once, their keys and
 values kept; suffixes are padded on the right. Positions are the true ones and padding is masked, so every row gives
-what it gives alone. A masked model has no prefix: its rows are whole sequences.
+what it gives alone. A model that is not `cached` has no prefix: its rows are whole sequences.
 
     column      0 1 2 | 3 4 5 6
     row 0       · · · | a b c d        lookup token a, at the start of the prompt
@@ -106,7 +106,7 @@ def record_batch(
     `columns`: of prefix and of suffix, at least. Where these are more than any row needs, what a row gives is the same
     to the bit whatever the others are, as far as the device's kernels allow.
     """
-    if model.masked:
+    if not model.cached:
         tokens, seen = padded(rows, columns=columns[1])
         whole = _Suffix(tokens, seen, torch.arange(tokens.shape[1]).expand_as(tokens), 0, None)
         return _run(model, whole, torch.tensor(starts), torch.zeros(len(rows), dtype=torch.long))
@@ -150,6 +150,6 @@ def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Bat
 def _arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:
     """The mask where anything is padding, and true positions where the model takes them (others follow the mask)."""
     arguments = {"attention_mask": None if mask.all() else mask.to(model.device)}
-    if "position_ids" in inspect.signature(model.hf.base_model.forward).parameters:
+    if "position_ids" in inspect.signature(model.text.forward).parameters:
         arguments["position_ids"] = positions.clamp(min=0).to(model.device)
     return arguments

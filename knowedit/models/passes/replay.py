@@ -7,7 +7,8 @@ suffix as wanted. With a single changed position at the end of a prompt a row is
 
 This is generic over architectures: a block is called with the very arguments that it got in the clean run; those
 that grow with the batch (found by the probe) are repeated, and an object with the cache's `update` stands in for
-the cache. A masked model has no prefix: its rows are whole sequences.
+the cache. A model that is not `cached` (a masked one, one with recurrent blocks) has no prefix: its rows are whole
+sequences.
 """
 
 from __future__ import annotations
@@ -75,10 +76,11 @@ class Recording:
 def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     """Run `ids` once and keep what is needed to run the suffix from token `start` on again.
 
-    For a masked model `start` is taken as 0: every token sees every other.
+    Where the model is not `cached`, `start` is taken as 0: in a masked model every token sees every other, and what
+    recurrent blocks keep of a prefix cannot be set again.
     """
     ids = tuple(ids)
-    start = 0 if model.masked else start
+    start = start if model.cached else 0
     tokens = torch.tensor([ids], device=model.device)
     cache = None
     if start:
@@ -119,7 +121,7 @@ def capture(
         if model.masked:
             model.run(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
         else:
-            model.run(tokens, past_key_values=cache, use_cache=True, attention_mask=mask, **more)
+            model.run(tokens, past_key_values=cache, use_cache=model.cached, attention_mask=mask, **more)
     inputs = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
     return calls, inputs, neurons, outputs[-1]
 

@@ -209,7 +209,7 @@ def _run(model: Model, row: Row, cuts: Sequence[Cut]) -> tuple[float, np.ndarray
     by_start: dict[int, list[int]] = {reads[0]: []}
     for i, cut in enumerate(cuts):
         if cut.layers:
-            by_start.setdefault(0 if model.masked else min(cut.start, reads[0]), []).append(i)
+            by_start.setdefault(min(cut.start, reads[0]) if model.cached else 0, []).append(i)
     clean, after = None, np.zeros(len(cuts))
     for start, chosen in by_start.items():
         recording = record(model, row.ids, start)

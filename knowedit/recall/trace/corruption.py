@@ -66,12 +66,12 @@ class Corruption:
     @property
     def first(self) -> int:
         """The first token in which corrupted and clean prompts can differ."""
-        return 0 if self.model.masked else self.start
+        return self.start if self.model.cached else 0
 
     def recording(self, token: int, end: int | None = None) -> Recording:
         """Something to run the corrupted prompt's tokens from `token` up to `end` again with, `draws` rows in turn.
 
-        A masked model's is of all tokens, whatever `token` is.
+        Where the model is not `cached`, it begins at the first token, whatever `token` is.
         """
         recording = record(self.model, self.ids if self.model.masked else self.ids[:end], token)
         return replace(recording, prefix=self._prefix(recording.start))
@@ -96,9 +96,10 @@ class Corruption:
 @torch.no_grad()
 def run(model: Model, tokens: Tensor, inputs: bool = False) -> Run:
     """Run `tokens` (rows, length); with `inputs` keep what goes into the sublayers' projections as well."""
-    kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {kind: ([], []) for kind in SUBLAYERS}
+    kinds = SUBLAYERS if model.attends else ("mlp",)
+    kept: dict[str, tuple[list[Tensor], list[Tensor]]] = {kind: ([], []) for kind in kinds}
     hooks = []
-    for kind in SUBLAYERS:
+    for kind in kinds:
         for layer in range(model.n_layers):
             module = sublayer(model, kind, layer)
             hooks.append(on_output(module, _keeper(kept[kind][0], tokens.shape)))

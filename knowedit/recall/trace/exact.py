@@ -258,6 +258,8 @@ def _query(
 ) -> Query:
     if subject is None:
         raise InputError("tracing corrupts the subject: name it with --subject (or subject=)")
+    if "attention" in (*config.kinds, *config.severed):
+        model.check_attention()
     query = model.query(prompt, target, subject, chat=config.chat, separator=separator)
     if prompt.strip() == subject.strip():
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")

@@ -164,6 +164,8 @@ def _checked(model: Model, site: Site, length: int) -> Site:
         kind = getattr(site, "kind", site)
         raise InputError(f"site {kind!r} is unknown{did_you_mean(str(kind), SITES)}; there are {', '.join(SITES)}")
     model.check_layer(site.layer)
+    if site.kind in ("attention", "head"):
+        model.check_attention()
     if site.position is not None and (not isinstance(site.position, int) or not -length <= site.position < length):
         raise InputError(f"position {site.position!r} of a site is not one of the prompts' {length} token indices")
     if (site.index is None) == (site.kind in ("head", "neuron")):
