@@ -23,11 +23,6 @@ from contextlib import contextmanager
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-)
 from transformers.activations import ACT2FN
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.pytorch_utils import Conv1D
@@ -36,6 +31,7 @@ from ..errors import InputError, LayoutError, ModelError
 from ..facts import Fact
 from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
+from .checks import is_masked
 from .layouts import REMEDY, Layout, heads_path
 
 _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
@@ -49,7 +45,7 @@ class Model:
         self.tokenizer = tokenizer
         self.layout = layout
         self.name = name
-        self.masked = _is_masked(hf)
+        self.masked = is_masked(hf)
         if not isinstance(self.blocks, nn.ModuleList) or not len(self.blocks):
             found = type(self.blocks).__name__
             raise LayoutError(f"{layout.blocks!r} is a {found}, expected a list of blocks; {REMEDY}")
@@ -272,20 +268,6 @@ def _weight(module: nn.Module) -> Tensor:
     with align_module_device(module):
         weight = module.weight.T if isinstance(module, Conv1D) else module.weight
         return weight.clone() if hasattr(module, "_hf_hook") else weight
-
-
-def _is_masked(hf: nn.Module) -> bool:
-    # looked up by config: to list the mappings' values would import every model of transformers
-    masked = MODEL_FOR_MASKED_LM_MAPPING.get(type(hf.config), None) is type(hf)
-    causal = type(hf) in (
-        mapping.get(type(hf.config), None)
-        for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
-    )
-    if not masked and not causal and not type(hf).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
-        raise ModelError(
-            f"{type(hf).__name__} is neither a causal nor a masked language model; load it with its language-model head"
-        )
-    return masked or type(hf).__name__.endswith("ForMaskedLM")
 
 
 def _has(root: nn.Module, path: str) -> bool:

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
-from transformers import PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelError
@@ -65,6 +70,21 @@ def transformers_model(hf) -> PreTrainedModel:
                 f"the weights of {path} of {type(hf).__name__} have no values (meta); load it with from_pretrained"
             )
     return hf
+
+
+def is_masked(hf: PreTrainedModel) -> bool:
+    """A masked language model, not a causal one. Raises `ModelError` for one that is neither."""
+    # looked up by config: to list the mappings' values would import every model of transformers
+    masked = MODEL_FOR_MASKED_LM_MAPPING.get(type(hf.config), None) is type(hf)
+    causal = type(hf) in (
+        mapping.get(type(hf.config), None)
+        for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    )
+    if not masked and not causal and not type(hf).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForMaskedLM")):
+        raise ModelError(
+            f"{type(hf).__name__} is neither a causal nor a masked language model; load it with its language-model head"
+        )
+    return masked or type(hf).__name__.endswith("ForMaskedLM")
 
 
 def check_complete(found: dict, name: str) -> None:
