@@ -33,7 +33,7 @@ def first_token(model):
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_neurons_are_attributed_as_by_the_plain_loop(family):
     model, query = tiny(family), first_token(tiny(family))
-    found = attribute(model, query, config=AttributionConfig(nodes=6))
+    found = attribute(model, query, config=AttributionConfig(nodes=6, quadrature="gauss-legendre"))
     step = query.prompt
     plain = integrated_gradients(
         model, step.ids, step.read, query.target_ids[0], quadrature="gauss-legendre", nodes=6, batch=4

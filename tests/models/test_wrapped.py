@@ -28,7 +28,7 @@ def test_the_part_that_reads_text_is_attributed_as_by_the_plain_loop(family):
     assert (model.n_layers, model.cached) == (N_LAYERS, True)  # the part that reads images has more blocks
     query = model.query("The Eiffel Tower is in", TARGET, SUBJECT)
     query = Query(query.steps[:1], query.target_ids[:1])
-    found, step = attribute(model, query, config=AttributionConfig(nodes=6)), query.prompt
+    found, step = attribute(model, query, config=AttributionConfig(nodes=6, quadrature="gauss-legendre")), query.prompt
     plain = integrated_gradients(
         model, step.ids, step.read, query.target_ids[0], quadrature="gauss-legendre", nodes=6, batch=4
     )
@@ -102,7 +102,7 @@ def test_neurons_of_a_peft_model_are_attributed_as_by_the_plain_loop():
     model = wrap(adapted(), tokenizer("bpe-bos"))
     query = model.query(PROMPT, TARGET, SUBJECT)
     query = Query(query.steps[:1], query.target_ids[:1])
-    found, step = attribute(model, query, config=AttributionConfig(nodes=6)), query.prompt
+    found, step = attribute(model, query, config=AttributionConfig(nodes=6, quadrature="gauss-legendre")), query.prompt
     plain = integrated_gradients(
         model, step.ids, step.read, query.target_ids[0], quadrature="gauss-legendre", nodes=6, batch=4
     )

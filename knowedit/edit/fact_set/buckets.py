@@ -60,12 +60,14 @@ def _shape(request: Request) -> Shape:
     """The shape of a request's bucket. There is always a column of padding, so a mask, in every bucket."""
     *prompts, essence = request.rows
     suffix = max(len(row.ids) - row.lookup for row in prompts)
-    whole = max(len(row.ids) for row in prompts)  # of a masked model, whose rows have no prefix
-    masked = request.per_prompt > 1 or len(essence.ids) > essence.lookup + 1
+    whole = max(len(row.ids) for row in prompts)
     reads = _up(max(len(row.reads) for row in prompts), READS) * len(prompts)
     return Shape(
-        prompts=(_up(max(row.lookup for row in prompts) + 1, PREFIX), _up(whole + 1 if masked else suffix, SUFFIX)),
-        essences=(_up(essence.lookup + 1, PREFIX), _up(len(essence.ids) + 1, SUFFIX) if masked else 1),
+        prompts=(
+            _up(max(row.lookup for row in prompts) + 1, PREFIX),
+            _up(suffix if request.cached else whole + 1, SUFFIX),
+        ),
+        essences=(_up(essence.lookup + 1, PREFIX), 1 if request.cached else _up(len(essence.ids) + 1, SUFFIX)),
         reads=SIZE * (reads + 1),
     )
 
