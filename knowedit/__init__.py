@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from .edit.export import to_checkpoint as to_checkpoint, to_peft as to_peft
     from .edit.fact_set.config import FactSetConfig as FactSetConfig
     from .edit.fact_set.fact_set import FactSet as FactSet
+    from .edit.guard import GuardError as GuardError
     from .edit.methods.best_layer import best_layer as best_layer
     from .edit.methods.fine_tune import fine_tune as fine_tune
     from .edit.methods.knowledge_neurons import knowledge_neurons as knowledge_neurons
     from .edit.methods.rome import RomeConfig as RomeConfig, rome as rome, rome_many as rome_many
-    from .edit.preflight import GuardError as GuardError, preflight as preflight
+    from .edit.preflight import preflight as preflight
     from .errors import (
         DataError as DataError,
         InputError as InputError,

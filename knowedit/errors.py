@@ -1,7 +1,7 @@
 """The errors of knowedit: one hierarchy, one sentence each.
 
 A message says what was found, what was expected and what to do. The command line prints it on one line and
-exits with status 2; everything else is a bug and keeps its traceback.
+exits with its `status`; everything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from difflib import get_close_matches
 
 
 class KnoweditError(Exception):
-    """Base of every error that knowedit raises on purpose."""
+    """Base of every error that knowedit raises on purpose.
+
+    - `status`: what the command line exits with: 2 for what was given, 3 for a result that was refused.
+    """
+
+    status = 2
 
 
 class InputError(KnoweditError):

@@ -1,7 +1,7 @@
 """The command line: thin, on top of everything. `knowedit --help` imports nothing heavy.
 
 Each command imports what it needs when it runs. Bad input, ours or an option's, ends in one line on stderr and exit
-status 2; anything else is a bug and shows its traceback.
+status 2, an edit that its guard refuses in status 3; anything else is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         with warnings_as_notes():
             status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False) or 0
     except KnoweditError as error:
-        _fail(str(error))
+        _fail(str(error), error.status)
     except (KeyboardInterrupt, typer.Abort):
         status = _INTERRUPTED
     except BrokenPipeError:
@@ -93,6 +93,6 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 2) -> None:
     typer.echo(f"error: {inert(' '.join(message.split()))}", err=True)
-    sys.exit(2)
+    sys.exit(status)

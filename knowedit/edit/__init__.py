@@ -8,7 +8,8 @@ storage, export   safetensors folders; PEFT adapters and checkpoints
 covariance        C, the second moment of a layer's keys
 preserved_keys    keys of other subjects that an edit is to leave alone
 rewrite_quality   what an edit does to its fact, paraphrases and neighbours
-preflight         what an edit would do, before and after it is applied, and guards against it
+preflight         what an edit would do, before and after it is applied
+guard             which edits are refused: those that do damage, and those that do not take
 """
 
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .apply import Handle as Handle
     from .covariance import Covariance as Covariance
     from .delta import Dense as Dense, LowRank as LowRank
+    from .guard import Guard as Guard, check as check
     from .methods.fine_tune import FineTuneConfig as FineTuneConfig, fine_tune_many as fine_tune_many
     from .methods.knowledge_neurons import (
         EraseConfig as EraseConfig,
@@ -26,6 +28,6 @@ if TYPE_CHECKING:
         erase as erase,
     )
     from .methods.rome import rome_config as rome_config
-    from .preflight import Guard as Guard, check as check, outcome as outcome, perplexity as perplexity
+    from .preflight import outcome as outcome, perplexity as perplexity
 else:
     __getattr__, __dir__, __all__ = exports(__name__, __file__)

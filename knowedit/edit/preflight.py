@@ -1,4 +1,4 @@
-"""What an edit may do wrong, before it is applied (`preflight`) and after (`outcome`), and where to stop (`Guard`).
+"""What an edit may do wrong, before it is applied (`preflight`), and what it did (`outcome`).
 
 An edit of key k* with value δ changes the output at another key k by ΔW k; its *leak* there is ‖ΔW k‖ / ‖ΔW k*‖: 0
 where k is left alone, 1 where it is changed as much as k*. Silent failures show in the figures: a subject that is the
@@ -15,7 +15,7 @@ from importlib import resources
 import torch
 from torch import Tensor
 
-from ..errors import InputError, KnoweditError
+from ..errors import InputError
 from ..facts import Fact
 from ..locate.rankings import rank
 from ..models.adapter import Model
@@ -31,30 +31,8 @@ from .rewrite_quality import RewriteQuality, rewrite_quality
 
 NEAREST = 5  # subjects
 STRONGEST = 5  # neurons of the old answer
+LARGE = 1.0  # ‖ΔW‖ / ‖W‖ beyond what sound edits do
 _ROW = 128  # tokens of the text that perplexity is measured on, at once, where the model has as many positions
-
-
-class GuardError(KnoweditError):
-    """An edit that a guard does not let through."""
-
-
-@dataclass(frozen=True)
-class Guard:
-    """The most that an edit may do; chosen on development facts, well outside of what sound edits do.
-
-    - `relative_norm`: ‖ΔW‖ / ‖W‖; `leak`: at the key of another known subject.
-    - `perplexity`: relative rise on a plain text; `neighbours`: share of neighbours that turn to the new target.
-    """
-
-    relative_norm: float = 1.0
-    leak: float = 0.9
-    perplexity: float = 0.02
-    neighbours: float = 0.5
-
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if not isinstance(value, int | float) or not value > 0:
-                raise InputError(f"the guard's {name} is {value!r}, expected a number above 0")
 
 
 @dataclass(frozen=True)
@@ -155,6 +133,18 @@ class Outcome:
         return self.perplexity_after / self.perplexity_before - 1 if self.perplexity_before else 0.0
 
     @property
+    def efficacy(self) -> float:
+        """The share of facts whose new answer is, token by token, the model's first choice after."""
+        return sum(fact.after.prompt.says_new for fact in self.facts) / len(self.facts)
+
+    @property
+    def paraphrases_won(self) -> float:
+        """The share of paraphrases that prefer the new answer after, and give it more than before; 1 of none."""
+        pairs = [pair for f in self.facts for pair in zip(f.before.paraphrases, f.after.paraphrases, strict=True)]
+        won = sum(after.prefers_new and after.p_new > before.p_new for before, after in pairs)
+        return won / len(pairs) if pairs else 1.0
+
+    @property
     def neighbours_lost(self) -> float:
         """The share of neighbours that preferred their own answer before and the new target after."""
         pairs = [pair for f in self.facts for pair in zip(f.before.neighbours, f.after.neighbours, strict=True)]
@@ -180,7 +170,7 @@ def preflight(
     if preserved is None or preserved.layer != layer:
         preserved = preserved_keys(model, layer, facts)
     checks = _key_checks(model, layer, edit, delta, preserved)
-    return Preflight(max(norms), checks, tuple(_warnings(edit, layer, max(norms), checks, Guard())))
+    return Preflight(max(norms), checks, tuple(_warnings(edit, layer, max(norms), checks)))
 
 
 def outcome(model: Model, edit: Edit, *, lens: bool = False, text: str | None = None) -> Outcome:
@@ -195,32 +185,6 @@ def outcome(model: Model, edit: Edit, *, lens: bool = False, text: str | None = 
         after = _state(model, edit.facts, lens, text)
     facts = zip(before.facts, after.facts, strict=True)
     return Outcome(tuple(_fact_outcome(model, *pair) for pair in facts), before.perplexity, after.perplexity)
-
-
-def check(before: Preflight, after: Outcome | None, guard: Guard) -> None:
-    """Raise `GuardError`, in one line, for an edit that does more than `guard` lets it."""
-    if before.relative_norm > guard.relative_norm:
-        raise GuardError(
-            f"the edit changes its weight by {before.relative_norm:.2f} of its norm, the guard allows "
-            f"{guard.relative_norm:g}; try another layer, more contexts or a longer prompt"
-        )
-    if (near := before.worst) is not None and near.leak > guard.leak:
-        raise GuardError(
-            f"the edit would move {near.subject!r} {near.leak:.0%} as much as its own subject, the guard allows "
-            f"{guard.leak:.0%}; name the subject more fully, or put words before it"
-        )
-    if after is None:
-        return
-    if after.perplexity_change > guard.perplexity:
-        raise GuardError(
-            f"perplexity on a plain text rises by {after.perplexity_change:.1%}, the guard allows "
-            f"{guard.perplexity:.1%}; try another layer or prompt"
-        )
-    if after.neighbours_lost > guard.neighbours:
-        raise GuardError(
-            f"{after.neighbours_lost:.0%} of the neighbours turn to the new target, the guard allows "
-            f"{guard.neighbours:.0%}; try another layer or prompt"
-        )
 
 
 @torch.no_grad()
@@ -285,7 +249,7 @@ def _nearest(subjects: Sequence[str], leaks: Tensor, cosines: Tensor) -> tuple[N
     return tuple(nearest.values())
 
 
-def _warnings(edit: Edit, layer: int, norm: float, checks: Sequence[KeyCheck], guard: Guard) -> Iterator[str]:
+def _warnings(edit: Edit, layer: int, norm: float, checks: Sequence[KeyCheck]) -> Iterator[str]:
     several = len(checks) > 1
     for fact, key in zip(edit.facts, checks, strict=True):
         what = f"{fact.subject!r}" if several else "the subject"
@@ -294,7 +258,7 @@ def _warnings(edit: Edit, layer: int, norm: float, checks: Sequence[KeyCheck], g
                 f"{what} is the prompt's first token: its key resembles that of every other first token, so such edits "
                 "are less specific; edit a prompt that has words before it" + (", or in layer 0" if layer else "")
             )
-    if norm > guard.relative_norm:
+    if norm > LARGE:
         yield f"the weight changes by {norm:.2f} of its norm; sound edits change it by a few tenths"
     for fact, key in zip(edit.facts, checks, strict=True):
         if key.nearest and key.nearest[0].leak > 0.5:

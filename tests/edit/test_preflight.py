@@ -11,9 +11,10 @@ from support.trained import facts, trained
 from knowedit.edit.covariance import Covariance
 from knowedit.edit.delta import LowRank
 from knowedit.edit.edit import make_edit
+from knowedit.edit.guard import Guard, GuardError, check, did_not_take
 from knowedit.edit.methods.rome import RomeConfig, rome
 from knowedit.edit.methods.v_star import VStarSearch
-from knowedit.edit.preflight import Guard, GuardError, check, outcome, perplexity, preflight
+from knowedit.edit.preflight import outcome, perplexity, preflight
 from knowedit.errors import InputError
 from knowedit.facts import Neighbour
 from knowedit.models.passes.replay import record
@@ -128,7 +129,7 @@ def test_an_edit_without_facts_cannot_be_asked(edited):
 def test_the_guard_stops_what_is_past_it(edited):
     model, edit = edited
     before, after = preflight(model, edit, facts=HOMES), outcome(model, edit, text=TEXT)
-    loose = Guard(relative_norm=1e6, leak=1e6, perplexity=1e6, neighbours=2.0)
+    loose = Guard(relative_norm=1e6, leak=1e6, perplexity=1e6, neighbours=2.0, efficacy=0, paraphrases=0)
     check(before, after, loose)
     with pytest.raises(GuardError, match="of its norm"):
         check(before, after, replace(loose, relative_norm=before.relative_norm / 2))
@@ -139,6 +140,44 @@ def test_the_guard_stops_what_is_past_it(edited):
         check(before, worse, replace(loose, perplexity=0.1))
     with pytest.raises(InputError, match="above 0"):
         Guard(leak=0)
+    with pytest.raises(InputError, match="the guard's efficacy is 2, expected a share from 0 to 1"):
+        Guard(efficacy=2)
+
+
+def changed(result, where, **values):
+    """An outcome with the state after of its first fact's prompt or paraphrases changed."""
+    first = result.facts[0]
+    pairs = getattr(first.after, where)
+    new = tuple(replace(p, **values) for p in pairs) if isinstance(pairs, tuple) else replace(pairs, **values)
+    return replace(result, facts=(replace(first, after=replace(first.after, **{where: new})), *result.facts[1:]))
+
+
+def test_an_edit_that_did_not_take_is_not_let_through(edited):
+    model, edit = edited
+    before, after = preflight(model, edit, facts=HOMES), outcome(model, edit, text=TEXT)
+    loose = Guard(relative_norm=1e6, leak=1e6, perplexity=1e6, neighbours=2.0)
+    took = changed(changed(after, "prompt", says_new=True), "paraphrases", p_true=0.0, p_new=1.0)
+    assert took.efficacy == took.paraphrases_won == 1 and did_not_take(took) is None
+    check(before, took, loose)
+    missed = changed(took, "prompt", says_new=False, p_new=0.01, top=(("Aldor", 0.9),))
+    assert missed.efficacy == 0
+    words = r"did not take: after .* the model says 'Aldor' \(p = 0.900\); the new answer has 0.010"
+    with pytest.raises(GuardError, match=words):
+        check(before, missed, loose)
+    check(before, missed, replace(loose, efficacy=0))
+
+
+def test_paraphrases_that_preferred_the_new_answer_before_and_gain_nothing_are_not_won(edited):
+    model, edit = edited
+    result = outcome(model, edit, text=TEXT)
+    assert result.facts[0].after.paraphrases
+    unmoved = changed(changed(result, "prompt", says_new=True), "paraphrases", p_true=0.0, p_new=0.0)
+    assert unmoved.paraphrases_won == 0
+    before = preflight(model, edit, facts=HOMES)
+    loose = Guard(relative_norm=1e6, leak=1e6, perplexity=1e6, neighbours=2.0)
+    with pytest.raises(GuardError, match="wins 0% of the paraphrases, the guard asks for 50%"):
+        check(before, unmoved, loose)
+    check(before, unmoved, replace(loose, paraphrases=0))
 
 
 def test_perplexity_is_that_of_the_model_itself():

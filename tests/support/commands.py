@@ -5,11 +5,11 @@ LIMIT = 600
 HOSTILE = "[/red] \x1b[31mZarn\x1b[0m $x_{ $ [bold]lives[/bold] \u202e in"
 
 
-def fails(result, *words):
-    """Status 2, nothing on stdout, one line on stderr that holds `words` and no traceback."""
-    status, out, err = result
+def fails(result, *words, status=2):
+    """The status, nothing on stdout, one line on stderr that holds `words` and no traceback."""
+    code, out, err = result
     last = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert status == 2
+    assert code == status
     assert out == ""
     assert len(last) == 1 and err.rstrip().endswith(last[0])
     assert "Traceback" not in err

@@ -58,7 +58,9 @@ def edit(
         Texts, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as lr=0.2. Repeat it.")
     ] = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
-    guard: Annotated[bool, typer.Option("--guard", help="Refuse an edit that does damage; nothing is saved.")] = False,
+    guard: Annotated[
+        bool, typer.Option("--guard", help="Refuse an edit that does damage or does not take: none saved, status 3.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="A new folder for the edit.")] = None,
     lens: Annotated[
         bool, typer.Option("--lens", help="Also whether the old answer survives: by layer, and its neurons.")
@@ -239,7 +241,8 @@ def _make(model, fact, method: str, layer: str | None, settings: dict, seconds: 
 
 def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict) -> dict:
     """What is seen before and after the edit, as the report has it; raises `GuardError` with `guard`."""
-    from ...edit.preflight import Guard, check, outcome, preflight
+    from ...edit.guard import Guard, check, did_not_take
+    from ...edit.preflight import outcome, preflight
 
     clock = Clock()
     before = preflight(model, change, preserved=preserved)
@@ -250,6 +253,7 @@ def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict) -
         check(before, after, Guard())
     seconds["check"] = clock.lap()
     return {
+        "did_not_take": did_not_take(after),
         **asdict(after.facts[0]),
         "perplexity": {"before": after.perplexity_before, "after": after.perplexity_after},
         "preflight": before.fact_dict(),

@@ -7,6 +7,8 @@ from ..shared.output import line, table
 
 def show(report: dict) -> None:
     fact, before, after = report["fact"], report["before"], report["after"]
+    if report["did_not_take"]:
+        line(f"The edit did not take: {report['did_not_take']}.")
     layers = report["layers"]
     where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {report['model']}"
     line(f"{before['prompt']['prompt']}: {fact['target']} → {fact['target_new']}   ({report['method']}, {where})")

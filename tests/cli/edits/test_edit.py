@@ -138,14 +138,38 @@ def test_other_methods(run, tmp_path, method):
 
 
 def test_the_guard_saves_nothing(run, tmp_path, monkeypatch):
-    import knowedit.edit.preflight as check
+    import knowedit.edit.guard as check
 
     strict = check.Guard(relative_norm=1e-9)
     monkeypatch.setattr(check, "Guard", lambda: strict)
     out = tmp_path / "edit"
-    fails(run(*ROME, "--guard", "--out", str(out)))
+    fails(run(*ROME, "--guard", "--out", str(out)), status=3)
     assert not out.exists()
     monkeypatch.undo()
+
+
+LEARNS_NOTHING = ("--method", "fine_tune", "--set", "steps=1", "--set", "lr=0.0000001", "--layer", "1")
+
+
+def test_an_edit_that_did_not_take_opens_with_that(run, tmp_path):
+    status, out, err = run(*EDIT, *LEARNS_NOTHING, "--out", str(tmp_path / "edit"))
+    assert status == 0, err
+    assert out.startswith("The edit did not take: after 'Zarn lives in' the model says 'Aldor'")
+    report = json.loads(run(*EDIT, *LEARNS_NOTHING, "--json")[1])
+    assert report["did_not_take"].startswith("after 'Zarn lives in' the model says")
+
+
+def test_the_guard_refuses_an_edit_that_did_not_take(run, tmp_path):
+    out = tmp_path / "edit"
+    fails(run(*EDIT, *LEARNS_NOTHING, "--guard", "--out", str(out)), "did not take", status=3)
+    assert not out.exists()
+
+
+def test_an_edit_that_took_does_not_say_otherwise(run):
+    learnt = ("--method", "fine_tune", "--layer", "1", "--set", "norm_constraint=null", "--set", "lr=0.05")
+    status, out, err = run(*EDIT, *learnt)
+    assert status == 0, err
+    assert "did not take" not in out and out.startswith("Zarn lives in: Aldor → Bexum")
 
 
 def test_layer_auto_takes_the_best_layer(run, monkeypatch):
