@@ -45,13 +45,13 @@ def overridden(settings: T, values: Mapping[str, Any], what: str = "setting") ->
 
 def parse_settings(pairs: Sequence[str]) -> dict:
     """`["search.lr=0.5", "key=mean"]` as nested settings; values as YAML reads them."""
-    found: dict = {}
+    settings: dict = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not all(part.strip() for part in name.split(".")):
             raise InputError(f"the setting is {pair!r}, expected NAME=VALUE, such as search.lr=0.5")
         *path, last = (part.strip() for part in name.split("."))
-        inner = found
+        inner = settings
         for part in path:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
@@ -60,13 +60,13 @@ def parse_settings(pairs: Sequence[str]) -> dict:
             inner[last] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise InputError(f"the value of the setting {pair!r} cannot be read; put text into quotes") from None
-    return found
+    return settings
 
 
-def merged(one: Mapping, other: Mapping) -> dict:
+def merged(first: Mapping, second: Mapping) -> dict:
     """`one` with `other` over it, mappings inside them likewise."""
-    found = dict(one)
-    for name, value in other.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(name), Mapping)
-        found[name] = merged(found[name], value) if both else value
-    return found
+    result = dict(first)
+    for name, value in second.items():
+        mappings = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+        result[name] = merged(result[name], value) if mappings else value
+    return result

@@ -78,8 +78,8 @@ class Covariance:
 
     def plus(self, keys: Tensor, weight: float) -> Covariance:
         """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says."""
-        more = keys.double().T @ keys.double() * (weight / len(keys))
-        return Covariance(self.layer, (self.C.double() + more).float(), self.tokens, self.source)
+        added = keys.double().T @ keys.double() * (weight / len(keys))
+        return Covariance(self.layer, (self.C.double() + added).float(), self.tokens, self.source)
 
     def conditioning(self, shrinkage: float | None = None) -> dict:
         """How well C is known and can be solved, as JSON values; one eigenvalue problem in float64.
@@ -164,21 +164,21 @@ def covariance(
             "source": text.identity(model),
         }
         kept = TensorCache(cache_root() / "covariance" if cache is None else Path(cache))
-        found = _cached(kept, request, layers, model)
-        if missing := [layer for layer in layers if layer not in found]:
+        covariances = _cached(kept, request, layers, model)
+        if missing := [layer for layer in layers if layer not in covariances]:
             run = key_of({**request, "layers": missing})
             with kept.locked(run):
-                found |= _cached(kept, request, missing, model)  # of another process, while this one waited
-                missing = [layer for layer in missing if layer not in found]
+                covariances |= _cached(kept, request, missing, model)  # of another process, while this one waited
+                missing = [layer for layer in missing if layer not in covariances]
                 if missing:
-                    found |= _computed(model, missing, text, request, kept, run, progress)
-    counted = min(C.tokens for C in found.values())
+                    covariances |= _computed(model, missing, text, request, kept, run, progress)
+    counted = min(C.tokens for C in covariances.values())
     if tokens is not None and counted < tokens:
         raise InputError(
             f"the text holds {counted} tokens, {tokens} are wanted; give a longer text or tokens={counted}"
         )
     _check_enough(model, counted, few)
-    return {layer: found[layer] for layer in layers}
+    return {layer: covariances[layer] for layer in layers}
 
 
 def _check_enough(model: Model, tokens: int, few: bool) -> None:
@@ -191,13 +191,13 @@ def _check_enough(model: Model, tokens: int, few: bool) -> None:
 
 
 def _cached(kept: TensorCache, request: dict, layers: Sequence[int], model: Model) -> dict[int, Covariance]:
-    found = {}
+    covariances = {}
     for layer in layers:
         key = key_of({**request, "layer": layer})
         if read := kept.read(key, {"C": (model.n_neurons, model.n_neurons)}):
             record, tensors = read
-            found[layer] = Covariance(layer, tensors["C"], record["tokens"], record["source"])
-    return found
+            covariances[layer] = Covariance(layer, tensors["C"], record["tokens"], record["source"])
+    return covariances
 
 
 def _computed(
@@ -222,15 +222,15 @@ def _computed(
             last = time.monotonic()
     if not done:
         raise InputError("the text holds no tokens; give a text that is not empty")
-    found = {}
+    covariances = {}
     for layer in layers:
         C = sums.pop(layer)
         C = ((C + C.T) / (2 * done)).cpu()  # a product kᵀk is symmetric only up to rounding
-        found[layer] = Covariance(layer, C, done, request["source"])
+        covariances[layer] = Covariance(layer, C, done, request["source"])
         record = {"layer": layer, "tokens": done, "source": request["source"]}
         kept.write(key_of({**request, "layer": layer}), record, {"C": C})
     kept.remove(run)
-    return found
+    return covariances
 
 
 def _kept_sums(model: Model, layers: Sequence[int], kept: TensorCache, run: str) -> tuple[dict[int, Tensor], int]:

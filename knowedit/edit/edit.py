@@ -154,16 +154,16 @@ def check_request(fact: Fact) -> str:
 
     Raises `InputError` where that is missing, empty or what the fact already says.
     """
-    wanted = fact.target_new
-    if wanted is None:
+    target_new = fact.target_new
+    if target_new is None:
         raise InputError(
             f"the fact {fact.id or fact.subject!r} has no target_new; name what the model is to say instead"
         )
-    if not isinstance(wanted, str) or not wanted.strip():
-        raise InputError(f"target_new is {wanted!r}, expected the text that is to follow the prompt")
-    if wanted.strip() == fact.target.strip():
-        raise InputError(f"target_new is {wanted!r}, the fact's own target; name what the model is to say instead")
-    return wanted
+    if not isinstance(target_new, str) or not target_new.strip():
+        raise InputError(f"target_new is {target_new!r}, expected the text that is to follow the prompt")
+    if target_new.strip() == fact.target.strip():
+        raise InputError(f"target_new is {target_new!r}, the fact's own target; name what the model is to say instead")
+    return target_new
 
 
 def make_edit(

@@ -46,27 +46,27 @@ class PreservedKeys:
         if (id(C), weight) not in self._joined:
             self._joined[id(C), weight] = C, C.plus(self.keys, weight)
         A = self._joined[id(C), weight][1]
-        own = self.keys[self.about(fact)].T * (weight / len(self.keys)) ** 0.5  # (n_neurons, r): taken out again
-        found = A.solve(torch.cat([k[:, None], own], 1), shrinkage)
-        q, spread = found[:, 0], found[:, 1:]
-        inner = torch.eye(own.shape[1], dtype=torch.float64) - own.T @ spread  # Woodbury, for a downdate
-        return q + spread @ torch.linalg.solve(inner, own.T @ q)
+        own_keys = self.keys[self.about(fact)].T * (weight / len(self.keys)) ** 0.5  # (n_neurons, r): taken out again
+        solved = A.solve(torch.cat([k[:, None], own_keys], 1), shrinkage)
+        q, spread = solved[:, 0], solved[:, 1:]
+        inner = torch.eye(own_keys.shape[1], dtype=torch.float64) - own_keys.T @ spread  # Woodbury, for a downdate
+        return q + spread @ torch.linalg.solve(inner, own_keys.T @ q)
 
     def about(self, fact: Fact) -> list[int]:
         """Which of the keys are about the fact's subject or about its neighbours."""
-        own = {(about.subject or "").casefold() for about in (fact, *fact.neighbours)}
-        asked = " ".join(n.prompt for n in fact.neighbours)
-        return [i for i, subject in enumerate(self.subjects) if subject.casefold() in own or subject in asked]
+        subjects = {(about.subject or "").casefold() for about in (fact, *fact.neighbours)}
+        prompts = " ".join(n.prompt for n in fact.neighbours)
+        return [i for i, subject in enumerate(self.subjects) if subject.casefold() in subjects or subject in prompts]
 
 
 def preserved_keys(model: Model, layer: int, facts: Sequence[Fact] | None = None) -> PreservedKeys:
     """The keys of the subjects of `facts` (the built-in ones): in their prompts, and each alone at the start."""
     facts = [fact for fact in (builtin_facts() if facts is None else facts) if fact.subject is not None]
-    asked = [(fact.prompt, fact.subject) for fact in facts]
-    asked += [(subject, subject) for subject in dict.fromkeys(fact.subject for fact in facts)]
+    texts = [(fact.prompt, fact.subject) for fact in facts]
+    texts += [(subject, subject) for subject in dict.fromkeys(fact.subject for fact in facts)]
     prompts: list[Prompt] = []
     subjects: list[str] = []
-    for text, subject in asked:
+    for text, subject in texts:
         try:
             prompts.append(model.encode(text, subject))
         except InputError:  # a subject that this tokenizer leaves nothing of

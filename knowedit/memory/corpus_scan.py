@@ -124,9 +124,9 @@ def scan(
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
     text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed)
-    what = text.identity(model)
+    identity = text.identity(model)
     chosen = chosen_layers(model, layers)
-    found = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}
+    layer_expansions = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}
     running = {layer: _Running(model, layer, top) for layer in chosen}
     rows: list[tuple[int, ...]] = []
     done = 0
@@ -138,7 +138,7 @@ def scan(
             def take(layer: int, glimpse: LayerActivations, places=places) -> None:
                 running[layer].add(glimpse, places)
 
-            watch(model, part, {layer: found[layer] for layer in chosen}, take)
+            watch(model, part, {layer: layer_expansions[layer] for layer in chosen}, take)
             rows += map(tuple, part.tolist())
             done += part[:, text_of(model)].numel()
             progress(done)
@@ -151,9 +151,9 @@ def scan(
     places = torch.stack([part.rows * stride + part.positions for part in parts])
     return ActivationScan(
         model=model.name,
-        source=what,
+        source=identity,
         layers=chosen,
-        definition=definition(found[chosen[0]]),
+        definition=definition(layer_expansions[chosen[0]]),
         tokens=done,
         rows=tuple(rows),
         stride=stride,
@@ -215,32 +215,32 @@ class _Running:
 
 
 def watch(
-    model: Model, rows: Tensor, found: dict[int, Expansion], take: Callable[[int, LayerActivations], object]
+    model: Model, rows: Tensor, expansions: dict[int, Expansion], take: Callable[[int, LayerActivations], object]
 ) -> None:
     """Run rows of token ids (rows, tokens) and call `take(layer, glimpse)` for every layer of `found` as it comes.
 
     Nothing of a layer is kept for the next one, and the pass ends behind the last layer of `found`.
     """
-    text, last = text_of(model), max(found)
+    text, last = text_of(model), max(expansions)
 
     def arrived(seen: dict[int, Seen], layer: int, output: Tensor) -> None:
-        one, part = found[layer], seen[layer]
+        expansion, part = expansions[layer], seen[layer]
 
         def shaped(values: Tensor) -> Tensor:
             return values.reshape(*rows.shape, -1)[:, text]
 
-        active = is_active(one, part)
+        active = is_active(expansion, part)
         take(layer, LayerActivations(shaped(part.neurons), shaped(active), shaped(part.output)))
         for name in vars(part):  # let go of it
             setattr(part, name, None)
         if layer == last:
             raise Enough
 
-    with watching(model, found) as seen:
-        hooks = [on_output(model.down(layer), partial(arrived, seen, layer)) for layer in found]
+    with watching(model, expansions) as seen:
+        hooks = [on_output(model.down(layer), partial(arrived, seen, layer)) for layer in expansions]
         with torch.no_grad(), ending_early(), hooked(*hooks):
-            more = {} if model.masked else {"use_cache": False}
-            model.run(rows, attention_mask=torch.ones_like(rows), **more)
+            options = {} if model.masked else {"use_cache": False}
+            model.run(rows, attention_mask=torch.ones_like(rows), **options)
 
 
 def alike(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, Tensor]]:
@@ -257,11 +257,11 @@ def alike(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[tuple[int, Ten
         start = end
 
 
-def is_active(one: Expansion, seen: Seen) -> Tensor:
+def is_active(expansion: Expansion, seen: Seen) -> Tensor:
     """Which neurons are active, as the top of this file says; the shape of `seen.neurons`."""
-    if not rectifies(one.act):
+    if not rectifies(expansion.act):
         return seen.neurons != 0
-    return (seen.gate if one.gated else seen.up) > 0
+    return (seen.gate if expansion.gated else seen.up) > 0
 
 
 def rectifies(act: Callable[[Tensor], Tensor]) -> bool:
@@ -271,13 +271,13 @@ def rectifies(act: Callable[[Tensor], Tensor]) -> bool:
     return bool(y[-1] > 4 and y[x < 0].abs().max() < 0.1 * y[-1])
 
 
-def definition(one: Expansion) -> str:
+def definition(expansion: Expansion) -> str:
     """What active means for neurons that are made so, in words."""
-    if not rectifies(one.act):
+    if not rectifies(expansion.act):
         return "not 0: the nonlinearity switches nothing off"
-    below = one.act(torch.linspace(-8, 0, 1025)).abs().max().item()
-    rest = "exactly 0 elsewhere" if below == 0 else f"elsewhere the nonlinearity gives at most {below:.2f} in size"
-    return f"{'the gate' if one.gated else 'the up-projection'} gives more than 0; {rest}"
+    below = expansion.act(torch.linspace(-8, 0, 1025)).abs().max().item()
+    otherwise = "exactly 0 elsewhere" if below == 0 else f"elsewhere the nonlinearity gives at most {below:.2f} in size"
+    return f"{'the gate' if expansion.gated else 'the up-projection'} gives more than 0; {otherwise}"
 
 
 def value_norms(model: Model, layer: int) -> Tensor:
@@ -309,6 +309,6 @@ def _neurons_at(model: Model, rows: list[Sequence[int]], positions: list[int]) -
             raise Enough
 
     with ending_early(), hooked(*(on_input(model.down(layer), keep) for layer in range(model.n_layers))):
-        more = {} if model.masked else {"use_cache": False}
-        model.run(tokens, attention_mask=mask, **more)
+        options = {} if model.masked else {"use_cache": False}
+        model.run(tokens, attention_mask=mask, **options)
     return torch.stack(kept, 1)

@@ -159,10 +159,10 @@ def keep_strongest(
     norms = {layer: value_norms(model, layer).to(model.device) for layer in layers}
     before, after, first = [], [], []
     for i, prompt in enumerate(counted(prompts, progress)):
-        p, rows, same = _thinned(model, prompt, norms, config, np.random.SeedSequence([config.seed, i]))
+        p, rows, same_choice = _thinned(model, prompt, norms, config, np.random.SeedSequence([config.seed, i]))
         before.append(p)
         after.append(rows)
-        first.append(same)
+        first.append(same_choice)
     p, after, first = np.array(before), np.array(after), np.array(first)  # (prompts, shares, 1 + draws)
     return [
         Kept(
@@ -199,15 +199,18 @@ def _thinned(
     def patch(layer: int, neurons: Tensor) -> Tensor:
         if layer not in norms:
             return neurons
-        here = neurons[:, places]
-        scores = (here.abs() * norms[layer].to(here)).float()
+        activations = neurons[:, places]
+        scores = (activations.abs() * norms[layer].to(activations)).float()
         random = torch.rand(scores.shape, generator=generator).to(scores.device)
         strongest = torch.arange(len(kept), device=scores.device) % each == 0
         order = torch.where(strongest[:, None, None], scores, random).argsort(-1, descending=True)
-        first = torch.arange(here.shape[-1], device=here.device) < torch.tensor(kept, device=here.device)[:, None]
+        first = (
+            torch.arange(activations.shape[-1], device=activations.device)
+            < torch.tensor(kept, device=activations.device)[:, None]
+        )
         mask = torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order, first[:, None].expand(order.shape))
         neurons = neurons.clone()
-        neurons[:, places] = here * mask
+        neurons[:, places] = activations * mask
         return neurons
 
     joining = [0] * model.n_layers
@@ -215,8 +218,8 @@ def _thinned(
     thinned = _log_p(model, sweep(recording, joining, patch)[:, read])
     shape = (len(config.shares), each)
     p = thinned[:, said].exp().double().cpu().numpy().reshape(shape)
-    same = (thinned.argmax(1) == said).double().cpu().numpy().reshape(shape)
-    return float(log_p[said].exp()), p, same
+    same_choice = (thinned.argmax(1) == said).double().cpu().numpy().reshape(shape)
+    return float(log_p[said].exp()), p, same_choice
 
 
 def _recording(model: Model, prompt: Prompt, config: SparsityConfig) -> Recording:

@@ -153,7 +153,7 @@ def _ratios(
     model: Model, scan: ActivationScan, rows: list, pairs: list[Tensor], progress: Progress
 ) -> list[list[np.ndarray]]:
     """a′ / a of every prefix's keys, by cut."""
-    found: list[list] = [[None] * len(CUTS) for _ in pairs]
+    ratios: list[list] = [[None] * len(CUTS) for _ in pairs]
     done = 0
     for chosen, neurons in neurons_at(model, rows, [len(row) - 1 for row in rows]):
         for i, of_row in zip(chosen, neurons, strict=True):
@@ -161,18 +161,18 @@ def _ratios(
             layer, index, rank = pairs[prefix].T
             before = scan.values[layer, index, rank].double()
             after = of_row[torch.tensor(scan.layers)[layer], index].double()
-            found[prefix][cut] = torch.where(before == 0, torch.ones_like(after), after / before).numpy()
+            ratios[prefix][cut] = torch.where(before == 0, torch.ones_like(after), after / before).numpy()
         done += len(chosen)
         progress(done)
-    return found
+    return ratios
 
 
 def _layer(layer: int, at: int, pairs: list[Tensor], ratios: list[list[np.ndarray]]) -> Keys:
-    here = [(of.numpy()[:, 0] == at, by_cut) for of, by_cut in zip(pairs, ratios, strict=True)]
-    here = [(chosen, by_cut) for chosen, by_cut in here if chosen.any()]
+    at_layer = [(of.numpy()[:, 0] == at, by_cut) for of, by_cut in zip(pairs, ratios, strict=True)]
+    at_layer = [(chosen, by_cut) for chosen, by_cut in at_layer if chosen.any()]
     change, dead = {}, {}
     for j, cut in enumerate(CUTS):
-        kept = [by_cut[j][chosen] for chosen, by_cut in here]
+        kept = [by_cut[j][chosen] for chosen, by_cut in at_layer]
         change[cut] = mean([r.mean() - 1 for r in kept])
         dead[cut] = proportion(np.array([(r < DEAD).mean() for r in kept]))
-    return Keys(layer, int(sum(chosen.sum() for chosen, _ in here)), change, dead)
+    return Keys(layer, int(sum(chosen.sum() for chosen, _ in at_layer)), change, dead)

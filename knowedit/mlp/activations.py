@@ -29,9 +29,9 @@ Values = dict[int, dict[str, Tensor]]
 """layer → stage → (values, width), float32 or wider, on the CPU."""
 
 
-def stages_of(one: Expansion) -> tuple[str, ...]:
+def stages_of(expansion: Expansion) -> tuple[str, ...]:
     """The stages that a layer has."""
-    return STAGES if one.gated else tuple(stage for stage in STAGES if stage != "gate")
+    return STAGES if expansion.gated else tuple(stage for stage in STAGES if stage != "gate")
 
 
 def text_positions(model: Model, prompt: Prompt) -> list[int]:
@@ -58,8 +58,10 @@ def collect(
     for prompt in prompts:
         check_length(model, prompt.ids)
     places = [list(positions(prompt)) for prompt in prompts]
-    wanted = {layer: [s for s in stages_of(one) if s in stages] for layer, one in expansions.items()}
-    parts: dict[int, dict[str, dict[int, Tensor]]] = {layer: {s: {} for s in own} for layer, own in wanted.items()}
+    layer_stages = {layer: [s for s in stages_of(expansion) if s in stages] for layer, expansion in expansions.items()}
+    parts: dict[int, dict[str, dict[int, Tensor]]] = {
+        layer: {s: {} for s in names} for layer, names in layer_stages.items()
+    }
     last = max(expansions)
 
     def enough(_) -> None:
@@ -70,8 +72,8 @@ def collect(
         tokens, seen = (t.to(model.device) for t in padded([prompts[i].ids for i in batch]))
         with ending_early(), watching(model, expansions) as passed, hooked(on_output(model.blocks[last], enough)):
             model.run(tokens, attention_mask=seen)
-        for layer, own in wanted.items():
-            for stage in own:
+        for layer, names in layer_stages.items():
+            for stage in names:
                 values = getattr(passed[layer], stage)
                 for row, index in enumerate(batch):
                     at = torch.tensor(places[index], dtype=torch.long, device=values.device) + row * tokens.shape[1]
@@ -79,8 +81,8 @@ def collect(
         done += len(batch)
         progress(done)
     return {
-        layer: {stage: torch.cat([found[i] for i in range(len(prompts))]) for stage, found in own.items()}
-        for layer, own in parts.items()
+        layer: {stage: torch.cat([by_prompt[i] for i in range(len(prompts))]) for stage, by_prompt in collected.items()}
+        for layer, collected in parts.items()
     }
 
 

@@ -305,19 +305,21 @@ def _by_layer(axes: Axes, layers: Sequence[int], values: Sequence[float], colour
 
 
 def _band(axes: Axes, layers: Sequence[int], values: Sequence[Estimate], colour: str, label: str) -> None:
-    there = [(layer, v) for layer, v in zip(layers, values, strict=True) if v.value is not None]
-    if not there:
+    measured = [(layer, v) for layer, v in zip(layers, values, strict=True) if v.value is not None]
+    if not measured:
         return
-    layers, values = zip(*there, strict=True)
+    layers, values = zip(*measured, strict=True)
     _by_layer(axes, layers, [v.value for v in values], colour, label)
     if all(v.low is not None for v in values):
         axes.fill_between(layers, [v.low for v in values], [v.high for v in values], color=colour, alpha=0.2)
 
 
 def _errors(axes: Axes, places: Sequence[int], values: Sequence[Estimate], colour: str, label: str) -> None:
-    there = [(place, v) for place, v in zip(places, values, strict=True) if v.value is not None]
-    axes.plot([p for p, _ in there], [v.value for _, v in there], color=colour, marker="o", markersize=4, label=label)
-    for place, v in there:
+    measured = [(place, v) for place, v in zip(places, values, strict=True) if v.value is not None]
+    axes.plot(
+        [p for p, _ in measured], [v.value for _, v in measured], color=colour, marker="o", markersize=4, label=label
+    )
+    for place, v in measured:
         if v.low is not None:
             axes.plot([place, place], [v.low, v.high], color=colour, linewidth=1, alpha=0.6)
 

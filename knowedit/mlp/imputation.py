@@ -178,9 +178,9 @@ def impute_facts(
     each = []
     for fact in counted(facts, progress):
         each.append(impute(model, model.query_of(fact), fact.target, config))
-    clean = np.array([one.log_probability for one in each])[:, None]
-    highest = np.array([one.highest for one in each]) - clean  # (facts, layers)
-    drawn = np.array([one.random for one in each])  # (facts, layers, draws)
+    clean = np.array([imputation.log_probability for imputation in each])[:, None]
+    highest = np.array([imputation.highest for imputation in each]) - clean  # (facts, layers)
+    drawn = np.array([imputation.random for imputation in each])  # (facts, layers, draws)
     random = drawn.mean(-1) - clean if drawn.shape[-1] else np.empty((0, model.n_layers))
     difference = highest - random if len(random) else random
     return Imputations(tuple(each), *(tuple(mean(layer) for layer in v.T) for v in (highest, random, difference)))
@@ -210,13 +210,13 @@ def _imputed(
 
     def patch(layer: int, outputs: Tensor) -> Tensor:
         outputs = outputs.clone()
-        own = outputs[-rows:]
-        y = own[:, at.to(own.device)]  # (rows, reads, d_model)
+        imputed_rows = outputs[-rows:]
+        y = imputed_rows[:, at.to(imputed_rows.device)]  # (rows, reads, d_model)
         dimensions = choose(layer, y).to(y.device)
         new = y.scatter(-1, dimensions, y.mean(-1, keepdim=True).expand(dimensions.shape))
         size = (new - y).double().norm(dim=-1) / y.double().norm(dim=-1).clamp(min=1e-30)
         moved[layer] = size.mean(1).cpu().numpy()
-        own[:, at.to(own.device)] = new
+        imputed_rows[:, at.to(imputed_rows.device)] = new
         return outputs
 
     hidden = sweep(recording, [rows] * model.n_layers, patch, on_output)

@@ -1,1 +1,1 @@
-"""What results look like: `figures`, `page` (one fact as an HTML page), `bench` (tables over benchmark runs)."""
+"""What results look like: `page` (one fact as an HTML page), `bench` (tables and figures of benchmark runs)."""

@@ -34,19 +34,19 @@ def report(
         raise InputError("--format is for printed tables; leave it out beside --out, which writes all, and --json")
     if out is not None:
         out = check_new(out)
-    found = bench_report(runs)
-    files = [] if out is None else found.write(out)
+    bench = bench_report(runs)
+    files = [] if out is None else bench.write(out)
     if as_json:
-        print_json({"schema": "knowedit.report/1", "out": None if out is None else str(out), **found.as_dict()})
+        print_json({"schema": "knowedit.report/1", "out": None if out is None else str(out), **bench.as_dict()})
     elif out is not None:
         line(f"{len(files)} files in {out}: {', '.join(files)}")
     elif format in (None, "terminal"):
-        for i, made in enumerate(found.tables()):
+        for i, printed in enumerate(bench.tables()):
             if i:
                 line()
-            line(made.title)
-            table(made.columns, cells(made))
-            if made.note:
-                line(made.note)
+            line(printed.title)
+            table(printed.columns, cells(printed))
+            if printed.note:
+                line(printed.note)
     else:
-        typer.echo("\n".join(WRITERS[format](made) for made in found.tables()), nl=False)
+        typer.echo("\n".join(WRITERS[format](printed) for printed in bench.tables()), nl=False)

@@ -64,18 +64,20 @@ class Drift:
     @torch.no_grad()
     def _next(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Tensor:
         """Log-probabilities of what follows each subject, (facts, vocabulary)."""
-        found = []
+        log_probabilities = []
         for start in range(0, len(facts), BATCH_ROWS):
-            some = facts[start : start + BATCH_ROWS]
-            prompts = [self.model.encode(_ESSENCE.replace("{}", fact.subject), fact.subject) for fact in some]
-            tokens = torch.zeros(len(some), max(prompt.lookup for prompt in prompts) + 1, dtype=torch.long)
+            batch = facts[start : start + BATCH_ROWS]
+            prompts = [self.model.encode(_ESSENCE.replace("{}", fact.subject), fact.subject) for fact in batch]
+            tokens = torch.zeros(len(batch), max(prompt.lookup for prompt in prompts) + 1, dtype=torch.long)
             for row, prompt in zip(tokens, prompts, strict=True):
                 row[: prompt.lookup + 1] = torch.tensor(prompt.ids[: prompt.lookup + 1])
             with row_edits(self.model, edits[start : start + BATCH_ROWS]), measuring(self.model.hf):
                 logits = self.model.hf(input_ids=tokens.to(self.model.device), use_cache=False).logits
             at = torch.tensor([prompt.lookup for prompt in prompts], device=logits.device)
-            found.append(logits[torch.arange(len(some), device=logits.device), at].float().log_softmax(-1).cpu())
-        return torch.cat(found)
+            log_probabilities.append(
+                logits[torch.arange(len(batch), device=logits.device), at].float().log_softmax(-1).cpu()
+            )
+        return torch.cat(log_probabilities)
 
     @cached_property
     def _text(self) -> tuple[str, str] | None:

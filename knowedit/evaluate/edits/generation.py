@@ -62,14 +62,14 @@ def generate(
         raise InputError(f"the tokenizer of {model.name} has no chat template")
     edits = [None] * len(prompts) if edits is None else list(edits)
     ids = [model.encode(prompt, chat=chat).ids for prompt in prompts]
-    found = [""] * len(prompts)
+    generated = [""] * len(prompts)
     for batch in batches([len(row) for row in ids], rows=BATCH_ROWS):
         new = [max(1, tokens - len(ids[i])) if total else tokens for i in batch]
         draws = None if top_k is None else [_generator(seed, prompts[i]) for i in batch]
         rows = _written(model, [ids[i] for i in batch], [edits[i] for i in batch], max(new), top_k, draws)
         for i, row, n in zip(batch, rows, new, strict=True):
-            found[i] = model.tokenizer.decode(row[:n], skip_special_tokens=True)
-    return found
+            generated[i] = model.tokenizer.decode(row[:n], skip_special_tokens=True)
+    return generated
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,16 @@ def writings(model: Model, facts: Sequence[Fact], edits: Sequence[Edit | None], 
         "texts": {"tokens": TEXT, "top_k": TOP_K, "seed": seed, "total": True},
     }
     written: dict[str, list[tuple[str, ...]]] = {}
-    for what, by_fact in prompts.items():
+    for kind, by_fact in prompts.items():
         owners = [i for i, of_fact in enumerate(by_fact) for _ in of_fact]
         flat = [prompt for of_fact in by_fact for prompt in of_fact]
-        texts = iter(generate(model, flat, edits=[edits[i] for i in owners], **options[what]))
-        written[what] = [tuple(islice(texts, len(of_fact))) for of_fact in by_fact]
+        texts = iter(generate(model, flat, edits=[edits[i] for i in owners], **options[kind]))
+        written[kind] = [tuple(islice(texts, len(of_fact))) for of_fact in by_fact]
     written["texts"] = [
         tuple(prompt + text for prompt, text in zip(fact.generation, texts, strict=True))
         for fact, texts in zip(facts, written["texts"], strict=True)
     ]
-    return [Writing(*(written[what][i] for what in prompts)) for i in range(len(facts))]
+    return [Writing(*(written[kind][i] for kind in prompts)) for i in range(len(facts))]
 
 
 def _written(model: Model, rows: Sequence, edits: Sequence[Edit | None], new: int, top_k, draws) -> list[list[int]]:

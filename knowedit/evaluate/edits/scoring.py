@@ -68,7 +68,7 @@ class _Sequence:
 def score_edits(
     model: Model,
     edits: Sequence[Edit | None],
-    asked: Sequence[Sequence[tuple]],
+    pairs: Sequence[Sequence[tuple]],
     *,
     tokens: int = BATCH_TOKENS,
 ) -> list[list[Answer]]:
@@ -79,48 +79,55 @@ def score_edits(
     that `query` refuses or that are longer than the model takes, and what `check_edits` refuses; the model's weights
     are not touched.
     """
-    if len(edits) != len(asked):
-        raise InputError(f"{len(edits)} edits and {len(asked)} lists of pairs, expected one list for each edit")
+    if len(edits) != len(pairs):
+        raise InputError(f"{len(edits)} edits and {len(pairs)} lists of pairs, expected one list for each edit")
     check_edits(model, edits)
     queries = [
-        [model.query(prompt, target, separator=next(iter(said), None)) for prompt, target, *said in pairs]
-        for pairs in asked
+        [model.query(prompt, target, separator=next(iter(said), None)) for prompt, target, *said in edit_pairs]
+        for edit_pairs in pairs
     ]
     owners: dict[Edit | None, list[int]] = {}  # an edit that is given twice is one
     for i, edit in enumerate(edits):
         owners.setdefault(edit, []).append(i)
-    found: dict[tuple, tuple[float, int]] = {}
-    _score(model, list(owners), [_sequences(model, queries, some) for some in owners.values()], tokens, found)
-    return [[_collect(found, i, j, query) for j, query in enumerate(some)] for i, some in enumerate(queries)]
+    answers: dict[tuple, tuple[float, int]] = {}
+    _score(model, list(owners), [_sequences(model, queries, places) for places in owners.values()], tokens, answers)
+    return [
+        [_collect(answers, i, j, query) for j, query in enumerate(edit_queries)]
+        for i, edit_queries in enumerate(queries)
+    ]
 
 
-def _collect(found: dict, i: int, j: int, query: Query) -> Answer:
-    reads = [found[i, j, step] for step in range(len(query.target_ids))]
+def _collect(answers: dict, i: int, j: int, query: Query) -> Answer:
+    reads = [answers[i, j, step] for step in range(len(query.target_ids))]
     return Answer(tuple(log_p for log_p, _ in reads), tuple(rank for _, rank in reads))
 
 
 def _sequences(model: Model, queries: list[list[Query]], owners: list[int]) -> list[_Sequence]:
     """What is run for some of the lists of queries, each sequence of tokens once, in the order of their tokens."""
-    found: dict[tuple[int, ...], list] = {}
+    reads_by_row: dict[tuple[int, ...], list] = {}
     for i in owners:
         for j, query in enumerate(queries[i]):
             steps = count()
             for row in query.rows(model.masked):
-                found.setdefault(row.ids, []).extend((*read, (i, j, next(steps))) for read in row.reads)
-    return [_Sequence(ids, found[ids]) for ids in sorted(found)]
+                reads_by_row.setdefault(row.ids, []).extend((*read, (i, j, next(steps))) for read in row.reads)
+    return [_Sequence(ids, reads_by_row[ids]) for ids in sorted(reads_by_row)]
 
 
 @torch.no_grad()
-def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: int, found: dict) -> None:
+def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: int, answers: dict) -> None:
     """Put (log p, rank) of every read into `found`."""
-    longest = max((len(sequence.ids) for some in sequences for sequence in some), default=0)
+    longest = max((len(sequence.ids) for edit_sequences in sequences for sequence in edit_sequences), default=0)
     limit = getattr(model.config, "max_position_embeddings", None) or math.inf
     if longest > limit:
         raise InputError(f"a prompt with its target is {longest} tokens long, {model.name} takes {limit}; shorten it")
     as_trees = _takes_trees(model, longest)
-    trees = [tree for e, some in enumerate(sequences) for tree in _trees(model, e, some, TREE if as_trees else 0)]
+    trees = [
+        tree
+        for e, edit_sequences in enumerate(sequences)
+        for tree in _trees(model, e, edit_sequences, TREE if as_trees else 0)
+    ]
     for batch in (_packed if as_trees else _plain)(trees, tokens):
-        _run(model, edits, batch, as_trees, found)
+        _run(model, edits, batch, as_trees, answers)
 
 
 def _takes_trees(model: Model, longest: int) -> bool:
@@ -168,16 +175,16 @@ def _packed(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
     """Batches of about `tokens` tokens, and of about one size; their rows are filled with trees, and as wide as leaves
     the least padding."""
     packed = []
-    for some in _windows(sorted(trees, key=len, reverse=True), WINDOW * tokens):
-        while some:
-            left = sum(map(len, some))
-            share = round(left / tokens)
-            limit = SLACK * left / share if share > 1 else math.inf
-            largest = len(some[0])
-            tries = [_fill(some, width, limit) for width in range(largest, max(largest, TREE) + 1, 4)]
+    for trees in _windows(sorted(trees, key=len, reverse=True), WINDOW * tokens):
+        while trees:
+            tokens_left = sum(map(len, trees))
+            share = round(tokens_left / tokens)
+            limit = SLACK * tokens_left / share if share > 1 else math.inf
+            largest = len(trees[0])
+            tries = [_fill(trees, width, limit) for width in range(largest, max(largest, TREE) + 1, 4)]
             packed.append(max(tries, key=_fullness))
             taken = {id(tree) for row in packed[-1] for tree in row}
-            some = [tree for tree in some if id(tree) not in taken]
+            trees = [tree for tree in trees if id(tree) not in taken]
     return packed
 
 
@@ -216,7 +223,7 @@ def _fullness(rows: list[list[_Tree]]) -> float:
     return sum(sizes) / (len(rows) * max(sizes))
 
 
-def _run(model: Model, edits: list, rows: list[list[_Tree]], as_trees: bool, found: dict) -> None:
+def _run(model: Model, edits: list, rows: list[list[_Tree]], as_trees: bool, answers: dict) -> None:
     width = max(sum(map(len, row)) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     seen = torch.zeros(len(rows), width, dtype=torch.long)
@@ -229,9 +236,9 @@ def _run(model: Model, edits: list, rows: list[list[_Tree]], as_trees: bool, fou
             ids[r, part] = torch.tensor(tree.tokens)
             seen[r, part] = 1
             owner[r, part] = tree.edit
-            for node, wanted in tree.reads.items():
+            for node, node_reads in tree.reads.items():
                 places.append((r, start + node))
-                reads.append(wanted)
+                reads.append(node_reads)
             start += len(tree)
     arguments = {}
     if as_trees:
@@ -246,7 +253,7 @@ def _run(model: Model, edits: list, rows: list[list[_Tree]], as_trees: bool, fou
     at, columns = torch.tensor(places, device=hidden.device).T
     hidden = hidden[at, columns]
     for start in range(0, len(reads), LOGIT_ROWS):
-        _read(model, hidden[start : start + LOGIT_ROWS], reads[start : start + LOGIT_ROWS], found)
+        _read(model, hidden[start : start + LOGIT_ROWS], reads[start : start + LOGIT_ROWS], answers)
 
 
 def _ancestry(rows: list[list[_Tree]], width: int) -> tuple[Tensor, Tensor]:
@@ -258,10 +265,10 @@ def _ancestry(rows: list[list[_Tree]], width: int) -> tuple[Tensor, Tensor]:
         for tree in row:
             part = slice(start, start + len(tree))
             positions[r, part] = torch.tensor(tree.depths)
-            own = sees[r, part, part]
+            own_part = sees[r, part, part]
             for node, parent in enumerate(tree.parents):
                 if parent >= 0:
-                    own[node] |= own[parent]
+                    own_part[node] |= own_part[parent]
             start += len(tree)
     return sees, positions
 
@@ -281,14 +288,14 @@ def _last_hidden(model: Model, tokens: Tensor, **arguments) -> Tensor:
     return outputs[-1]
 
 
-def _read(model: Model, hidden: Tensor, reads: list[list[tuple]], found: dict) -> None:
+def _read(model: Model, hidden: Tensor, reads: list[list[tuple]], answers: dict) -> None:
     """Log-probability and rank of the tokens that are read at some places, hidden (places, d_model)."""
     logits = model.logits(model.normed(hidden)).float()
     total = logits.logsumexp(-1)
-    at = torch.tensor([p for p, wanted in enumerate(reads) for _ in wanted], device=logits.device)
-    token = torch.tensor([token for wanted in reads for token, _ in wanted], device=logits.device)
-    own = logits[at, token]
-    log_p = (own - total[at]).tolist()
-    ranks = [1 + int((logits[p] > value).sum()) for p, value in zip(at.tolist(), own, strict=True)]
-    for (_, key), *read in zip((w for wanted in reads for w in wanted), log_p, ranks, strict=True):
-        found[key] = tuple(read)
+    at = torch.tensor([p for p, row_reads in enumerate(reads) for _ in row_reads], device=logits.device)
+    token = torch.tensor([token for row_reads in reads for token, _ in row_reads], device=logits.device)
+    target_logits = logits[at, token]
+    log_p = (target_logits - total[at]).tolist()
+    ranks = [1 + int((logits[p] > value).sum()) for p, value in zip(at.tolist(), target_logits, strict=True)]
+    for (_, key), *read in zip((pair for row_reads in reads for pair in row_reads), log_p, ranks, strict=True):
+        answers[key] = tuple(read)

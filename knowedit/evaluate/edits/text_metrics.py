@@ -19,14 +19,16 @@ def words(text: str) -> list[str]:
 
 def begins_with(text: str, answer: str) -> bool:
     """Whether `text` begins with `answer`, by words: without case, accents, articles and punctuation."""
-    said, wanted = _normal(text), _normal(answer)
-    return bool(wanted) and said[: len(wanted)] == wanted
+    said_words, answer_words = _normal(text), _normal(answer)
+    return bool(answer_words) and said_words[: len(answer_words)] == answer_words
 
 
 def holds(text: str, answer: str) -> bool:
     """Whether `answer` is somewhere in `text`, by words as in `begins_with`."""
-    said, wanted = _normal(text), _normal(answer)
-    return bool(wanted) and any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
+    said_words, answer_words = _normal(text), _normal(answer)
+    return bool(answer_words) and any(
+        said_words[i : i + len(answer_words)] == answer_words for i in range(len(said_words) - len(answer_words) + 1)
+    )
 
 
 def generation_entropy(texts: Sequence[str]) -> float | None:
@@ -35,8 +37,8 @@ def generation_entropy(texts: Sequence[str]) -> float | None:
     It falls where text repeats itself. None where no text has three words. ROME counts the prompt as text; so does
     whoever passes it here. (`eval_utils_counterfact.py`, `n_gram_entropy`.)
     """
-    found = [_entropy(tokens) for text in texts if len(tokens := words(text)) > 2]
-    return sum(found) / len(found) if found else None
+    entropies = [_entropy(tokens) for text in texts if len(tokens := words(text)) > 2]
+    return sum(entropies) / len(entropies) if entropies else None
 
 
 def _entropy(tokens: Sequence[str]) -> float:
@@ -50,5 +52,5 @@ def _entropy(tokens: Sequence[str]) -> float:
 
 def _normal(text: str) -> list[str]:
     text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)).casefold()
-    found = re.findall(r"\w+", text)
-    return found[1:] if found[:1] in (["the"], ["a"], ["an"]) and len(found) > 1 else found
+    text_words = re.findall(r"\w+", text)
+    return text_words[1:] if text_words[:1] in (["the"], ["a"], ["an"]) and len(text_words) > 1 else text_words

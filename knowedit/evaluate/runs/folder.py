@@ -69,12 +69,12 @@ class RunFolder:
     def _json(self, name: str) -> dict:
         path = self.folder / name
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict):
+            content = None
+        if not isinstance(content, dict):
             raise DataError(f"{str(path)!r} is damaged, expected a JSON object; take the folder's backup, or run anew")
-        return found
+        return content
 
 
 class Writer:
@@ -120,11 +120,11 @@ class Writer:
 def check_folder(folder: str | Path, *, resume: bool = False) -> Path:
     """`folder` with `~` expanded, if a run could begin there, or with `resume` go on. Raises `InputError` otherwise."""
     folder = Path(folder).expanduser()
-    there = (folder / "manifest.json").is_file()
-    if resume and not there:
+    has_run = (folder / "manifest.json").is_file()
+    if resume and not has_run:
         raise InputError(f"{str(folder)!r} is no run that could go on; leave out --resume to begin one")
     if not resume and _holds_anything(folder):
-        what = "holds a run already; go on with --resume" if there else "exists already"
+        what = "holds a run already; go on with --resume" if has_run else "exists already"
         raise InputError(f"{str(folder)!r} {what}, or choose a new folder")
     return folder
 
@@ -137,7 +137,7 @@ def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iter
     writes to, or whose manifest says something else.
     """
     folder = check_folder(folder, resume=resume)
-    there = (folder / "manifest.json").is_file()
+    has_run = (folder / "manifest.json").is_file()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -150,7 +150,7 @@ def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iter
     except OSError as error:
         raise InputError(f"cannot write to {str(folder)!r}: {error.strerror}; choose another folder") from None
     try:
-        if there:
+        if has_run:
             _check_same(folder, RunFolder(folder).manifest, manifest)
         else:
             write_text(folder / "manifest.json", json.dumps({"schema": SCHEMA, **manifest}, indent=1) + "\n")
@@ -174,8 +174,8 @@ def merge_runs(folders: Sequence[str | Path], out: str | Path, summarise) -> Run
     shards = sorted(tuple(manifest.get("shard") or (1, 1)) for manifest in manifests)
     n = shards[0][1]
     if shards != [(i, n) for i in range(1, n + 1)]:
-        given = ", ".join(f"{i}/{m}" for i, m in shards)
-        raise InputError(f"the runs are the shards {given}, expected each of 1/{n} to {n}/{n} once")
+        shard_names = ", ".join(f"{i}/{m}" for i, m in shards)
+        raise InputError(f"the runs are the shards {shard_names}, expected each of 1/{n} to {n}/{n} once")
     manifest = {key: value for key, value in manifests[0].items() if key != "schema"}
     seconds = sum(run.summary.get("seconds", 0.0) for run in runs)
     with writing(out, {**manifest, "shard": None, "merged": [str(run.folder) for run in runs]}) as writer:
@@ -205,9 +205,9 @@ def summary_of(run: RunFolder, summarise, seconds: float) -> dict:
             else:
                 yield row
 
-    found = summarise(sound())
+    summary = summarise(sound())
     rate = count["records"] / seconds if seconds > 0 else None
-    return {**found, **count, "seconds": seconds, "records_per_second": rate}
+    return {**summary, **count, "seconds": seconds, "records_per_second": rate}
 
 
 def _holds_anything(folder: Path) -> bool:
@@ -249,9 +249,9 @@ def _drop_half_line(path: Path) -> int:
         while end:
             start = max(0, end - 65536)
             file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                end = start + found + 1
+            line_end = file.read(end - start).rfind(b"\n")
+            if line_end >= 0:
+                end = start + line_end + 1
                 break
             end = start
         file.truncate(end)
@@ -294,13 +294,13 @@ def _flat(row: dict, path: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _wider(kind: str | None, value: object) -> str:
-    found = (
+    value_kind = (
         "null" if value is None else "bool" if isinstance(value, bool) else
         "float" if isinstance(value, int | float) else "text"
     )  # fmt: skip
-    if kind in (None, "null") or kind == found:
-        return found
-    return kind if found == "null" else "text"
+    if kind in (None, "null") or kind == value_kind:
+        return value_kind
+    return kind if value_kind == "null" else "text"
 
 
 def _cell(kind: str, value: Any) -> Any:

@@ -35,11 +35,11 @@ def on_blocked(model: Model, layer: int, blocked: Tensor) -> Register:
 
     def pre_hook(_, args, kwargs):
         hidden = args[0] if args else kwargs["hidden_states"]
-        given = args[place] if place < len(args) else kwargs.get(_MASK)
-        if given is None:
+        given_mask = args[place] if place < len(args) else kwargs.get(_MASK)
+        if given_mask is None:
             cached = next((c.get_seq_length(layer) for _, c in leaves([args, kwargs]) if is_cache(c)), 0)
-            given = _unmasked(hidden, cached, causal=not model.masked)
-        mask = _with_blocked(model, layer, given, blocked.to(given.device))
+            given_mask = _unmasked(hidden, cached, causal=not model.masked)
+        mask = _with_blocked(model, layer, given_mask, blocked.to(given_mask.device))
         if place < len(args):
             return (*args[:place], mask, *args[place + 1 :]), kwargs
         return args, {**kwargs, _MASK: mask}
@@ -69,23 +69,23 @@ def _unmasked(hidden: Tensor, cached: int, causal: bool) -> Tensor:
     return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)[None, None]
 
 
-def _with_blocked(model: Model, layer: int, given: Tensor, blocked: Tensor) -> Tensor:
-    if given.dim() != 4:
+def _with_blocked(model: Model, layer: int, given_mask: Tensor, blocked: Tensor) -> Tensor:
+    if given_mask.dim() != 4:
         raise ModelError(
-            f"the attention of {model.name} has a mask of shape {tuple(given.shape)}, expected one for every edge; "
+            f"the attention of {model.name} has a mask of shape {tuple(given_mask.shape)}, expected one for every edge; "
             "load the model with attn_implementation='sdpa' or 'eager'"
         )
-    queries, keys = blocked.shape[-2], given.shape[-1]
+    queries, keys = blocked.shape[-2], given_mask.shape[-1]
     blocked = blocked[:, None, :, -keys:]  # a sliding cache has dropped the first keys
-    if given.dtype == torch.bool:
-        square = given.expand(*given.shape[:2], queries, keys)
+    if given_mask.dtype == torch.bool:
+        square = given_mask.expand(*given_mask.shape[:2], queries, keys)
         sees = square.diagonal(keys - queries, -2, -1).all()  # every token sees itself: this tells what True means
-        seen = (given if sees else ~given) & ~blocked
+        seen = (given_mask if sees else ~given_mask) & ~blocked
         mask = seen if sees else ~seen
     else:
-        least = torch.finfo(given.dtype).min
-        seen = (given > least / 2) & ~blocked
-        mask = given.masked_fill(blocked, least)
+        least = torch.finfo(given_mask.dtype).min
+        seen = (given_mask > least / 2) & ~blocked
+        mask = given_mask.masked_fill(blocked, least)
     if not seen.any(-1).all():
         raise InputError(f"the knockout leaves a token nothing to attend to in layer {layer}; block fewer tokens")
     return mask

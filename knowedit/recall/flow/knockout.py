@@ -141,9 +141,11 @@ def sublayer_knockout(
     Raises `InputError` as `attention_knockout` does.
     """
     width = check_window(model, window)
-    where = check_tokens(query, [query.prompt.position("lookup")] if positions is None else positions)
-    cuts = [SublayerKnockout(layers, name, where) for name in SUBLAYERS for layers in windows(model.n_layers, width)]
-    return _knockout(model, query, width, dict.fromkeys(SUBLAYERS, where), cuts)
+    positions_cut = check_tokens(query, [query.prompt.position("lookup")] if positions is None else positions)
+    cuts = [
+        SublayerKnockout(layers, name, positions_cut) for name in SUBLAYERS for layers in windows(model.n_layers, width)
+    ]
+    return _knockout(model, query, width, dict.fromkeys(SUBLAYERS, positions_cut), cuts)
 
 
 def source_sets(query: Query) -> dict[str, tuple[int, ...]]:
@@ -231,13 +233,13 @@ def swept(recording: Recording, cuts: Sequence[Cut], chosen: Sequence[int], extr
     size = max(1, SWEEP_TOKENS // recording.length)
     for first in range(0, len(order), size):
         part = order[first : first + size]
-        some = [cuts[i] for i in part]
-        joining = counts([min(cut.layers) for cut in some], recording.model.n_layers)
-        with hooked(*_hooks(recording, some, np.cumsum(joining)), *extra):
+        batch = [cuts[i] for i in part]
+        joining = counts([min(cut.layers) for cut in batch], recording.model.n_layers)
+        with hooked(*_hooks(recording, batch, np.cumsum(joining)), *extra):
             yield part, sweep(recording, joining, lambda _, neurons: neurons)
 
 
-def _hooks(recording: Recording, cuts: list[Cut], there: np.ndarray) -> list[Register]:
+def _hooks(recording: Recording, cuts: list[Cut], joined: np.ndarray) -> list[Register]:
     """The hooks of all layers; of `cuts`, the first `there[l]` have joined by layer `l`."""
     model, length, start = recording.model, recording.length, recording.start
     active = torch.zeros(model.n_layers, len(cuts), dtype=torch.bool)
@@ -251,7 +253,7 @@ def _hooks(recording: Recording, cuts: list[Cut], there: np.ndarray) -> list[Reg
             edges[row, [[i - start] for i in cut.queries], list(cut.sources)] = True
     hooks = []
     for layer in range(model.n_layers):
-        on = active[layer, : there[layer]]
+        on = active[layer, : joined[layer]]
         blocked = edges[: len(on)] & on[:, None, None]
         if blocked.any():
             hooks.append(on_blocked(model, layer, blocked))

@@ -35,8 +35,8 @@ class Run:
 def run_upto(model: Model, ids: Sequence[int], position: int) -> Run:
     kept: dict[tuple[str, int], Tensor] = {}  # of the last call: the suffix, after the prefix
 
-    def keep(what: str, layer: int):  # a copy: Falcon adds attention's output to the MLP's in place
-        return lambda tensor: kept.__setitem__((what, layer), tensor[..., -1, :].reshape(-1).clone())
+    def keep(part: str, layer: int):  # a copy: Falcon adds attention's output to the MLP's in place
+        return lambda tensor: kept.__setitem__((part, layer), tensor[..., -1, :].reshape(-1).clone())
 
     hooks = []
     for layer in range(model.n_layers):
@@ -184,8 +184,8 @@ def double(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1).cpu().double()
 
 
-def dot(one: Tensor, other: Tensor) -> Tensor:
-    return double(one) @ double(other)
+def dot(first: Tensor, second: Tensor) -> Tensor:
+    return double(first) @ double(second)
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -98,9 +98,9 @@ class Patched:
         rows = []
         for i in sorted(range(len(self.values)), key=lambda i: -abs(self.values[i] - self.corrupt))[:_SHOWN]:
             (site, *_), value, share = self.sites[i], self.values[i], self.recovered[i]
-            where = "all tokens" if site.position is None else repr(self.tokens[site.position][0])
-            where = where if site.index is None else f"{site.kind} {site.index}"
-            rows.append((where, site.layer, f"{value:.3f}", "" if share is None else f"{share:+.1%}"))
+            place = "all tokens" if site.position is None else repr(self.tokens[site.position][0])
+            place = place if site.index is None else f"{site.kind} {site.index}"
+            rows.append((place, site.layer, f"{value:.3f}", "" if share is None else f"{share:+.1%}"))
         yield Table(("site", "layer", self.metric, "recovered"), rows)
 
     def figure(self, path: str | Path) -> Path:
@@ -251,13 +251,13 @@ class _Patching:
                 rows = joined
             if hidden is None:
                 continue
-            here = [(row, site) for row, group in enumerate(groups[:rows]) for site in group if site.layer == layer]
-            with hooked(*self._hooks(recording, layer, here)):
+            sites = [(row, site) for row, group in enumerate(groups[:rows]) for site in group if site.layer == layer]
+            with hooked(*self._hooks(recording, layer, sites)):
                 hidden = recording.block(layer, hidden)
-            hidden = self._put(hidden, recording.start, self.clean.states[layer + 1], _of(here, "residual"))
+            hidden = self._put(hidden, recording.start, self.clean.states[layer + 1], _of(sites, "residual"))
         return hidden
 
-    def _hooks(self, recording, layer: int, here: list[tuple[int, Site]]) -> list:
+    def _hooks(self, recording, layer: int, layer_sites: list[tuple[int, Site]]) -> list:
         def putting(clean: Tensor, sites):
             def put(values: Tensor) -> Tensor:
                 placed = values.reshape(-1, recording.length, values.shape[-1])  # some families flatten them
@@ -268,9 +268,9 @@ class _Patching:
         hooks = []
         for kind, part in (("attention", "head"), ("mlp", "neuron")):
             module = sublayer(self.model, kind, layer)
-            if sites := _of(here, part):
+            if sites := _of(layer_sites, part):
                 hooks.append(on_input(module, putting(self.clean.inputs[kind][layer], sites)))
-            if sites := _of(here, kind):
+            if sites := _of(layer_sites, kind):
                 hooks.append(on_output(module, putting(self.clean.outputs[kind][layer], sites)))
         return hooks
 

@@ -1,1 +1,1 @@
-"""The report of runs: tables and comparisons."""
+"""The report of runs: tables, figures and comparisons."""

@@ -102,9 +102,9 @@ def compare(runs: Sequence[RunFolder], names: Sequence[str] | None = None, seed:
             "common": len(pairs), "only_first": len(places) - len(pairs),
             "only_other": len(other_places) - len(pairs),
         }  # fmt: skip
-        one, two = np.array(pairs).T
-        first = {metric: column[one] for metric, column in values.items()}
-        second = {metric: column[two] for metric, column in other_values.items()}
+        places_first, places_second = np.array(pairs).T
+        first = {metric: column[places_first] for metric, column in values.items()}
+        second = {metric: column[places_second] for metric, column in other_values.items()}
         differences += _differences(first, second, (names[0], name), seed)
     q = false_discovery([difference.p for difference in differences])
     differences = [replace(d, q=value) for d, value in zip(differences, q, strict=True)]
@@ -112,13 +112,13 @@ def compare(runs: Sequence[RunFolder], names: Sequence[str] | None = None, seed:
 
 
 def _check_same_records(name: str, run: RunFolder, other_name: str, other: RunFolder) -> None:
-    one, two = run.manifest, other.manifest
-    if one.get("study") != two.get("study"):
+    manifest, other_manifest = run.manifest, other.manifest
+    if manifest.get("study") != other_manifest.get("study"):
         raise InputError(
-            f"{name!r} is a study of {one.get('study')}, {other_name!r} one of {two.get('study')}; "
+            f"{name!r} is a study of {manifest.get('study')}, {other_name!r} one of {other_manifest.get('study')}; "
             "compare runs of one study"
         )
-    hashes = [manifest.get("identity", {}).get("data") for manifest in (one, two)]
+    hashes = [manifest.get("identity", {}).get("data") for manifest in (run.manifest, other.manifest)]
     if hashes[0] != hashes[1]:
         shown = " and ".join(str(value)[:12] for value in hashes)
         raise InputError(
@@ -174,50 +174,50 @@ def neuron_values(row: dict) -> Iterator[tuple[str, float]]:
 
 
 def _differences(
-    one: dict[str, np.ndarray], other: dict[str, np.ndarray], runs: tuple[str, str], seed: int
+    first: dict[str, np.ndarray], second: dict[str, np.ndarray], runs: tuple[str, str], seed: int
 ) -> Iterator[Difference]:
     """Of all metrics that both runs have."""
-    for name in one:
-        missing = [np.isnan(columns[name]).all() for columns in (one, other) if name in columns]
+    for name in first:
+        missing = [np.isnan(columns[name]).all() for columns in (first, second) if name in columns]
         if name.startswith(_BEFORE) or len(missing) < 2 or any(missing):
             continue
         what, _, kind = name.partition(":")
-        before = [columns[_BEFORE + kind] for columns in (one, other)] if what in dict(WHATS) else None
-        yield _difference(name, one[name], other[name], before, runs, seed)
+        before = [columns[_BEFORE + kind] for columns in (first, second)] if what in dict(WHATS) else None
+        yield _difference(name, first[name], second[name], before, runs, seed)
     for metric in METRICS.values():
-        if metric.combines and all(part in columns for part in metric.combines for columns in (one, other)):
-            parts = np.stack([columns[part] for columns in (one, other) for part in metric.combines], 1)
+        if metric.combines and all(part in columns for part in metric.combines for columns in (first, second)):
+            parts = np.stack([columns[part] for columns in (first, second) for part in metric.combines], 1)
             yield _combined(metric, parts, runs, seed)
 
 
 def _difference(
     name: str,
-    one: np.ndarray,
-    other: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
     before: list[np.ndarray] | None,
     runs: tuple[str, str],
     seed: int,
 ) -> Difference:
     metric = find_metric(name)
-    kept = ~np.isnan(one) & ~np.isnan(other)
-    one, other = one[kept], other[kept]
-    n = len(one)
+    kept = ~np.isnan(first) & ~np.isnan(second)
+    first, second = first[kept], second[kept]
+    n = len(first)
     if not n:
         return Difference(name, runs, 0)
     if before is not None:  # changes relative to the probability before: as ratios of means, and each record's own
-        samples = (before[0][kept], one, before[1][kept], other)
-        found = estimate(_difference_of_ratios, samples, seed)
+        samples = (before[0][kept], first, before[1][kept], second)
+        interval = estimate(_difference_of_ratios, samples, seed)
         means = [_finite(_ratio(samples[i], samples[i + 1], -1)) for i in (0, 2)]
-        some = (samples[0] > 0) & (samples[2] > 0)
-        one, other = (samples[i + 1][some] / samples[i][some] - 1 for i in (0, 2))
+        positive = (samples[0] > 0) & (samples[2] > 0)
+        first, second = (samples[i + 1][positive] / samples[i][positive] - 1 for i in (0, 2))
     else:
-        found = _mean_difference(metric, other - one, seed)
-        means = [float(one.mean()), float(other.mean())]
-    binary = metric.is_rate and bool(np.isin([one, other], (0, 1)).all())
-    test, p = ("mcnemar", mcnemar(one, other)) if binary else ("wilcoxon", wilcoxon(one, other))
+        interval = _mean_difference(metric, second - first, seed)
+        means = [float(first.mean()), float(second.mean())]
+    binary = metric.is_rate and bool(np.isin([first, second], (0, 1)).all())
+    test, p = ("mcnemar", mcnemar(first, second)) if binary else ("wilcoxon", wilcoxon(first, second))
     return Difference(
-        name, runs, n, means[0], means[1], found.value, found.low, found.high,
-        int((other > one).sum()), int((other < one).sum()), test if p is not None else None, p,
+        name, runs, n, means[0], means[1], interval.value, interval.low, interval.high,
+        int((second > first).sum()), int((second < first).sum()), test if p is not None else None, p,
     )  # fmt: skip
 
 
@@ -225,8 +225,10 @@ def _mean_difference(metric: Metric, differences: np.ndarray, seed: int) -> Esti
     """The mean of the records' differences; where the metric is bounded its interval allows for rare records."""
     low, high = metric.bounds
     if low is None or high is None:
-        found = mean(differences, seed)
-        return replace(found, low=None, high=None) if found.low == found.high else found  # nothing to resample
+        interval = mean(differences, seed)
+        return (
+            replace(interval, low=None, high=None) if interval.low == interval.high else interval
+        )  # nothing to resample
     n, value, span = len(differences), float(differences.mean()), high - low
     if n < 2:
         return Estimate(value, None, None, n)
@@ -254,8 +256,8 @@ def _combined(metric: Metric, values: np.ndarray, runs: tuple[str, str], seed: i
     return Difference(metric.name, runs, len(values), first, other, other - first, low, high, *[None] * 4)
 
 
-def _difference_of_ratios(before_one, one, before_other, other, axis=-1):
-    return _ratio(before_other, other, axis) - _ratio(before_one, one, axis)
+def _difference_of_ratios(before_first, first, before_second, second, axis=-1):
+    return _ratio(before_second, second, axis) - _ratio(before_first, first, axis)
 
 
 def _ratio(before: np.ndarray, after: np.ndarray, axis: int):

@@ -17,15 +17,15 @@ WORDS = {"within": "of one relation", "between": "of different relations",
 
 def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) -> list[Table]:
     """What was run, its figures, and how the runs differ. All figures are in %, unless their column says otherwise."""
-    made = [_runs(runs), _settings(runs)]
+    parts = [_runs(runs), _settings(runs)]
     if runs[0].study == "neurons":
-        made += [_effects(runs), _counts(runs), _neuron_relations(runs), _layers(runs), _overlap(runs)]
-        made += [_specificity(runs), _stability(runs), _erasure(runs)]
+        parts += [_effects(runs), _counts(runs), _neuron_relations(runs), _layers(runs), _overlap(runs)]
+        parts += [_specificity(runs), _stability(runs), _erasure(runs)]
     else:
-        made += [_metrics(runs), _edit_relations(runs), _checkpoints(runs), _perplexity(runs)]
+        parts += [_metrics(runs), _edit_relations(runs), _checkpoints(runs), _perplexity(runs)]
     if comparison is not None:
-        made.append(_comparison(comparison))
-    return [table for table in made if table.rows]
+        parts.append(_comparison(comparison))
+    return [table for table in parts if table.rows]
 
 
 def shown_of(summaries: Iterable[Mapping[str, dict]], of_model: bool = True) -> list[str]:
@@ -63,25 +63,25 @@ def _runs(runs: Sequence[ReportedRun]) -> Table:
 def _settings(runs: Sequence[ReportedRun]) -> Table:
     """Settings that are not the same in all runs."""
     flat = [dict(_leaves(run.config)) for run in runs]
-    names = list(dict.fromkeys(name for found in flat for name in found))
+    names = list(dict.fromkeys(name for settings in flat for name in settings))
     rows = [
-        (name, *(_setting(found.get(name)) for found in flat))
+        (name, *(_setting(settings.get(name)) for settings in flat))
         for name in names
-        if any(found.get(name) != flat[0].get(name) for found in flat)
+        if any(settings.get(name) != flat[0].get(name) for settings in flat)
     ]
     return Table("settings", "Settings that differ", ("setting", *(run.name for run in runs)), rows)
 
 
-def _setting(found: object) -> str:
-    return "" if found is None else str(found)
+def _setting(setting: object) -> str:
+    return "" if setting is None else str(setting)
 
 
 def _leaves(config: dict, path: str = "") -> Iterator[tuple[str, object]]:
-    for name, found in config.items():
-        if isinstance(found, dict):
-            yield from _leaves(found, f"{path}{name}.")
+    for name, setting in config.items():
+        if isinstance(setting, dict):
+            yield from _leaves(setting, f"{path}{name}.")
         else:
-            yield f"{path}{name}", found
+            yield f"{path}{name}", setting
 
 
 def _beside(runs: Sequence[ReportedRun], columns: Sequence[str]) -> tuple[str, ...]:
@@ -94,8 +94,8 @@ def _beside(runs: Sequence[ReportedRun], columns: Sequence[str]) -> tuple[str, .
 def _named_rows(runs: Sequence[ReportedRun], name: str, title: str, columns: Sequence[str], rows, note="") -> Table:
     """A table whose `rows(run)` begin with the run's name where there are several."""
     several = len(runs) > 1
-    made = [((run.name, *row) if several else row) for run in runs for row in rows(run)]
-    return Table(name, title, (("run", *columns) if several else tuple(columns)), made, note)
+    all_rows = [((run.name, *row) if several else row) for run in runs for row in rows(run)]
+    return Table(name, title, (("run", *columns) if several else tuple(columns)), all_rows, note)
 
 
 def _comparison(comparison: Comparison) -> Table:
@@ -164,10 +164,10 @@ def _checkpoints(runs: Sequence[ReportedRun]) -> Table:
 
 def _perplexity(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
-        if found := run.summary.get("perplexity"):
-            within = (Value(found[f"within_{p}_percent"]) for p in (1, 2))
-            rises = (Value(found[which], signed=True) for which in ("median", "worst"))
-            yield (*within, *rises, found["n"])
+        if perplexity := run.summary.get("perplexity"):
+            within = (Value(perplexity[f"within_{p}_percent"]) for p in (1, 2))
+            rises = (Value(perplexity[rise], signed=True) for rise in ("median", "worst"))
+            yield (*within, *rises, perplexity["n"])
 
     columns = ("records within 1 %", "records within 2 %", "median rise", "worst rise", "n")
     return _named_rows(runs, "perplexity", "Perplexity of a plain text", columns, rows)
@@ -186,9 +186,11 @@ def _effects(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
         metrics = run.summary["metrics"]
         for method in methods_of(run):
-            found = {kind: metrics.get(f"{kind}:{method}") for what, _ in WHATS for kind in (what, f"{what}_ratios")}
-            n = max((figure.get("n") or 0 for figure in found.values() if figure), default=0)
-            yield (method, n, *(value(kind, figure, signed=True) for kind, figure in found.items()))
+            effects = {
+                kind: metrics.get(f"{kind}:{method}") for change, _ in WHATS for kind in (change, f"{change}_ratios")
+            }
+            n = max((figure.get("n") or 0 for figure in effects.values() if figure), default=0)
+            yield (method, n, *(value(kind, figure, signed=True) for kind, figure in effects.items()))
 
     columns = ("neurons by", "facts", "suppress", "suppress, mean of ratios", "amplify", "amplify, mean of ratios")
     title = "Change of the target's probability on held-out prompts"
@@ -198,10 +200,10 @@ def _effects(runs: Sequence[ReportedRun]) -> Table:
 def _counts(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
         metrics = run.summary["metrics"]
-        found = [value(name, metrics.get(name)) for name in ("neurons", "probability")]
-        if any(found):
+        figures = [value(name, metrics.get(name)) for name in ("neurons", "probability")]
+        if any(figures):
             summary = run.summary
-            yield (*found, metrics.get("neurons", {}).get("n"), summary.get("empty"), summary.get("unproved"))
+            yield (*figures, metrics.get("neurons", {}).get("n"), summary.get("empty"), summary.get("unproved"))
 
     columns = ("neurons a fact", "probability before", "facts", "facts without neurons", "without a prompt to prove")
     return _named_rows(runs, "counts", "Located neurons", columns, rows)
@@ -216,23 +218,23 @@ def _neuron_relations(runs: Sequence[ReportedRun]) -> Table:
             yield (
                 relation, figures.get("neurons", {}).get("n"), value("neurons", figures.get("neurons")),
                 value("probability", figures.get("probability")),
-                *(value("", figures.get(f"{what}:{m}"), signed=True) for what, _ in WHATS for m in methods),
+                *(value("", figures.get(f"{change}:{m}"), signed=True) for change, _ in WHATS for m in methods),
             )  # fmt: skip
 
     sets = ["located", *baselines] if any(map(methods_of, runs)) else []
     columns = ("relation", "facts", "neurons a fact", "probability before",
-               *(f"{what}, {kind}" for what, _ in WHATS for kind in sets))  # fmt: skip
+               *(f"{change}, {kind}" for change, _ in WHATS for kind in sets))  # fmt: skip
     return _named_rows(runs, "relations", "By relation", columns, rows)
 
 
 def _layers(runs: Sequence[ReportedRun]) -> Table:
     columns, counts = [], []
     for run in runs:
-        for method, found in run.summary.get("layers", {}).items():
+        for method, neurons in run.summary.get("layers", {}).items():
             columns.append(method if len(runs) == 1 else f"{run.name}: {method}")
-            counts.append(found)
+            counts.append(neurons)
     rows = [
-        (layer, *(found[layer] if layer < len(found) else None for found in counts))
+        (layer, *(neurons[layer] if layer < len(neurons) else None for neurons in counts))
         for layer in range(max(map(len, counts), default=0))
     ]
     return Table("layers", "Neurons in each layer, over all facts", ("layer", *columns), rows)
@@ -240,9 +242,9 @@ def _layers(runs: Sequence[ReportedRun]) -> Table:
 
 def _overlap(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
-        for name, found in run.summary.get("overlap", {}).items():
-            yield (WORDS.get(name, name), found["pairs"], Value(found["shared"], scale=1, digits=2),
-                   Value(found["jaccard"]))  # fmt: skip
+        for name, overlap in run.summary.get("overlap", {}).items():
+            yield (WORDS.get(name, name), overlap["pairs"], Value(overlap["shared"], scale=1, digits=2),
+                   Value(overlap["jaccard"]))  # fmt: skip
 
     columns = ("pairs of facts", "pairs", "shared neurons", "Jaccard index")
     return _named_rows(runs, "overlap", "Neurons that two facts share", columns, rows)
@@ -250,9 +252,9 @@ def _overlap(runs: Sequence[ReportedRun]) -> Table:
 
 def _specificity(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
-        for name, found in run.summary.get("specificity", {}).items():
-            n = max((figure.get("n") or 0 for figure in found.values()), default=0)
-            yield (WORDS.get(name, name), n, *(value("", found.get(what), signed=True) for what, _ in WHATS))
+        for name, changes in run.summary.get("specificity", {}).items():
+            n = max((figure.get("n") or 0 for figure in changes.values()), default=0)
+            yield (WORDS.get(name, name), n, *(value("", changes.get(change), signed=True) for change, _ in WHATS))
 
     columns = ("other facts", "n", "suppress", "amplify")
     return _named_rows(runs, "specificity", "Change of other facts' targets", columns, rows)
@@ -260,9 +262,9 @@ def _specificity(runs: Sequence[ReportedRun]) -> Table:
 
 def _stability(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
-        for setting, found in run.summary.get("stability", {}).items():
-            yield (setting, Value(found["neurons"], scale=1, digits=2), value("", found["jaccard"]),
-                   found["jaccard"].get("n"))  # fmt: skip
+        for setting, stability in run.summary.get("stability", {}).items():
+            yield (setting, Value(stability["neurons"], scale=1, digits=2), value("", stability["jaccard"]),
+                   stability["jaccard"].get("n"))  # fmt: skip
 
     columns = ("setting", "neurons", "Jaccard index", "facts")
     return _named_rows(runs, "stability", "Neurons under other settings", columns, rows)
@@ -270,13 +272,13 @@ def _stability(runs: Sequence[ReportedRun]) -> Table:
 
 def _erasure(runs: Sequence[ReportedRun]) -> Table:
     def rows(run):
-        for relation, found in run.summary.get("erasure", {}).items():
+        for relation, erasure in run.summary.get("erasure", {}).items():
             for whose in ("own", "others"):
-                asked = found.get(whose)
-                if isinstance(asked, dict):
-                    changes = [asked.get(f"{what}_{when}") for what in ("probability", "first_choice")
+                answers = erasure.get(whose)
+                if isinstance(answers, dict):
+                    changes = [answers.get(f"{name}_{when}") for name in ("probability", "first_choice")
                                for when in ("before", "after")]  # fmt: skip
-                    yield (relation, found.get("neurons"), WORDS.get(whose, whose), asked.get("n"),
+                    yield (relation, erasure.get("neurons"), WORDS.get(whose, whose), answers.get("n"),
                            *(None if change is None else Value(change) for change in changes))  # fmt: skip
 
     columns = ("relation", "neurons", "asked", "n", "probability before", "probability after",

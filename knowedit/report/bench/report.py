@@ -38,10 +38,10 @@ class BenchReport:
     def figures(self) -> dict[str, Draw]:
         """By name, what draws it to some paths."""
         study = self.runs[0].study
-        found = self._neuron_figures() if study == "neurons" else self._edit_figures()
+        drawings = self._neuron_figures() if study == "neurons" else self._edit_figures()
         if self.comparison is not None:
-            found |= self._differences()
-        return found
+            drawings |= self._differences()
+        return drawings
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -54,41 +54,41 @@ class BenchReport:
         Raises `InputError` where the folder is there already or cannot be written; nothing is left behind then.
         """
         with new_folder(folder) as new:
-            made = self.tables()
-            for table in made:
+            report_tables = self.tables()
+            for table in report_tables:
                 for kind in ("latex", "csv"):
                     write_text(new / f"{table.name}.{SUFFIXES[kind]}", WRITERS[kind](table))
-            drawn = self.figures()
-            for name, draw in drawn.items():
+            drawings = self.figures()
+            for name, draw in drawings.items():
                 draw([new / f"{name}.png", new / f"{name}.svg"])
-            pictures = [f"![{name}]({name}.svg)\n" for name in drawn]
-            write_text(new / "report.md", "\n".join([*map(markdown, made), *pictures]))
+            pictures = [f"![{name}]({name}.svg)\n" for name in drawings]
+            write_text(new / "report.md", "\n".join([*map(markdown, report_tables), *pictures]))
             write_text(new / "report.json", json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
             return sorted(path.name for path in new.iterdir())
 
     # ---------------------------------------------------------------- figures
 
     def _neuron_figures(self) -> dict[str, Draw]:
-        from ..figures.bench import effects_by_relation, neurons_by_layer
+        from .figures import effects_by_relation, neurons_by_layer
 
-        found: dict[str, Draw] = {}
+        drawings: dict[str, Draw] = {}
         for i, run in enumerate(self.runs, 1):
             end = f"-{i}" if len(self.runs) > 1 else ""
             summary, methods = run.summary, methods_of(run)
             if methods:
                 by_relation = summary.get("by_relation", {})
-                found[f"effects{end}"] = partial(effects_by_relation, by_relation, summary["metrics"], methods)
+                drawings[f"effects{end}"] = partial(effects_by_relation, by_relation, summary["metrics"], methods)
             if layers := summary.get("layers"):
-                found[f"layers{end}"] = partial(neurons_by_layer, layers)
-        return found
+                drawings[f"layers{end}"] = partial(neurons_by_layer, layers)
+        return drawings
 
     def _edit_figures(self) -> dict[str, Draw]:
-        from ..figures.bench import drawn_of, edit_metrics, sequential_curves
+        from .figures import drawn_of, edit_metrics, sequential_curves
 
-        found: dict[str, Draw] = {}
+        drawings: dict[str, Draw] = {}
         figures = {run.name: (run.summary.get("before", {}), run.summary["metrics"]) for run in self.runs}
         if drawn_of(after for _, after in figures.values()):
-            found["metrics"] = partial(edit_metrics, figures)
+            drawings["metrics"] = partial(edit_metrics, figures)
         curves = {
             run.name: {edits: point["metrics"] for edits, point in run.summary["checkpoints"].items()}
             for run in self.runs
@@ -96,11 +96,11 @@ class BenchReport:
         }
         if curves:
             before = {name: figures[name][0] for name in curves}
-            found["sequential"] = partial(sequential_curves, curves, before)
-        return found
+            drawings["sequential"] = partial(sequential_curves, curves, before)
+        return drawings
 
     def _differences(self) -> dict[str, Draw]:
-        from ..figures.bench import differences
+        from .figures import differences
 
         rows = [
             {"run": d.runs[1], **d.as_dict()}

@@ -6,8 +6,8 @@ from support.studies import study
 from knowedit.evaluate.edits.metrics import METRICS, Observation
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.metric import Metric
+from knowedit.report.bench import figures
 from knowedit.report.bench.report import bench_report
-from knowedit.report.figures import bench as figures
 
 
 def doubted(fact):

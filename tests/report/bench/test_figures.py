@@ -6,9 +6,8 @@ from matplotlib.figure import Figure
 from support.commands import HOSTILE
 from support.made_runs import edit_run, neuron_run, sequential_run
 
-from knowedit.report.bench.report import bench_report
-from knowedit.report.figures import bench
-from knowedit.report.figures.bench import (
+from knowedit.report.bench import figures as bench
+from knowedit.report.bench.figures import (
     LONGEST,
     MOST,
     differences,
@@ -17,6 +16,7 @@ from knowedit.report.figures.bench import (
     neurons_by_layer,
     sequential_curves,
 )
+from knowedit.report.bench.report import bench_report
 
 
 def one(value, low=None, high=None):

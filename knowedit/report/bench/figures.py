@@ -35,21 +35,21 @@ def effects_by_relation(
     relations = list(by_relation)
     rows = [*relations[:MOST], "all"]
     figures = [*(by_relation[name] for name in relations[:MOST]), overall]
-    with figure(7.5, 1.2 + 0.13 * len(rows) * (len(methods) + 1), columns=2, sharey=True) as (fig, both):
-        for axes, (what, title) in zip(both, PANELS, strict=True):
+    with figure(7.5, 1.2 + 0.13 * len(rows) * (len(methods) + 1), columns=2, sharey=True) as (fig, panels):
+        for axes, (change, title) in zip(panels, PANELS, strict=True):
             for i, method in enumerate(methods):
                 label = method if method in _METHOD_COLOURS and i else f"located by {method}"
-                found = [row.get(f"{what}:{method}") for row in figures]
-                _bars(axes, found, i, len(methods), colour=_colour(method, i), label=_name(label), across=True)
+                changes = [row.get(f"{change}:{method}") for row in figures]
+                _bars(axes, changes, i, len(methods), colour=_colour(method, i), label=_name(label), across=True)
             axes.axvline(0, color="black", linewidth=0.6)
             axes.axhline(len(rows) - 1.5, color="#dddddd", linewidth=0.8)
             axes.set_title(title)
             axes.set_xlabel("change of the target's probability, %")
-        both[0].set_yticks(range(len(rows)), [_name(name) for name in rows])
-        both[0].set_ylim(len(rows) - 0.4, -0.6)
-        left = f"; {len(relations) - MOST} more relations not shown" if len(relations) > MOST else ""
-        fig.suptitle(f"Held-out prompts, by relation{left}", x=0.01, ha="left", fontsize="large")
-        _legend(fig, both[0], len(methods))
+        panels[0].set_yticks(range(len(rows)), [_name(name) for name in rows])
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)
+        more = f"; {len(relations) - MOST} more relations not shown" if len(relations) > MOST else ""
+        fig.suptitle(f"Held-out prompts, by relation{more}", x=0.01, ha="left", fontsize="large")
+        _legend(fig, panels[0], len(methods))
         _save(fig, paths)
 
 
@@ -106,10 +106,10 @@ def sequential_curves(
             for i, (run, points) in enumerate(runs.items()):
                 _curve(axes, points, metric, _series(i, len(runs)), _name(run))
             levels = {run: before.get(run, {}).get(metric, {}).get("value") for run in runs}
-            same = len(set(levels.values())) == 1  # all ask one model about one set of records
+            one_model = len(set(levels.values())) == 1  # all ask one model about one set of records
             for i, level in enumerate(levels.values()):
                 if level is not None:
-                    colour = GREY if same else _series(i, len(runs))
+                    colour = GREY if one_model else _series(i, len(runs))
                     axes.axhline(100 * level, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.set_xscale("log")
             axes.set_xticks(*_decades(runs))
@@ -155,7 +155,7 @@ def differences(rows: Sequence[Mapping], first: str, paths: Sequence[str | Path]
 
 def _bars(
     axes: Axes,
-    found: Sequence[Mapping | None],
+    figures: Sequence[Mapping | None],
     i: int,
     of: int,
     *,
@@ -166,10 +166,12 @@ def _bars(
 ) -> None:
     """The `i`-th of `of` bars of each group, with intervals; nothing where nothing was measured."""
     width = 0.8 / of
-    there = [(place, one) for place, one in enumerate(found) if one is not None and one["value"] is not None]
-    places = [place + (i - (of - 1) / 2) * width for place, _ in there]
-    values = [100 * one["value"] for _, one in there]
-    ends = [[_reach(one, end) for _, one in there] for end in ("low", "high")]
+    measured = [
+        (place, figure) for place, figure in enumerate(figures) if figure is not None and figure["value"] is not None
+    ]
+    places = [place + (i - (of - 1) / 2) * width for place, _ in measured]
+    values = [100 * figure["value"] for _, figure in measured]
+    ends = [[_reach(figure, end) for _, figure in measured] for end in ("low", "high")]
     options = {
         "color": colour, "alpha": 0.35 if faint else 1, "label": label,
         "error_kw": {"elinewidth": 0.7, "capsize": 1.2, "capthick": 0.7, "ecolor": "#333333"},
@@ -180,20 +182,20 @@ def _bars(
         axes.bar(places, values, width, yerr=ends, **options)
 
 
-def _reach(found: Mapping, end: str) -> float:
+def _reach(figure: Mapping, end: str) -> float:
     """How far the interval reaches from the value, in %; 0 where there is none."""
-    return 0.0 if found[end] is None else 100 * max(0.0, abs(found[end] - found["value"]))
+    return 0.0 if figure[end] is None else 100 * max(0.0, abs(figure[end] - figure["value"]))
 
 
 def _curve(axes: Axes, points: Mapping[str, Figures], metric: str, colour: str, label: str) -> None:
-    there = [(int(edits), figures[metric]) for edits, figures in points.items()
+    measured = [(int(edits), figures[metric]) for edits, figures in points.items()
              if figures.get(metric, {}).get("value") is not None]  # fmt: skip
-    there.sort(key=lambda point: point[0])
-    edits = [n for n, _ in there]
-    axes.plot(edits, [100 * found["value"] for _, found in there], "o-", color=colour, markersize=3.5, label=label)
-    sure = [(n, 100 * found["low"], 100 * found["high"]) for n, found in there if found["low"] is not None]
-    if sure:
-        axes.fill_between(*zip(*sure, strict=True), color=colour, alpha=0.15, linewidth=0)
+    measured.sort(key=lambda point: point[0])
+    edits = [n for n, _ in measured]
+    axes.plot(edits, [100 * figure["value"] for _, figure in measured], "o-", color=colour, markersize=3.5, label=label)
+    intervals = [(n, 100 * figure["low"], 100 * figure["high"]) for n, figure in measured if figure["low"] is not None]
+    if intervals:
+        axes.fill_between(*zip(*intervals, strict=True), color=colour, alpha=0.15, linewidth=0)
 
 
 def _decades(runs: Mapping[str, Mapping]) -> tuple[list[int], list[str]]:
