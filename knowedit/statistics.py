@@ -85,12 +85,18 @@ def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: in
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # degenerate data: told by the NaN that follows
-            found = stats.bootstrap(
-                samples, statistic, paired=True, vectorized=True, n_resamples=RESAMPLES, method=method, rng=seed,
+            interval = stats.bootstrap(
+                samples,
+                statistic,
+                paired=True,
+                vectorized=True,
+                n_resamples=RESAMPLES,
+                method=method,
+                rng=seed,
                 batch=max(1, _BLOCK // n),
-            ).confidence_interval  # fmt: skip
-        if np.isfinite(found.low) and np.isfinite(found.high):
-            return Estimate(value, float(found.low), float(found.high), n)
+            ).confidence_interval
+        if np.isfinite(interval.low) and np.isfinite(interval.high):
+            return Estimate(value, float(interval.low), float(interval.high), n)
     return Estimate(value, None, None, n)
 
 
@@ -133,28 +139,28 @@ def harmonic_mean(values: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------- two samples, in pairs
 
 
-def mcnemar(one: Values, other: Values) -> float:
+def mcnemar(first: Values, second: Values) -> float:
     """Exact two-sided p of as many pairs (0, 1) as (1, 0), by the binomial distribution; 1 where no pair differs.
 
     Raises `InputError` for values that are not 0 or 1.
     """
-    one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if not np.isin([one, other], (0, 1)).all():
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if not np.isin([first, second], (0, 1)).all():
         raise InputError("McNemar's test was given other values than 0 and 1; use Wilcoxon's for these")
-    up, down = int((other > one).sum()), int((other < one).sum())
+    up, down = int((second > first).sum()), int((second < first).sum())
     return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
 
 
-def wilcoxon(one: Values, other: Values) -> float | None:
+def wilcoxon(first: Values, second: Values) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test; pairs that agree are split over both sides (`zsplit`).
 
     None without pairs, 1 where all agree (scipy has NaN there). Differences are rounded to 12 digits of their pair
     first, since the last bits of values that should agree would be ranked otherwise.
     """
-    one, other = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if not len(one) or not np.isfinite([one, other]).all():
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if not len(first) or not np.isfinite([first, second]).all():
         return None
-    rounded = _rounded(other - one, np.maximum(np.abs(one), np.abs(other)))
+    rounded = _rounded(second - first, np.maximum(np.abs(first), np.abs(second)))
     if not rounded.any():
         return 1.0
     with warnings.catch_warnings():
@@ -175,8 +181,8 @@ def false_discovery(p: Sequence[float | None]) -> list[float | None]:
     None stays None and does not count.
     """
     there = [value for value in p if value is not None]
-    found = iter(stats.false_discovery_control(there).tolist() if there else ())
-    return [None if value is None else next(found) for value in p]
+    adjusted = iter(stats.false_discovery_control(there).tolist() if there else ())
+    return [None if value is None else next(adjusted) for value in p]
 
 
 def monte_carlo_p(observed: float, null: Values, alternative: str) -> float:

@@ -69,12 +69,12 @@ def cached_dir(name: str, build: Callable[[Path], None]) -> Path:
     if final.is_dir() and damage(final) is None:
         return final  # without the lock, so that a cache that is shared read-only works
     with writing(final.parent), locked(final):
-        found = damage(final) if final.is_dir() else None
-        if found is None and final.is_dir():
+        fault = damage(final) if final.is_dir() else None
+        if fault is None and final.is_dir():
             return final  # another process built it while this one waited
         _sweep(final)
-        if found is not None:
-            _log.warning("%s in the cache is damaged (%s); it is built again", name, found)
+        if fault is not None:
+            _log.warning("%s in the cache is damaged (%s); it is built again", name, fault)
         temporary = Path(tempfile.mkdtemp(prefix=_prefix(final), dir=final.parent))
         try:
             temporary.chmod(0o755)  # mkdtemp makes it private, others may share the cache
@@ -123,9 +123,9 @@ def damage(directory: Path) -> str | None:
         return f"{MANIFEST} is missing or unreadable"
     try:
         for name, (size, _) in expected.items():  # sizes first: they cost nothing
-            found = (directory / name).stat().st_size
-            if found != size:
-                return f"{name} has {found} bytes, expected {size}"
+            actual = (directory / name).stat().st_size
+            if actual != size:
+                return f"{name} has {actual} bytes, expected {size}"
         for name, (_, digest) in expected.items():
             if sha256_file(directory / name) != digest:
                 return f"{name} has another SHA-256 than when it was written"

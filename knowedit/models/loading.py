@@ -111,7 +111,7 @@ def load(
         with _reading(source, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(source.place, **options)
         with _reading(source, "weights"):
-            hf, found = auto.from_pretrained(
+            hf, loading_info = auto.from_pretrained(
                 source.place,
                 config=config,
                 dtype=dtype,
@@ -120,7 +120,7 @@ def load(
                 output_loading_info=True,
                 **options,
             )
-    check_complete(found, source.name)
+    check_complete(loading_info, source.name)
     if device is not None:
         with _reading(source, "weights"):
             hf.to(device)

@@ -3,8 +3,9 @@
     for rows in corpus("samples").batches(model, tokens=8192):      # (rows, row) token ids, as rows.py describes
         ...
 
-By default a decoder says the text itself; `given.py` has the sources of given text. Each corpus says what it is in a
-dict for JSON, which the cache's key is made of, and can go on where another reading of it stopped.
+By default a decoder says the text itself; `sources.py` has the files, built-in sentences and data sets of the Hub that
+can be read instead. Each corpus says what it is in a dict for JSON, which the cache's key is made of, and can go on
+where another reading of it stopped.
 """
 
 from __future__ import annotations
@@ -105,22 +106,22 @@ def contexts(model: Model, n: int, lengths: Sequence[int] = (5, 10), *, seed: in
     _check_seed(seed)
     if model.masked or not n:
         return ()
-    wanted = [lengths[i % len(lengths)] for i in range(n)]
-    texts = {length: iter(_contexts(model, wanted.count(length), length, seed)) for length in set(wanted)}
-    return tuple(next(texts[length]) for length in wanted)
+    in_turn = [lengths[i % len(lengths)] for i in range(n)]
+    of_length = {length: iter(_contexts(model, in_turn.count(length), length, seed)) for length in set(in_turn)}
+    return tuple(next(of_length[length]) for length in in_turn)
 
 
 def _contexts(model: Model, n: int, length: int, seed: int) -> list[str]:
-    found: list[str] = []
+    texts: list[str] = []
     for attempt in range(8):
-        # a few more than wanted: some are nothing but white space
+        # a few more than are needed: some are nothing but white space
         ids = _sampled(model, n + 4, fitting(model, length), f"contexts {seed} {length} {attempt}")
         for row in ids[:, 1:].tolist():
             text = model.tokenizer.decode(row, skip_special_tokens=True).replace("\ufffd", " ")
             if text := " ".join(text.split()):
-                found.append(text)
-        if len(found) >= n:
-            return found[:n]
+                texts.append(text)
+        if len(texts) >= n:
+            return texts[:n]
     raise ModelError(f"{model.name} says next to nothing but white space by itself; give contexts as texts")
 
 

@@ -1,4 +1,4 @@
-"""Given text as rows of token ids: a local file, the built-in facts, or a data set of the Hub that is streamed."""
+"""Text that is there already as rows of token ids: a local file, the built-in facts, or a data set of the Hub."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Text:
+class RowsOfText:
     """Texts one after the other, cut into rows; the last row may be shorter and is a batch of its own."""
 
     per_row: int = PER_ROW
@@ -56,7 +56,7 @@ class _Text:
 
 
 @dataclass(frozen=True)
-class TextFile(_Text):
+class TextFile(RowsOfText):
     """A local file in UTF-8: .txt, or .jsonl with one object a line that has its text in the field "text"."""
 
     path: Path
@@ -99,7 +99,7 @@ def _jsonl_texts(lines: Iterable[str], path: Path) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class BuiltinText(_Text):
+class BuiltinText(RowsOfText):
     """The built-in facts as sentences: every prompt with its answer, the main ones first, then the paraphrases.
 
     Relation after relation, or with `mixed` evenly from all, so that a part of the text is like the whole.
@@ -127,7 +127,7 @@ def _mixed(facts: Sequence[Fact]) -> list[Fact]:
 
 
 @dataclass(frozen=True)
-class HubText(_Text):
+class HubText(RowsOfText):
     """A data set of the Hub, streamed; where no commit is given, the revision's present one is asked for."""
 
     name: str
@@ -181,8 +181,8 @@ class HubText(_Text):
 
 def _text_field(record, where: str) -> str:
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        found = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-        raise InputError(f'{where}: found {found or "nothing"}, expected text in the field "text"')
+        fields = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
+        raise InputError(f'{where}: found {fields or "nothing"}, expected text in the field "text"')
     return record["text"] + "\n\n"
 
 

@@ -33,7 +33,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Read:
-    """What `read_rows` found: `normed` (rows, reads, d_model), F as `value` (rows,), dF/dnormed as `gradient`."""
+    """What `read_rows` returns: `normed` (rows, reads, d_model), F as `value` (rows,), dF/dnormed as `gradient`."""
 
     normed: Tensor
     value: Tensor
@@ -77,8 +77,8 @@ def evaluate(
     logit, weight = model.logits_of(normed, [objective.target])
     logit = at_least_float(logit)
     rest = _rest(model, normed, objective.target, logit, gradient)
-    own = (logit - rest.peak).exp()
-    total = rest.sum + own
+    of_target = (logit - rest.peak).exp()
+    total = rest.sum + of_target
     log_p = (logit - rest.peak - total.log())[:, 0]
     value = log_p.exp() if objective.kind == "probability" else log_p
     if not gradient:

@@ -3,7 +3,7 @@
 A change in layer `l` at position `p` alters nothing below `l` and, in a decoder, nothing before `p`. So a
 `Recording` keeps what the blocks received in one clean run of the suffix that starts at `p`, with the keys and
 values of everything before it, and `Recording.block` runs one block on as many altered copies ("rows") of that
-suffix as wanted. With a single changed position at the end of a prompt a row is a single token.
+suffix as one likes. With a single changed position at the end of a prompt a row is a single token.
 
 This is generic over architectures: a block is called with the very arguments that it got in the clean run; those
 that grow with the batch (found by the probe) are repeated, and an object with the cache's `update` stands in for
@@ -65,7 +65,7 @@ class Recording:
         return call_block(self.model, layer, hidden, map_leaves(widen, args), map_leaves(widen, kwargs))
 
     def bytes_per_row(self) -> int:
-        """About how much one row keeps alive in one layer while its gradient is wanted: a budget, not an account."""
+        """About how much one row keeps alive in one layer while its gradient is computed: a budget, not an account."""
         kv = sum(t.shape[1] * t.shape[-1] for t in self.prefix[0]) if self.prefix[0] is not None else 0
         numbers = self.length * (5 * self.model.n_neurons + 8 * self.model.d_model) + kv * len(self.ids)
         return self.model.dtype.itemsize * numbers
@@ -144,9 +144,9 @@ def map_leaves(fn: Callable, tree, path: tuple = ()):
 
 def leaves(tree) -> Iterator[tuple[tuple, Any]]:
     """The leaves of `tree` with their paths."""
-    found = []
-    map_leaves(lambda path, leaf: found.append((path, leaf)), tree)
-    return iter(found)
+    pairs = []
+    map_leaves(lambda path, leaf: pairs.append((path, leaf)), tree)
+    return iter(pairs)
 
 
 def is_cache(leaf) -> bool:
