@@ -175,16 +175,16 @@ def _packed(trees: list[_Tree], tokens: int) -> list[list[list[_Tree]]]:
     """Batches of about `tokens` tokens, and of about one size; their rows are filled with trees, and as wide as leaves
     the least padding."""
     packed = []
-    for trees in _windows(sorted(trees, key=len, reverse=True), WINDOW * tokens):
-        while trees:
-            tokens_left = sum(map(len, trees))
+    for window in _windows(sorted(trees, key=len, reverse=True), WINDOW * tokens):
+        while window:
+            tokens_left = sum(map(len, window))
             share = round(tokens_left / tokens)
             limit = SLACK * tokens_left / share if share > 1 else math.inf
-            largest = len(trees[0])
-            tries = [_fill(trees, width, limit) for width in range(largest, max(largest, TREE) + 1, 4)]
+            largest = len(window[0])
+            tries = [_fill(window, width, limit) for width in range(largest, max(largest, TREE) + 1, 4)]
             packed.append(max(tries, key=_fullness))
             taken = {id(tree) for row in packed[-1] for tree in row}
-            trees = [tree for tree in trees if id(tree) not in taken]
+            window = [tree for tree in window if id(tree) not in taken]
     return packed
 
 

@@ -72,8 +72,8 @@ def _unmasked(hidden: Tensor, cached: int, causal: bool) -> Tensor:
 def _with_blocked(model: Model, layer: int, given_mask: Tensor, blocked: Tensor) -> Tensor:
     if given_mask.dim() != 4:
         raise ModelError(
-            f"the attention of {model.name} has a mask of shape {tuple(given_mask.shape)}, expected one for every edge; "
-            "load the model with attn_implementation='sdpa' or 'eager'"
+            f"the attention of {model.name} has a mask of shape {tuple(given_mask.shape)}, expected one for every "
+            "edge; load the model with attn_implementation='sdpa' or 'eager'"
         )
     queries, keys = blocked.shape[-2], given_mask.shape[-1]
     blocked = blocked[:, None, :, -keys:]  # a sliding cache has dropped the first keys
