@@ -9,8 +9,7 @@ fact=landmark-city/eiffel-tower
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 
-# layers 0 and 1 of this model hold massive activations that every prompt needs (benchmarks/ leaves them out, too)
-knowedit locate --fact $fact --layers 2-29 --adjust "$@"
+knowedit locate --fact $fact "$@"
 
 echo
 echo "== The same fact, edited (the first time the keys' covariance is estimated, about a minute)"

@@ -34,12 +34,14 @@ def proof(
     layers: str | None = None,
     p: float = 0.7,
     adjust: bool = False,
+    select: str = "refined",
 ) -> Iterator[tuple[str, dict]]:
     """`layers` such as 2-29; `p`: the share of prompts that a neuron is refined by."""
     first, _, last = (layers or "").partition("-")
     config = LocateConfig(
         method=method,
         attribution=AttributionConfig(nodes=nodes),
+        select=select,
         p=p,
         adjust=adjust,
         layers=tuple(range(int(first), int(last) + 1)) if layers else None,
@@ -63,7 +65,8 @@ def proof(
             effects[size].append(measure_located(model, neurons, FactPrompts.all_of(fact).heldout, pool=pool))
     record = {"model": model.name, "known": len(known_facts), "facts": len(chosen), "config": config.as_dict()}
     for size, measured in effects.items():
-        variant = "_".join(filter(None, (method, "adjusted" if adjust else "", size)))
+        chosen_by = "causal" if select == "causal" else "adjusted" if adjust else ""
+        variant = "_".join(filter(None, (method, chosen_by, size)))
         yield variant, record | {"size": size or "all", "proof": summarise(measured).as_dict(), "by_fact": rows}
 
 

@@ -58,7 +58,7 @@ def calibration_random_weights(runs: int = 200) -> dict:
     default = knowedit.load()
     torch.manual_seed(0)
     model = knowedit.wrap(type(default.hf)(default.hf.config), default.tokenizer, name="random weights")
-    config = LocateConfig(method="gradient", p=0.3)
+    config = LocateConfig(method="gradient", select="refined", p=0.3)
     pool = ControlPool(model, ())  # kinds are not wanted, and no fact is known
     facts = knowedit.builtin_facts()
     proofs, sizes = [], []

@@ -13,6 +13,7 @@ from .benchmarks import bench
 from .shared.help import choice
 from .shared.options import (
     RANKINGS,
+    SELECTIONS,
     Chat,
     FactId,
     Limit,
@@ -94,10 +95,28 @@ class SelectionOptions:
 
     panel: ClassVar[str] = "Selection"
 
+    select: Annotated[
+        str,
+        choice(
+            SELECTIONS,
+            "--select",
+            help="causal: the neurons that do most together when set to zero and doubled; refined: those that the "
+            "prompts share.",
+        ),
+    ] = "causal"
+    candidates: Annotated[
+        int, typer.Option("--candidates", help="Causal: of so many neurons with the largest scores.")
+    ] = 64
     t: Annotated[float, typer.Option("--t", help="Coarse: score at least t times the largest.")] = 0.2
-    p: Annotated[float, typer.Option("--p", help="Refined: coarse for at least this share of the prompts.")] = 0.7
-    adjust: Annotated[bool, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = False
-    most: Annotated[int | None, typer.Option("--most", help="The largest number of neurons that are kept.")] = None
+    p: Annotated[
+        float | None,
+        typer.Option("--p", help="Refined: coarse for at least this share of the prompts, by default 0.7."),
+    ] = None
+    adjust: Annotated[bool, typer.Option("--adjust", help="Refined: move p towards 2 to 5 neurons.")] = False
+    most: Annotated[
+        int | None,
+        typer.Option("--most", help="The largest number of neurons; by default 10 causal or all refined ones."),
+    ] = None
     layers: Annotated[
         str | None, typer.Option("--layers", help="Locate in these layers only, `2-29` or `20,21,22`.")
     ] = None
@@ -134,6 +153,8 @@ def locate(
     check_separator(about.separator)
     if about.facts is not None and about.separator is not None:
         raise InputError("--separator is for one fact; in a file each fact may have its own field, separator")
+    if selection.p is not None and selection.select == "causal":
+        raise InputError("--p chooses among refined neurons; add --select refined, or leave it out")
     config = LocateConfig(
         method=scores.method,
         attribution=AttributionConfig(
@@ -146,8 +167,10 @@ def locate(
             baseline=scores.baseline,
             position=_integer(scores.position, "read", "lookup"),
         ),
+        select=selection.select,
+        candidates=selection.candidates,
         t=selection.t,
-        p=selection.p,
+        p=LocateConfig.p if selection.p is None else selection.p,
         adjust=selection.adjust,
         most=selection.most,
         layers=layer_list(selection.layers),
@@ -226,10 +249,10 @@ def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, op
         note("proving: suppressing and amplifying, beside random neurons") if sys.stderr.isatty() else None
         proof = prove_located(model, located, prompts.heldout, pool=pool, draws=draws, seed=seed)
     seconds["effect"] = clock.lap()
-    return {**_record(located, proof, prompts.heldout, seconds), "tokens": answer.tokens}
+    return {**_record(located, proof, prompts, seconds), "tokens": answer.tokens}
 
 
-def _record(located, proof, heldout, seconds: dict) -> dict:
+def _record(located, proof, prompts, seconds: dict) -> dict:
     """What `--json` prints."""
     nothing = {"value": None, "low": None, "high": None, "n": 0}
     effect = {"suppress": nothing, "amplify": nothing, "control_suppress": nothing, "control_amplify": nothing}
@@ -243,7 +266,8 @@ def _record(located, proof, heldout, seconds: dict) -> dict:
         "probability": located.probability,
         "method": located.method,
         "refined_on": located.refined_on,
-        "heldout": list(heldout),
+        "heldout": list(prompts.heldout),
+        "remark": prompts.remark,
         "negatives": located.negatives,
         "note": located.note,
         "neurons": located.as_dict()["neurons"],
@@ -266,10 +290,13 @@ def _show(record: dict) -> None:
     line(f"{record['prompt']} → {record['target']}   p = {record['probability']:.3f}   ({record['model']})")
     if record["note"]:
         line(f"Note: {record['note']}.")
+    if record["remark"]:
+        line(f"Prompts: {record['remark']}.")
     line()
     if record["neurons"]:
+        joint = [f"{what}, joint" for what in ("suppress", "amplify") if record["neurons"][0][what] is not None]
         table(
-            ["neuron", "score", "share", "prompts", "kind", "promotes"],
+            ["neuron", "score", "share", "prompts", *joint, "kind", "promotes"],
             [_row(neuron) for neuron in record["neurons"]],
         )
         line()
@@ -284,7 +311,8 @@ def _show(record: dict) -> None:
 def _row(neuron: dict) -> tuple:
     site, words = f"{neuron['layer']}/{neuron['index']}", "  ".join(map(repr, neuron["promotes"][:5]))
     rates = percent(neuron["share"]), percent(neuron["prompts"], False)
-    return site, f"{neuron['score']:+.4f}", *rates, neuron["kind"], words
+    joint = [percent(neuron[what]) for what in ("suppress", "amplify") if neuron[what] is not None]
+    return site, f"{neuron['score']:+.4f}", *rates, *joint, neuron["kind"], words
 
 
 def _show_effect(effect: dict, Estimate) -> None:

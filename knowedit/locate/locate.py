@@ -19,8 +19,11 @@ from .neuron_kinds import ControlPool, kinds
 from .neurons import KINDS, Neuron, NeuronSet, vocabulary
 from .quadrature import ENDS
 from .rankings import RANKINGS, rank
-from .refinement import Refinement, refine
+from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
 from .scaled_answers import ScaledAnswers
+
+SELECTIONS = ("causal", "refined")
+MOST = 10  # neurons of a causal selection, unless said otherwise
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class LocateConfig:
     """How neurons are chosen.
 
     - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates.
+    - `select`: `causal`, those of the `candidates` with the largest scores that do most together when set to zero and
+      doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
-    - `most`: the largest number of neurons that are kept, the strongest.
+    - `most`: the largest number of neurons that are kept; of a causal selection 10 unless said otherwise.
     - `layers`: locate in these layers only.
     - `kinds`: try each neuron on known facts, to tell its kind. `drop`: kinds to leave out of the set, `("general",)`
       for instance.
@@ -38,6 +43,8 @@ class LocateConfig:
 
     method: str = "ig"
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
+    select: str = "causal"
+    candidates: int = 64
     t: float = 0.2
     p: float = 0.7
     adjust: bool = False
@@ -53,6 +60,14 @@ class LocateConfig:
                 f"no ranking is called {self.method!r}{did_you_mean(self.method, RANKINGS)}; "
                 f"there are {', '.join(RANKINGS)}"
             )
+        if self.select not in SELECTIONS:
+            raise InputError(
+                f"select is {self.select!r}{did_you_mean(self.select, SELECTIONS)}, expected {' or '.join(SELECTIONS)}"
+            )
+        if self.candidates < 1:
+            raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")
+        if self.adjust and self.select == "causal":
+            raise InputError("adjust moves p, which a causal selection does not use; set select to refined")
         for name, value in (("t", self.t), ("p", self.p)):
             if not 0 < value <= 1:
                 raise InputError(f"{name} is {value!r}, expected a fraction above 0 and up to 1")
@@ -171,6 +186,9 @@ def describe(
         negatives=[prompt.scores for prompt in negatives],
     )  # fmt: skip
     first = scored[0]
+    taken: dict[Site, Taken] = {}
+    if config.select == "causal":
+        refined, taken = _selected(scored, refined, config, negatives)
     sites = list(refined.scores)
     activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
     tests: dict = {"p": refined.p}
@@ -181,7 +199,7 @@ def describe(
         labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
         tests["controls"] = controls.counts()
     neurons = tuple(
-        _neuron(model, site, scored, refined, activation, kind)
+        _neuron(model, site, scored, refined, activation, kind, taken.get(site))
         for site, activation, kind in zip(sites, activations, labels, strict=True)
         if kind not in config.drop
     )
@@ -206,6 +224,19 @@ def describe(
         config=config.as_dict(),
         note=_note(model, refined, neurons, first.answers, config),
     )
+
+
+def _selected(
+    scored: Sequence[PromptScores], refined: Refinement, config: LocateConfig, negatives: Sequence[PromptScores]
+) -> tuple[Refinement, dict[Site, Taken]]:
+    """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them."""
+    mean = sum(prompt.scores for prompt in scored) / len(scored)
+    removed = {site for prompt in negatives for site in coarse(prompt.scores, config.t, config.layers)}
+    candidates = [site for site in strongest(mean, config.candidates, config.layers) if site not in removed]
+    taken = {step.site: step for step in select([p.answers for p in scored], candidates, config.most or MOST)}
+    rates = {site: sum(site in sites for sites in refined.coarse) / len(scored) for site in taken}
+    scores = {site: mean[site].item() for site in taken}
+    return replace(refined, rates=rates, scores=scores), taken
 
 
 def _score(model: Model, text: str, query: Query, config: LocateConfig) -> PromptScores:
@@ -242,6 +273,7 @@ def _neuron(
     refined: Refinement,
     activation: float,
     kind: str | None,
+    taken: Taken | None,
 ) -> Neuron:
     promotes, suppresses = vocabulary(model, *site, sign=activation)
     score = refined.scores[site]
@@ -254,6 +286,8 @@ def _neuron(
         share=score / span if 0 < score <= span else None,  # else others of its layer take it back: no part of a whole
         prompts=refined.rates[site],
         activation=activation,
+        suppress=taken.suppress if taken else None,
+        amplify=taken.amplify if taken else None,
         kind=kind,
         promotes=promotes,
         suppresses=suppresses,
@@ -267,6 +301,8 @@ def _note(
     if not neurons:
         if not any(refined.coarse):
             return "no neuron raises this target's probability for any of the prompts"
+        if config.select == "causal" and not refined.scores:
+            return "no neuron with a large score makes the answer more probable when it is doubled"
         if not refined.rates:
             return (
                 f"no neuron is coarse for {refined.p:.0%} of the {len(refined.coarse)} prompts: the paraphrases share "

@@ -31,6 +31,8 @@ class Neuron:
       None where that is less than the score itself, and for rankings that have no such sum.
     - `prompts`: the fraction of prompts for which it is coarse.
     - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
+    - `suppress`, `amplify`: of neurons selected by their joint effect, the change of the target's probability on the
+      locating prompts with it and all neurons before it set to zero, and doubled.
     - `kind`: one of `KINDS`, None where it was not tried.
     - `promotes`, `suppresses`: tokens that its value vector, under the activation's sign, raises and lowers most.
     """
@@ -41,6 +43,8 @@ class Neuron:
     share: float | None
     prompts: float
     activation: float
+    suppress: float | None = None
+    amplify: float | None = None
     kind: str | None = None
     promotes: tuple[str, ...] = ()
     suppresses: tuple[str, ...] = ()
@@ -52,7 +56,7 @@ class Neuron:
 
 @dataclass(frozen=True)
 class NeuronSet:
-    """The located neurons of one fact, strongest first, and what they were located with.
+    """The located neurons of one fact, in the order in which they were taken or strongest first, and how.
 
     Iterating gives (layer, index) pairs, which `suppress`, `amplify` and `prove` take. It is saved as JSON with the
     hash of the model's weights.
@@ -103,7 +107,7 @@ class NeuronSet:
         )
 
     def top(self, n: int) -> NeuronSet:
-        """The same set with its `n` strongest neurons only."""
+        """The same set with its first `n` neurons only."""
         return NeuronSet(**{**self.__dict__, "neurons": self.neurons[:n]})
 
     def as_dict(self) -> dict:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..shared.help import choice
-from ..shared.options import RANKINGS, Output, layer_list
+from ..shared.options import RANKINGS, SELECTIONS, Output, layer_list
 from . import bench
 
 
@@ -21,6 +21,9 @@ def neurons(
     method: Annotated[str | None, choice(RANKINGS, "--method", help="How neurons are scored.")] = None,
     nodes: Annotated[str | None, typer.Option(help="Points of the integral, or auto.")] = None,
     layers: Annotated[str | None, typer.Option(help="A range such as 2-29, or a list.")] = None,
+    select: Annotated[
+        str | None, choice(SELECTIONS, "--select", help="How neurons are chosen by their scores.")
+    ] = None,
     t: Annotated[float | None, typer.Option(help="Threshold of coarse neurons, of the largest score.")] = None,
     p: Annotated[float | None, typer.Option(help="Share of prompts that refined neurons are coarse for.")] = None,
     adjust: Annotated[bool | None, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = None,
@@ -46,7 +49,7 @@ def neurons(
     chosen_layers = layer_list(layers)
     attribution = _given(nodes=int(nodes) if nodes is not None and nodes.isdigit() else nodes)
     locate = _given(
-        method=method, t=t, p=p, adjust=adjust, most=most, attribution=attribution or None,
+        method=method, select=select, t=t, p=p, adjust=adjust, most=most, attribution=attribution or None,
         layers=None if chosen_layers is None else list(chosen_layers),
     )  # fmt: skip
     options = {

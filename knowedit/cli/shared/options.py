@@ -48,6 +48,7 @@ Texts = list[str]  # an option that may be repeated
 
 # ---------------------------------------------------------------- locating
 
+SELECTIONS = ("causal", "refined")
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
 
 # ---------------------------------------------------------------- texts

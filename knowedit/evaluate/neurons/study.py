@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 
 import numpy as np
-from torch import Tensor
 
 from ...edit.methods.knowledge_neurons import EraseConfig, erase
 from ...errors import InputError
@@ -25,7 +24,7 @@ from ...locate.locate import LocateConfig, PromptScores, describe, score_negativ
 from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
 from ...locate.proof import measure_located
-from ...locate.refinement import Site, refine
+from ...locate.refinement import Site, refine, strongest
 from ...models.adapter import Model
 from ...selection import Keep, choose, evenly, evenly_spaced, known, of_relations, per_relation
 from ...sources import Source, builtin_facts
@@ -61,7 +60,7 @@ class NeuronStudyConfig:
     per_relation: int | None = None
     known_only: bool = True
     locate: LocateConfig = field(
-        default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8), kinds=False)
+        default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", kinds=False)
     )
     prompts: int | None = 4
     negatives: tuple[str, ...] = ()
@@ -157,7 +156,7 @@ class NeuronStudy(FactStudy):
     def _most_active(self, scored: Sequence[PromptScores], n: int) -> list[Site]:
         """The `n` neurons with the largest |activation|, averaged over the prompts, in the layers of the study."""
         activations = sum(prompt.answers.activations.abs() for prompt in scored) / len(scored)
-        return _largest(activations, n, self.settings.locate.layers)
+        return strongest(activations, n, self.settings.locate.layers)
 
     def _stability(self, fact: Fact, scored: Sequence[PromptScores], located: NeuronSet) -> dict[str, list[float]]:
         """For other thresholds, and for some facts other nodes: the number of neurons, and their overlap."""
@@ -245,16 +244,6 @@ class NeuronStudy(FactStudy):
                 f"{self.model.name} knows none of the facts of {self.source.name!r}; choose another source"
             )
         return facts
-
-
-def _largest(values: Tensor, n: int, layers: Sequence[int] | None) -> list[Site]:
-    """The `n` neurons with the largest values, of all layers or of `layers`."""
-    if layers is not None:
-        mask = values.new_zeros(len(values), 1)
-        mask[list(layers)] = 1
-        values = values * mask
-    width = values.shape[1]
-    return [divmod(i, width) for i in values.flatten().topk(n).indices.tolist()]
 
 
 def _jaccard(sites: Iterable[Site], others: Iterable[Site]) -> float:

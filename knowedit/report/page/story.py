@@ -118,7 +118,7 @@ def _neurons(story: Story) -> NeuronSet:
     attribution = AttributionConfig(nodes=QUICK_NODES) if config.quick else AttributionConfig()
     if config.quick:
         fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
-    located = LocateConfig(attribution=attribution, layers=layers, adjust=True, most=MOST)
+    located = LocateConfig(attribution=attribution, most=MOST)
     story.neurons = locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
     return story.neurons
 
