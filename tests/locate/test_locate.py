@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from support.tiny import PROMPT, tiny
@@ -12,18 +13,27 @@ from knowedit import DataError, Fact, InputError, NeuronSet
 from knowedit.locate.attribution import INCOMPLETE, AttributionConfig, attribute
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import mean_activation
-from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts
+from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts, score_prompts
 from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
 from knowedit.locate.neurons import vocabulary
-from knowedit.locate.refinement import adjusted_p, coarse, shared
+from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
+from knowedit.models.intervene import scale
 
 NODES = AttributionConfig(nodes=8)
+CAUSAL = LocateConfig(attribution=NODES)
+REFINED = LocateConfig(attribution=NODES, select="refined")
 
 
 @pytest.fixture(scope="module")
 def found():
     model = trained()
-    return locate_fact(model, facts()[0], LocateConfig(attribution=NODES), pool=ControlPool(model, facts()))
+    return locate_fact(model, facts()[0], REFINED, pool=ControlPool(model, facts()))
+
+
+@pytest.fixture(scope="module")
+def selected():
+    model = trained()
+    return locate_fact(model, facts()[0], CAUSAL, pool=ControlPool(model, facts()))
 
 
 def test_coarse_and_shared():
@@ -60,7 +70,7 @@ def test_located_neurons_are_ordered_and_described(found):
 
 def test_without_kinds_the_neurons_are_the_same(found):
     model = trained()
-    plain = locate_fact(model, facts()[0], LocateConfig(attribution=NODES, kinds=False))
+    plain = locate_fact(model, facts()[0], replace(REFINED, kinds=False))
     assert list(plain) == list(found) and {neuron.kind for neuron in plain.neurons} == {None}
     with pytest.raises(InputError, match="not told without kinds"):
         LocateConfig(kinds=False, drop=("general",))
@@ -83,11 +93,107 @@ def test_neuron_sets_survive_json_and_know_their_model(found, tmp_path):
         NeuronSet.load(path, trained())
 
 
+def test_a_selection_says_what_its_neurons_do_together(selected):
+    model, fact = trained(), facts()[0]
+    queries = [model.query(text, fact.target, fact.subject) for text in selected.refined_on]
+    before = sum(target_probability(model, query) for query in queries)
+    assert 1 <= len(selected) <= 10
+    for n, neuron in enumerate(selected.neurons, 1):
+        for factor, change in ((0.0, neuron.suppress), (2.0, neuron.amplify)):
+            with scale(model, list(selected)[:n], factor):
+                after = sum(target_probability(model, query) for query in queries)
+            # probabilities in float32, a sum of a few of them
+            assert after / before - 1 == pytest.approx(change, abs=64 * torch.finfo(torch.float32).eps)
+
+
+@torch.no_grad()
+def target_probability(model, query) -> float:
+    (target,) = query.target_ids
+    return model.hf(torch.tensor([query.prompt.ids])).logits[0, query.prompt.read].softmax(-1)[target].item()
+
+
+def test_each_neuron_that_is_taken_raises_the_joint_effect_most():
+    """Of three candidates the second round's best is not the one that is best alone."""
+    gains = {frozenset(): 0.5, frozenset("a"): 0.6, frozenset("b"): 0.55, frozenset("c"): 0.4}
+    gains |= {frozenset("ab"): 0.62, frozenset("ac"): 0.8, frozenset("abc"): 0.7}
+    taken = select([Table(gains)], ["a", "b", "c"], most=3)
+    assert [step.site for step in taken] == ["a", "c"]
+    assert [round(step.amplify, 6) for step in taken] == [0.2, 0.6]
+    assert [step.suppress for step in taken] == [0.0, 0.0]
+
+
+def test_a_selection_without_a_neuron_that_helps_is_empty():
+    harmful = {frozenset(): 0.5, frozenset("a"): 0.4}
+    assert select([Table(harmful)], ["a"], most=3) == []
+    assert select([Table(harmful)], [], most=3) == []
+
+
+def test_the_last_neurons_of_a_selection_that_add_nearly_nothing_are_left_out():
+    gains = {frozenset(): 0.5, frozenset("a"): 0.6, frozenset("b"): 0.5005, frozenset("ab"): 0.6005}
+    assert [step.site for step in select([Table(gains)], ["a", "b"], most=2)] == ["a"]
+
+
+class Table:
+    """Stands in for an answer: by the set of neurons that is doubled its probability; nothing falls at zero."""
+
+    def __init__(self, amplified):
+        self.amplified, self.probability = amplified, amplified[frozenset()]
+
+    def scaled(self, sets, factor):
+        return np.array([self.amplified[frozenset(s)] if factor else self.probability for s in sets])
+
+
+def test_strongest_are_above_zero_and_in_the_layers():
+    scores = torch.tensor([[1.0, 0.2, 0.0], [-3.0, 0.5, 0.3]])
+    assert strongest(scores, 3) == [(0, 0), (1, 1), (1, 2)]
+    assert strongest(scores, 9, layers=[1]) == [(1, 1), (1, 2)]
+
+
+def test_a_selection_leaves_out_what_is_coarse_for_a_negative_prompt(selected):
+    model = trained()
+    negative = selected.refined_on[:1]
+    (scored,) = score_prompts(model, FactPrompts(negative, "Aldor"), CAUSAL)
+    left = locate_prompts(
+        model, FactPrompts(negative, "Aldor"), CAUSAL, negatives=negative, pool=ControlPool(model, facts())
+    )
+    assert not set(left) & set(coarse(scored.scores, CAUSAL.t))
+
+
+def test_what_a_selection_does_not_use_is_refused():
+    with pytest.raises(InputError, match="set select to refined"):
+        LocateConfig(adjust=True)
+    with pytest.raises(InputError, match="did you mean 'causal'"):
+        LocateConfig(select="casual")
+    with pytest.raises(InputError, match="candidates is 0"):
+        LocateConfig(candidates=0)
+
+
+def test_ways_to_ask_that_are_not_given_are_made_and_said():
+    """Neutral openings before the prompt; of a built-in fact the templates of its relation."""
+    made = FactPrompts.in_words("My home town is called", "Bexum")
+    assert made.locating[0] == "My home town is called" and len(made.locating) == 4 and len(made.heldout) == 3
+    assert all(text.endswith("My home town is called") for text in (*made.locating, *made.heldout))
+    assert not set(made.locating) & set(made.heldout)
+    assert "neutral openings 3 locate and 3 prove" in made.remark
+    builtin = FactPrompts.in_words("The capital of Venezuela is the city of", "Caracas")
+    assert builtin.subject == "Venezuela" and builtin.relation is not None and len(builtin.heldout) > 0
+    assert "templates of its relation" in builtin.remark
+    assert FactPrompts.in_words("法国的首都是", "巴黎").remark is None
+
+
+def test_ways_to_ask_that_are_given_are_used_as_they_are():
+    given = FactPrompts.in_words("{} lives in", "Bexum", "Zarn", ["The home of {} is", "{} dwells in"])
+    assert given.locating == ("Zarn lives in", "The home of Zarn is") and given.heldout == ("Zarn dwells in",)
+    assert given.remark is None
+    one = FactPrompts.in_words("{} lives in", "Bexum", "Zarn", ["The home of {} is"])
+    assert one.heldout == ("The home of Zarn is",) and len(one.locating) == 4
+
+
 def test_negative_prompts_remove_their_own_neurons(found):
     model = trained()
     # its own prompt as a negative one: everything is coarse for it too, and the answer says so
     left = locate_prompts(
-        model, FactPrompts(found.refined_on[:1], "Aldor"), LocateConfig(attribution=NODES),
+        model, FactPrompts(found.refined_on[:1], "Aldor"), REFINED,
         negatives=found.refined_on[:1], pool=ControlPool(model, facts()),
     )  # fmt: skip
     assert len(left) == 0
@@ -97,7 +203,7 @@ def test_negative_prompts_remove_their_own_neurons(found):
 def test_paraphrases_that_share_nothing_say_so():
     model = tiny("gpt2")
     prompts = FactPrompts(("The capital of France is", "Paris", "z y x w v u", "Rome is a city in"), "Tokyo")
-    found = locate_prompts(model, prompts, LocateConfig(attribution=NODES, t=1.0, p=1.0))
+    found = locate_prompts(model, prompts, replace(REFINED, t=1.0, p=1.0))
     assert len(found) == 0
     assert "share none" in found.note
 
