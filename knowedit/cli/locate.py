@@ -107,6 +107,7 @@ class SelectionOptions:
     candidates: Annotated[
         int, typer.Option("--candidates", help="Causal: of so many neurons with the largest scores.")
     ] = 64
+    prompts: Annotated[int, typer.Option("--prompts", help="At most so many ways to ask locate, the prompt first.")] = 4
     t: Annotated[float, typer.Option("--t", help="Coarse: score at least t times the largest.")] = 0.2
     p: Annotated[
         float | None,
@@ -169,6 +170,7 @@ def locate(
         ),
         select=selection.select,
         candidates=selection.candidates,
+        prompts=selection.prompts,
         t=selection.t,
         p=LocateConfig.p if selection.p is None else selection.p,
         adjust=selection.adjust,
@@ -239,7 +241,7 @@ def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, op
         model.encode(text, chat=config.chat)
     (answer,) = ask(model, [prompts.query(model, prompts.locating[0], chat=config.chat)], top=0)
     pool = ControlPool(model, builtin_facts())
-    with progress("attributing", len(prompts.locating) + len(negatives), "prompt") as step:
+    with progress("attributing", len(prompts.locating[: config.prompts]) + len(negatives), "prompt") as step:
         located = locate_prompts(
             model, prompts, config, negatives=negatives, pool=pool, progress=step,
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from torch import Tensor
@@ -33,6 +33,7 @@ class LocateConfig:
     - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates.
     - `select`: `causal`, those of the `candidates` with the largest scores that do most together when set to zero and
       doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
+    - `prompts`: at most so many prompts locate, the fact's own and the first paraphrases; None for all.
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
     - `most`: the largest number of neurons that are kept; of a causal selection 10 unless said otherwise.
     - `layers`: locate in these layers only.
@@ -45,6 +46,7 @@ class LocateConfig:
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     select: str = "causal"
     candidates: int = 64
+    prompts: int | None = 4
     t: float = 0.2
     p: float = 0.7
     adjust: bool = False
@@ -66,6 +68,8 @@ class LocateConfig:
             )
         if self.candidates < 1:
             raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")
+        if self.prompts is not None and self.prompts < 1:
+            raise InputError(f"prompts is {self.prompts!r}, expected a number of prompts from 1 on")
         if self.adjust and self.select == "causal":
             raise InputError("adjust moves p, which a causal selection does not use; set select to refined")
         for name, value in (("t", self.t), ("p", self.p)):
@@ -157,7 +161,7 @@ def score_prompts(
     for layer in config.layers or ():
         model.check_layer(layer)
     scored = []
-    for text in counted(prompts.locating, progress):
+    for text in counted(prompts.locating[: config.prompts], progress):
         query = prompts.query(model, text, chat=config.chat)
         scored.append(_score(model, text, query, config))
     return scored
@@ -188,7 +192,10 @@ def describe(
     first = scored[0]
     taken: dict[Site, Taken] = {}
     if config.select == "causal":
-        refined, taken = _selected(scored, refined, config, negatives)
+        pool = pool or ControlPool(model, builtin_facts())
+        controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=("general",)).general
+        others = [prompt.scores for prompt in negatives]
+        refined, taken = _selected(scored, refined, config, others, lambda sites: pool.needed(sites, controls))
     sites = list(refined.scores)
     activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
     tests: dict = {"p": refined.p}
@@ -227,12 +234,21 @@ def describe(
 
 
 def _selected(
-    scored: Sequence[PromptScores], refined: Refinement, config: LocateConfig, negatives: Sequence[PromptScores]
+    scored: Sequence[PromptScores],
+    refined: Refinement,
+    config: LocateConfig,
+    negatives: Sequence[Tensor],
+    needed: Callable[[list[Site]], list[bool]],
 ) -> tuple[Refinement, dict[Site, Taken]]:
-    """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them."""
+    """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them.
+
+    Candidates are neither coarse for a negative prompt nor needed by other answers.
+    """
     mean = sum(prompt.scores for prompt in scored) / len(scored)
-    removed = {site for prompt in negatives for site in coarse(prompt.scores, config.t, config.layers)}
-    candidates = [site for site in strongest(mean, config.candidates, config.layers) if site not in removed]
+    removed = {site for scores in negatives for site in coarse(scores, config.t, config.layers)}
+    candidates = strongest(mean, config.candidates, config.layers)
+    removed |= {site for site, is_needed in zip(candidates, needed(candidates), strict=True) if is_needed}
+    candidates = [site for site in candidates if site not in removed]
     taken = {step.site: step for step in select([p.answers for p in scored], candidates, config.most or MOST)}
     rates = {site: sum(site in sites for sites in refined.coarse) / len(scored) for site in taken}
     scores = {site: mean[site].item() for site in taken}

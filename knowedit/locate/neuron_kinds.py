@@ -19,6 +19,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
@@ -57,6 +59,7 @@ class ControlPool:
         ]
         self._asked: OrderedDict[tuple[str, str], ScaledAnswers] = OrderedDict()
         self._unknown: set[tuple[str, str]] = set()
+        self._needed: dict[tuple, bool] = {}  # by the controls' prompts and the neuron
 
     def controls(
         self,
@@ -84,6 +87,22 @@ class ControlPool:
         return Controls(
             **{sort: self._known(groups, n) if sort in sorts else () for sort, groups in candidates.items()}
         )
+
+    def needed(self, neurons: Sequence[tuple[int, int]], controls: Sequence[ScaledAnswers]) -> list[bool]:
+        """Whether other answers need each neuron, too: the controls' mean probability changes by at least `DROP` of
+        itself when the neuron alone is set to zero, or doubled.
+
+        Massive activations and neurons of any next word are such (Sun et al. 2024). False where there is no control.
+        """
+        about = tuple(control.query.prompt.ids for control in controls)
+        new = [neuron for neuron in neurons if (about, neuron) not in self._needed]
+        if new and controls:
+            before = sum(control.probability for control in controls)
+            sets = [[neuron] for neuron in new]
+            changes = [sum(control.scaled(sets, factor) for control in controls) / before - 1 for factor in (0.0, 2.0)]
+            largest = abs(np.stack(changes)).max(0)
+            self._needed.update(((about, neuron), bool(c >= DROP)) for neuron, c in zip(new, largest, strict=True))
+        return [self._needed.get((about, neuron), False) for neuron in neurons]
 
     def _known(self, groups: list[list[Fact]], n: int) -> tuple[ScaledAnswers, ...]:
         """The first `n` facts that the model knows, in a shuffled order that is always the same."""

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,6 +144,16 @@ class Table:
         return np.array([self.amplified[frozenset(s)] if factor else self.probability for s in sets])
 
 
+def test_what_other_answers_need_is_no_candidate():
+    """One control's answer is halved without the neuron, the other's stays: a quarter is lost on average."""
+    pool = ControlPool(trained(), ())
+    controls = [Needs((0, 1)), Needs()]
+    for i, control in enumerate(controls):
+        control.query = SimpleNamespace(prompt=SimpleNamespace(ids=(i,)))
+    assert pool.needed([(0, 1), (0, 2)], controls) == [True, False]
+    assert pool.needed([(0, 1), (0, 2)], ()) == [False, False]
+
+
 def test_strongest_are_above_zero_and_in_the_layers():
     scores = torch.tensor([[1.0, 0.2, 0.0], [-3.0, 0.5, 0.3]])
     assert strongest(scores, 3) == [(0, 0), (1, 1), (1, 2)]
@@ -234,7 +245,7 @@ class Needs:
         self.needed = needed
 
     def scaled(self, sets, factor):
-        return [0.4 if set(neurons) & set(self.needed) else 0.8 for neurons in sets]
+        return np.array([0.4 if set(neurons) & set(self.needed) else 0.8 for neurons in sets])
 
 
 @pytest.mark.parametrize(

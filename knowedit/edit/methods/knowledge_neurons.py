@@ -58,7 +58,9 @@ class KnowledgeNeuronsConfig:
     signed: bool = True
     shared: float = 0.1
     others: int = 10
-    locate: LocateConfig = field(default_factory=lambda: LocateConfig(select="refined", adjust=True, kinds=False))
+    locate: LocateConfig = field(
+        default_factory=lambda: LocateConfig(select="refined", prompts=None, adjust=True, kinds=False)
+    )
 
     def __post_init__(self):
         for name in ("lambda1", "lambda2"):
@@ -85,7 +87,9 @@ class EraseConfig:
     """How facts are erased: the `most` commonest of their neurons, each fact's located as `locate` says."""
 
     most: int = 20
-    locate: LocateConfig = field(default_factory=lambda: LocateConfig(select="refined", adjust=True, kinds=False))
+    locate: LocateConfig = field(
+        default_factory=lambda: LocateConfig(select="refined", prompts=None, adjust=True, kinds=False)
+    )
 
     def __post_init__(self):
         if not isinstance(self.most, int) or self.most < 1:

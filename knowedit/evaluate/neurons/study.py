@@ -60,7 +60,9 @@ class NeuronStudyConfig:
     per_relation: int | None = None
     known_only: bool = True
     locate: LocateConfig = field(
-        default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", kinds=False)
+        default_factory=lambda: LocateConfig(
+            attribution=AttributionConfig(nodes=8), select="refined", prompts=None, kinds=False
+        )
     )
     prompts: int | None = 4
     negatives: tuple[str, ...] = ()

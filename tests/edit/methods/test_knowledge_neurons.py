@@ -17,7 +17,7 @@ from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 
 NODES = AttributionConfig(nodes=8)
-LOCATE = LocateConfig(attribution=NODES, adjust=True)
+LOCATE = LocateConfig(attribution=NODES, select="refined", prompts=None, adjust=True)
 CONFIG = KnowledgeNeuronsConfig(locate=LOCATE)
 FACT = Fact("The {} is located in the city of", SUBJECT, "Paris", target_new="Rome")
 NEURONS = [(2, 5), (0, 7), (2, 1), (2, 5)]
@@ -175,7 +175,7 @@ def test_the_model_stays_as_it_was(pool):
 
 def test_refuses_what_finds_nothing(pool):
     model, fact = trained(), rewritten(facts()[0])
-    nothing = LocateConfig(attribution=NODES, drop=("fact", "relation", "answer", "general"))
+    nothing = LocateConfig(attribution=NODES, select="refined", drop=("fact", "relation", "answer", "general"))
     with pytest.raises(InputError, match="no neuron to rewrite .* of a kind to leave out"):
         knowledge_neurons(model, fact, KnowledgeNeuronsConfig(locate=nothing), pool=pool)
     with pytest.raises(InputError, match="no neuron to erase .* kind to leave out"):

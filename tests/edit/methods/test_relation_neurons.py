@@ -16,7 +16,7 @@ from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 
-LOCATE = LocateConfig(attribution=AttributionConfig(nodes=8), adjust=True)
+LOCATE = LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", prompts=None, adjust=True)
 CONFIG = KnowledgeNeuronsConfig(locate=LOCATE, shared=0.2, others=6)
 
 

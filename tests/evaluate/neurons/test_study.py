@@ -27,7 +27,7 @@ from knowedit.locate.refinement import coarse
 from knowedit.settings import overridden
 from knowedit.sources import Source
 
-EIGHT = LocateConfig(attribution=AttributionConfig(nodes=8), kinds=False)
+EIGHT = LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", kinds=False)
 
 
 def source(made=None):
