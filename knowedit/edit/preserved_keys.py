@@ -54,7 +54,7 @@ class PreservedKeys:
 
     def about(self, fact: Fact) -> list[int]:
         """Which of the keys are about the fact's subject or about its neighbours."""
-        subjects = {(about.subject or "").casefold() for about in (fact, *fact.neighbours)}
+        subjects = {(name or "").casefold() for name in (fact.subject, *(n.subject for n in fact.neighbours))}
         prompts = " ".join(n.prompt for n in fact.neighbours)
         return [i for i, subject in enumerate(self.subjects) if subject.casefold() in subjects or subject in prompts]
 

@@ -193,9 +193,9 @@ def describe(
     taken: dict[Site, Taken] = {}
     if config.select == "causal":
         pool = pool or ControlPool(model, builtin_facts())
-        controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=("general",)).general
+        general = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=("general",)).general
         others = [prompt.scores for prompt in negatives]
-        refined, taken = _selected(scored, refined, config, others, lambda sites: pool.needed(sites, controls))
+        refined, taken = _selected(scored, refined, config, others, lambda sites: pool.needed(sites, general))
     sites = list(refined.scores)
     activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
     tests: dict = {"p": refined.p}

@@ -283,8 +283,8 @@ class Run:
 
     def only(self, kept: list[int]) -> Run:
         """The run of some of its requests."""
-        parts = [part and part.only(kept) for part in (self.prompts, self.essences)]
-        return Run(self.model, [self.requests[j] for j in kept], self.layer, *parts)
+        essences = self.essences and self.essences.only(kept)
+        return Run(self.model, [self.requests[j] for j in kept], self.layer, self.prompts.only(kept), essences)
 
     def keys(self) -> list[Tensor]:
         """Of each request the keys of its prompts, (prompts, n_neurons)."""
