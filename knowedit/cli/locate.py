@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 import typer
 
 from .benchmarks import bench
+from .locate_report import record_of, show, show_run
 from .shared.help import choice
 from .shared.options import (
     RANKINGS,
@@ -25,10 +26,9 @@ from .shared.options import (
     Texts,
     layer_list,
 )
-from .shared.output import line, note, percent, print_json, table
+from .shared.output import note, print_json
 from .shared.progress import Clock, progress
 
-SCHEMA = "knowedit.locate/1"
 OBJECTIVES = ("probability", "log_probability", "logit", "logit_difference")
 QUADRATURES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
 BASELINES = ("zero", "mean")
@@ -189,7 +189,7 @@ def locate(
         else:
             raise InputError("a PROMPT needs --target, the answer whose neurons are located")
         record = _locate_one(prompts, about.negative, config, draws, seed, model)
-        print_json(record) if output.as_json else _show(record)
+        print_json(record) if output.as_json else show(record)
         return
     from ..evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 
@@ -212,7 +212,7 @@ def locate(
     build = partial(
         NeuronStudy.from_config, study_config, device=model.device, trust_remote_code=model.trust_remote_code
     )
-    bench.execute("neurons", study_config, build, run, model.device, output.as_json, show=_show_run)
+    bench.execute("neurons", study_config, build, run, model.device, output.as_json, show=show_run)
 
 
 def _integer(text: str, *words: str):
@@ -251,114 +251,4 @@ def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, op
         note("proving: suppressing and amplifying, beside random neurons") if sys.stderr.isatty() else None
         proof = prove_located(model, located, prompts.heldout, pool=pool, draws=draws, seed=seed)
     seconds["effect"] = clock.lap()
-    return {**_record(located, proof, prompts, seconds), "tokens": answer.tokens}
-
-
-def _record(located, proof, prompts, seconds: dict) -> dict:
-    """What `--json` prints."""
-    nothing = {"value": None, "low": None, "high": None, "n": 0}
-    effect = {"suppress": nothing, "amplify": nothing, "control_suppress": nothing, "control_amplify": nothing}
-    return {
-        "schema": SCHEMA,
-        "model": located.model,
-        "weights_hash": located.weights_hash,
-        "prompt": located.prompt,
-        "subject": located.subject,
-        "target": located.target,
-        "probability": located.probability,
-        "method": located.method,
-        "refined_on": located.refined_on,
-        "heldout": list(prompts.heldout),
-        "remark": prompts.remark,
-        "negatives": located.negatives,
-        "note": located.note,
-        "neurons": located.as_dict()["neurons"],
-        "completeness": _completeness(located) if located.gap else None,
-        "effect": effect if proof is None else proof.as_dict(),
-        "tests": located.tests,
-        "config": located.config,
-        "seconds": seconds,
-    }
-
-
-def _completeness(located) -> dict:
-    gap = {"max_gap": max(located.gap), "by_layer": list(located.gap)}
-    return {**gap, "missing": located.missing, "ended": located.ended, "warning": located.warning}
-
-
-def _show(record: dict) -> None:
-    from ..statistics import Estimate
-
-    line(f"{record['prompt']} → {record['target']}   p = {record['probability']:.3f}   ({record['model']})")
-    if record["note"]:
-        line(f"Note: {record['note']}.")
-    if record["remark"]:
-        line(f"Prompts: {record['remark']}.")
-    line()
-    if record["neurons"]:
-        joint = [f"{what}, joint" for what in ("suppress", "amplify") if record["neurons"][0][what] is not None]
-        table(
-            ["neuron", "score", "share", "prompts", *joint, "kind", "promotes"],
-            [_row(neuron) for neuron in record["neurons"]],
-        )
-        line()
-        _show_effect(record["effect"], Estimate)
-    if record["completeness"]:
-        line(f"Largest completeness gap of a layer: {record['completeness']['max_gap']:.1e}")
-        if record["completeness"]["warning"]:
-            line(f"Warning: {record['completeness']['warning']}.")
-    line("Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in record["seconds"].items()))
-
-
-def _row(neuron: dict) -> tuple:
-    site, words = f"{neuron['layer']}/{neuron['index']}", "  ".join(map(repr, neuron["promotes"][:5]))
-    rates = percent(neuron["share"]), percent(neuron["prompts"], False)
-    joint = [percent(neuron[what]) for what in ("suppress", "amplify") if neuron[what] is not None]
-    return site, f"{neuron['score']:+.4f}", *rates, *joint, neuron["kind"], words
-
-
-def _show_effect(effect: dict, Estimate) -> None:
-    on = (
-        f"{effect['suppress']['n']} held-out prompts"
-        if effect["heldout"]
-        else "the prompt that located them (nothing was held out)"
-    )
-    line(f"Proof on {on}, target's mean probability {effect['probability']:.3f}:")
-    rows = []
-    for what, factor in (("suppress", "× 0"), ("amplify", "× 2")):
-        p = effect[f"p_{what}"]
-        cells = [Estimate(**effect[f"{prefix}{what}"]).text("change") for prefix in ("", "control_", "layer_control_")]
-        rows.append((f"{what} {factor}", *cells, f"{p:.3f}"))
-    table(["", "located", "random, same layer and activation", "random, same layer", "p"], rows)
-    for name, changes in effect["specificity"].items():
-        suppress, amplify = (Estimate(**changes[w]).text("change") for w in ("suppress", "amplify"))
-        n = changes["suppress"]["n"]
-        line(f"Other facts, {name.replace('_', ' ')}: suppress {suppress}, amplify {amplify} (n = {n})")
-
-
-def _show_run(run, as_json: bool) -> None:
-    """The summary of many facts."""
-    from ..statistics import Estimate
-
-    summary = run.summary
-    if as_json:
-        print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
-        return
-    with_neurons = summary["records"] - summary["failed"] - summary["empty"]
-    line(
-        f"{summary['records']} facts, {with_neurons} with neurons, {summary['failed']} failed; results in {run.folder}"
-    )
-    if warning := summary["completeness"]["warning"]:
-        line(f"Warning: {warning}.")
-    proof = summary["proof"]
-    if proof is None:
-        line("No fact has both neurons and a prompt to prove them on.")
-        return
-    line(f"{proof['neurons']:.1f} neurons a fact; mean probability on held-out prompts {proof['probability']:.3f}")
-    for what in ("suppress", "amplify"):
-        located, matched, by_layer = (
-            Estimate(**proof[f"{kind}{what}"]).text("change") for kind in ("", "control_", "layer_control_")
-        )
-        line(f"{what}: located {located}, p = {proof[f'p_{what}']:.3f}")
-        line(f"  random by layer and activation {matched}")
-        line(f"  random by layer {by_layer}")
+    return {**record_of(located, proof, prompts, seconds), "tokens": answer.tokens}
