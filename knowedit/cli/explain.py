@@ -78,7 +78,10 @@ def _summary(record: dict, page: Path | None) -> Iterator[str]:
     """What the page says, in a few lines."""
     fact, answer = record["fact"], record["prediction"]
     yield f"{fact['prompt']} → {fact['target']}   p = {answer['probability']:.3f}, rank {answer['rank']}"
-    if record["proof"]:
+    if not answer["known"]:
+        word, chance = answer["top"][0]
+        yield f"the model does not say this: it says {word!r} (p = {chance:.3f})"
+    if record["proof"] and record["proof"]["recalled"]:
         change = percent(record["proof"]["suppress"]["value"])
         yield f"{len(record['neurons']['neurons'])} neurons; switched off they change it by {change}"
     if record["edit"]:

@@ -19,6 +19,7 @@ def record_of(located, proof, prompts, seconds: dict) -> dict:
         "subject": located.subject,
         "target": located.target,
         "probability": located.probability,
+        "rank": located.rank,
         "method": located.method,
         "refined_on": located.refined_on,
         "heldout": list(prompts.heldout),
@@ -42,20 +43,24 @@ def _completeness(located) -> dict:
 def show(record: dict) -> None:
     from ..statistics import Estimate
 
-    line(f"{record['prompt']} → {record['target']}   p = {record['probability']:.3f}   ({record['model']})")
+    chance = f"p = {record['probability']:.3f}" + (f", rank {record['rank']}" if record["rank"] != 1 else "")
+    line(f"{record['prompt']} → {record['target']}   {chance}   ({record['model']})")
     if record["note"]:
         line(f"Note: {record['note']}.")
     if record["remark"]:
         line(f"Prompts: {record['remark']}.")
     line()
     if record["neurons"]:
-        joint = [f"{what}, joint" for what in ("suppress", "amplify") if record["neurons"][0][what] is not None]
-        table(
-            ["neuron", "score", "share", "prompts", *joint, "kind", "promotes"],
-            [_row(neuron) for neuron in record["neurons"]],
-        )
+        given = record["effect"]["recalled"] > 0
+        joint = [what for what in ("suppress", "amplify") if given and record["neurons"][0][what] is not None]
+        columns = ["neuron", "score", "share", "prompts", *(f"{what}, joint" for what in joint), "kind", "promotes"]
+        table(columns, [_row(neuron, joint) for neuron in record["neurons"]])
         line()
-        _show_effect(record["effect"], Estimate)
+        if given:
+            _show_effect(record["effect"], Estimate)
+        else:
+            on = _proved_on(record["effect"])
+            line(f"No neuron is claimed to make this answer: the model does not give it on {on}.")
     if record["completeness"]:
         line(f"Largest completeness gap of a layer: {record['completeness']['max_gap']:.1e}")
         if record["completeness"]["warning"]:
@@ -63,20 +68,21 @@ def show(record: dict) -> None:
     line("Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in record["seconds"].items()))
 
 
-def _row(neuron: dict) -> tuple:
+def _row(neuron: dict, joint: list[str]) -> tuple:
     site, words = f"{neuron['layer']}/{neuron['index']}", "  ".join(map(repr, neuron["promotes"][:5]))
     rates = percent(neuron["share"]), percent(neuron["prompts"], False)
-    joint = [percent(neuron[what]) for what in ("suppress", "amplify") if neuron[what] is not None]
-    return site, f"{neuron['score']:+.4f}", *rates, *joint, neuron["kind"], words
+    effects = [percent(neuron[what]) for what in joint]
+    return site, f"{neuron['score']:+.4f}", *rates, *effects, neuron["kind"], words
+
+
+def _proved_on(effect: dict) -> str:
+    if effect["heldout"]:
+        return f"{effect['suppress']['n']} held-out prompts"
+    return "the prompt that located them (nothing was held out)"
 
 
 def _show_effect(effect: dict, Estimate) -> None:
-    on = (
-        f"{effect['suppress']['n']} held-out prompts"
-        if effect["heldout"]
-        else "the prompt that located them (nothing was held out)"
-    )
-    line(f"Proof on {on}, target's mean probability {effect['probability']:.3f}:")
+    line(f"Proof on {_proved_on(effect)}, target's mean probability {effect['probability']:.3f}:")
     rows = []
     for what, factor in (("suppress", "× 0"), ("amplify", "× 2")):
         p = effect[f"p_{what}"]

@@ -217,6 +217,7 @@ def describe(
         target=prompts.target,
         neurons=neurons[: config.most],
         probability=first.answers.probability,
+        rank=first.answers.rank,
         method=config.method,
         subject=prompts.subject,
         separator=prompts.separator,
@@ -294,12 +295,12 @@ def _neuron(
     promotes, suppresses = vocabulary(model, *site, sign=activation)
     score = refined.scores[site]
     spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]
-    span = _mean(spans) if spans else 0.0
+    span = _mean(spans) if spans and scored[0].answers.known else 0.0
     return Neuron(
         layer=site[0],
         index=site[1],
         score=score,
-        share=score / span if 0 < score <= span else None,  # else others of its layer take it back: no part of a whole
+        share=score / span if 0 < score <= span else None,  # others may take it back: no part of a whole
         prompts=refined.rates[site],
         activation=activation,
         suppress=taken.suppress if taken else None,
@@ -313,21 +314,28 @@ def _neuron(
 def _note(
     model: Model, refined: Refinement, neurons: Sequence[Neuron], answers: ScaledAnswers, config: LocateConfig
 ) -> str | None:
-    """Why a set is empty, or what to think of when reading it."""
-    if not neurons:
-        if not any(refined.coarse):
-            return "no neuron raises this target's probability for any of the prompts"
-        if config.select == "causal" and not refined.scores:
-            return "no neuron with a large score makes the answer more probable when it is doubled"
-        if not refined.rates:
-            return (
-                f"no neuron is coarse for {refined.p:.0%} of the {len(refined.coarse)} prompts: the paraphrases share "
-                "none; lower p or t"
-            )
-        if not refined.scores:
-            return "every neuron that the paraphrases share is also coarse for a negative prompt"
-        return f"every neuron that was located is of a kind to leave out ({', '.join(config.drop)})"
+    """What to think of when reading a set: that the model says something else, and why the set is empty."""
+    notes = []
     if not answers.known:
-        top = model.token(answers.top)
-        return f"the model does not know this fact: its first choice is {top!r}, not the target"
-    return None
+        notes.append(
+            f"the model does not say this: it says {model.token(answers.top)!r} (p = {answers.top_probability:.3f}), "
+            f"and this answer is its choice number {answers.rank}"
+        )
+    if not neurons:
+        notes.append(_why_empty(refined, config))
+    return "; ".join(notes) or None
+
+
+def _why_empty(refined: Refinement, config: LocateConfig) -> str:
+    if not any(refined.coarse):
+        return "no neuron raises this target's probability for any of the prompts"
+    if config.select == "causal" and not refined.scores:
+        return "no neuron with a large score makes the answer more probable when it is doubled"
+    if not refined.rates:
+        return (
+            f"no neuron is coarse for {refined.p:.0%} of the {len(refined.coarse)} prompts: the paraphrases share "
+            "none; lower p or t"
+        )
+    if not refined.scores:
+        return "every neuron that the paraphrases share is also coarse for a negative prompt"
+    return f"every neuron that was located is of a kind to leave out ({', '.join(config.drop)})"

@@ -28,7 +28,8 @@ class Neuron:
     """One located neuron.
 
     - `score`: mean over the prompts that located it; `share`: the same over the mean of its layer's F(a) − F(baseline),
-      None where that is less than the score itself, and for rankings that have no such sum.
+      None where that is less than the score itself, for a target that is not the model's answer, and for rankings
+      that have no such sum.
     - `prompts`: the fraction of prompts for which it is coarse.
     - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
     - `suppress`, `amplify`: of neurons selected by their joint effect, the change of the target's probability on the
@@ -61,6 +62,7 @@ class NeuronSet:
     Iterating gives (layer, index) pairs, which `suppress`, `amplify` and `prove` take. It is saved as JSON with the
     hash of the model's weights.
 
+    - `probability`, `rank`: of the target after the first prompt, as the model is; 1 is its first choice.
     - `note`: in words why a set is empty or doubtful; `warning`: why its scores are.
     - `gap`: of the first prompt's attribution. `missing`: the largest gap of a layer that was searched, as a fraction
       of F, over the prompts; `ended`: what ended their search for points, the worst of `quadrature.ENDS`.
@@ -72,6 +74,7 @@ class NeuronSet:
     target: str
     neurons: tuple[Neuron, ...]
     probability: float
+    rank: int | None = None
     method: str = "ig"
     subject: str | None = None
     fact: str | None = None

@@ -43,11 +43,25 @@ class ScaledAnswers:
         return float(np.prod([part.read(part.recording.output)[0].item() for part in self._parts]))
 
     @cached_property
-    def top(self) -> int:
-        """The most probable first token."""
+    def _first_logits(self) -> Tensor:
+        """Of all first tokens, (vocabulary,)."""
         part = self._parts[0]
         with torch.no_grad():
-            return self.model.logits(self.model.normed(part.recording.output[:, part.reads[0]])).argmax().item()
+            return self.model.logits(self.model.normed(part.recording.output[:, part.reads[0]]))[0]
+
+    @property
+    def top(self) -> int:
+        """The most probable first token."""
+        return self._first_logits.argmax().item()
+
+    @property
+    def top_probability(self) -> float:
+        return self._first_logits.double().softmax(0).max().item()
+
+    @property
+    def rank(self) -> int:
+        """The rank of the target's first token, 1 for the model's first choice."""
+        return 1 + (self._first_logits > self._first_logits[self.query.target_ids[0]]).sum().item()
 
     @property
     def known(self) -> bool:

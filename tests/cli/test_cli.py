@@ -57,6 +57,16 @@ def test_scores_that_do_not_add_up_are_said_in_table_and_json(run, monkeypatch):
     assert gap["missing"] > 0 and gap["warning"].endswith("let nodes be auto") and gap["ended"] == "nodes"
 
 
+def test_locate_claims_nothing_for_an_answer_that_the_model_does_not_give(run):
+    status, out, err = run("locate", "Zarn lives in", "--target", "Bexum", "--subject", "Zarn", "--draws", "10")
+    assert status == 0, err
+    first, second, *_ = out.splitlines()
+    assert first.startswith("Zarn lives in → Bexum   p = 0.0") and ", rank " in first
+    assert second.startswith("Note: the model does not say this: it says 'Aldor' (p = 0.9")
+    assert "No neuron is claimed to make this answer: the model does not give it on" in out
+    assert "suppress × 0" not in out and "Other facts" not in out
+
+
 def test_target_may_be_asked_without_a_subject(run):
     status, out, _ = run("locate", "Zarn lives in", "--target", "Aldor", "--json", "--nodes", "8", "--draws", "10")
     assert status == 0 and json.loads(out)["subject"] is None

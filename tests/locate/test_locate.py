@@ -10,13 +10,13 @@ import torch
 from support.tiny import PROMPT, tiny
 from support.trained import facts, trained
 
-from knowedit import DataError, Fact, InputError, NeuronSet
+from knowedit import DataError, Fact, InputError, NeuronSet, ask
 from knowedit.locate.attribution import INCOMPLETE, AttributionConfig, attribute
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import mean_activation
 from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts, score_prompts
 from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
-from knowedit.locate.neurons import vocabulary
+from knowedit.locate.neurons import KINDS, vocabulary
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
 from knowedit.models.intervene import scale
 
@@ -222,10 +222,22 @@ def test_paraphrases_that_share_nothing_say_so():
 def test_a_fact_that_the_model_does_not_know_is_said():
     model = trained()
     fact = Fact("{} lives in", "Zarn", "Bexum")
-    assert (
-        "does not know"
-        in locate_fact(model, fact, LocateConfig(attribution=NODES), pool=ControlPool(model, facts())).note
+    found = locate_fact(model, fact, LocateConfig(attribution=NODES), pool=ControlPool(model, facts()))
+    answer = ask(model, [model.query(fact.prompt, fact.target)])[0]
+    word, chance = answer.top[0]
+    assert found.note == (
+        f"the model does not say this: it says {word!r} (p = {chance:.3f}), and this answer is its choice number "
+        f"{answer.rank}"
     )
+    assert found.rank == answer.rank > 1
+    assert all(neuron.share is None for neuron in found.neurons)
+
+
+def test_an_unknown_answer_that_no_neuron_raises_is_both():
+    model = trained()
+    config = LocateConfig(attribution=NODES, drop=KINDS)
+    found = locate_fact(model, Fact("{} lives in", "Zarn", "Bexum"), config, pool=ControlPool(model, facts()))
+    assert len(found) == 0 and "does not say this" in found.note and "; every neuron that" in found.note
 
 
 @pytest.mark.parametrize("method", ["gradient", "activation", "logit", "ablation"])

@@ -241,8 +241,17 @@ def test_without_a_script_and_on_paper_all_maps_are_there(browser, told, tmp_pat
 def test_a_page_without_an_edit_or_an_unknown_fact(told):
     text = page(told | {"edit": None})
     assert 'id="edit"' not in text and "Bexum</span></h1>" not in text
-    unknown = told["prediction"] | {"known": False, "rank": 7}
-    assert "does not say" in page(told | {"prediction": unknown})
+    asked = [each | {"rank": 7, "probability": 0.001} for each in told["prediction"]["prompts"]]
+    unknown = told["prediction"] | {"known": False, "rank": 7, "probability": 0.001, "prompts": asked}
+    text = page(told | {"prediction": unknown})
+    body = text[: text.index('id="record"')]
+    assert "does not say" in body and "instead" in body
+    claims = ("carry", "carries", "Without its neurons", "The proof", "heat-map", "Looked up in layer", "raise the")
+    for claim in claims:
+        assert claim not in body.partition("</style>")[2], claim
+    assert body.count("in none of the ways to ask") == 3
+    once = [asked[0], asked[1] | {"rank": 1}, *asked[2:]]
+    assert "in none of the ways to ask" not in page(told | {"prediction": unknown | {"prompts": once}})
     for name in ("lens", "parts", "trace", "recall", "neurons", "cards", "proof"):
         without = {"proof": None, "cards": None} if name == "neurons" else {}
         refused = told | without | {name: None, "notes": {name: f"this model cannot have {name}"}}
