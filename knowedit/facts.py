@@ -34,7 +34,7 @@ def fill(template: str, subject: str | None) -> str:
     if subject is not None:
         return check_template(template).replace(SLOT, subject)
     if not isinstance(template, str) or not template.strip() or SLOT in template:
-        raise InputError(f"the prompt is {template!r}, expected text, and a subject to be named for a {SLOT} in it")
+        raise InputError(f"the prompt is {template!r}, expected text, and --subject to be named for a {SLOT} in it")
     return template
 
 
@@ -147,7 +147,9 @@ class Fact:
     def subject_for(self, what: str) -> str:
         """The subject. Raises `InputError` where there is none, which says that `what` needs one."""
         if self.subject is None:
-            raise InputError(f"{what} needs the subject of {self.prompt!r}, and the fact has none; name its subject")
+            raise InputError(
+                f"{what} needs the subject of {self.prompt!r}, and the fact has none; name it with --subject"
+            )
         return self.subject
 
     @classmethod

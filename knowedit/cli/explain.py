@@ -11,7 +11,7 @@ import typer
 
 from .shared.command import Printout, run_command
 from .shared.facts import OneFact
-from .shared.options import ModelOptions, Output, Texts, layer_list
+from .shared.options import SEEDS, ModelOptions, Output, Texts, layer_list
 from .shared.output import percent
 from .shared.progress import progress
 
@@ -35,7 +35,7 @@ def explain(
         str | None, typer.Option(help="Locate neurons in these layers only; by default all but the first twelfth.")
     ] = None,
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of noise and random sets.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of noise and random sets.", **SEEDS)] = 0,
     *,
     model: ModelOptions,
     output: Output,

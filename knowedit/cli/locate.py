@@ -11,9 +11,11 @@ import typer
 
 from .benchmarks import bench
 from .locate_report import record_of, show, show_run
+from .shared.facts import refuse
 from .shared.help import choice
 from .shared.options import (
     RANKINGS,
+    SEEDS,
     SELECTIONS,
     Chat,
     FactId,
@@ -131,7 +133,7 @@ def locate(
     scores: ScoreOptions,
     selection: SelectionOptions,
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the random sets.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random sets.", **SEEDS)] = 0,
     chat: Chat = False,
     *,
     run: bench.EngineOptions,
@@ -152,8 +154,12 @@ def locate(
     if sum(named is not None for named in (about.prompt, about.fact, about.facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")
     check_separator(about.separator)
-    if about.facts is not None and about.separator is not None:
-        raise InputError("--separator is for one fact; in a file each fact may have its own field, separator")
+    one = about.facts is None
+    refuse("many facts (--facts)", one, relation=about.relation, limit=about.limit, known=about.known)
+    defaults = vars(bench.EngineOptions())
+    refuse("many facts (--facts)", one, **{name: v for name, v in vars(run).items() if v != defaults[name]})
+    refuse("one fact", not one, target=about.target, heldout=about.heldout, separator=about.separator)
+    refuse("a PROMPT", about.prompt is None, subject=about.subject, paraphrase=about.paraphrase)
     if selection.p is not None and selection.select == "causal":
         raise InputError("--p chooses among refined neurons; add --select refined, or leave it out")
     config = LocateConfig(

@@ -82,7 +82,7 @@ class AttributionConfig:
                 )
         else:
             rule(self.quadrature, cast(int, self.nodes))
-        if not isinstance(self.tolerance, int | float) or not self.tolerance > 0:
+        if not isinstance(self.tolerance, int | float) or not 0 < self.tolerance < float("inf"):
             raise InputError(f"the tolerance is {self.tolerance!r}, expected a positive gap such as 1e-3")
         if not isinstance(self.budget, int) or self.budget < 1:
             raise InputError(f"the budget is {self.budget!r}, expected a number of gradients a layer such as 512")
@@ -92,6 +92,8 @@ class AttributionConfig:
             raise InputError(
                 f"the baseline is {self.baseline!r}, expected 'zero', 'mean' or a tensor as `mean_activation` gives it"
             )
+        if self.of != "logit_difference" and self.foil is not None:
+            raise InputError(f"a foil is what a logit_difference compares with, {self.of} has none; leave it out")
         if self.of == "logit_difference" and self.foil is None:
             raise InputError("a logit difference needs a foil: the answer that the target is compared with")
 

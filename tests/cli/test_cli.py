@@ -332,7 +332,7 @@ def test_a_separator_is_an_option_and_a_field_and_what_was_scored_is_shown(run, 
     assert [json.loads(line)["tokens"] for line in out.splitlines()] == [["Aldor"], ["Aldor"]]
     fails(run("locate", "Zarn lives in", "--target", "Aldor", "--separator", ","), "separator is ','", "white space")
     fails(run("edit", *ZARN[1:2], "--subject", "Zarn", "--target-new", "Bexum", "--separator", "x"), "separator")
-    fails(run("locate", "--facts", "builtin", "--separator", ""), "--separator is for one fact")
+    fails(run("locate", "--facts", "builtin", "--separator", ""), "--separator is about one fact")
 
 
 def test_warnings_are_notes_on_stderr_each_once(run):

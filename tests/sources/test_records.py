@@ -127,7 +127,7 @@ def test_a_fact_may_have_no_subject(write):
     assert (fact.subject, fact.prompt) == (None, "The largest planet is")
     with pytest.raises(InputError, match="rome needs the subject of 'The largest planet is'"):
         fact.subject_for("rome")
-    with pytest.raises(InputError, match="a subject to be named"):
+    with pytest.raises(InputError, match="--subject to be named"):
         read_facts(write("b.jsonl", '{"template": "The capital of {} is", "target": "Paris"}'))
 
 

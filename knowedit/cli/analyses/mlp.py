@@ -13,7 +13,7 @@ from ...display.result import Table
 from ..shared.command import run_command
 from ..shared.facts import FactChoice
 from ..shared.help import Command, choice
-from ..shared.options import DrawnOutput, EditFolders, ModelOptions
+from ..shared.options import SEEDS, DrawnOutput, EditFolders, ModelOptions
 from ..shared.progress import progress
 
 BITS = "8,4,2,1"
@@ -148,13 +148,13 @@ def mlp(
     quantize: Annotated[
         str | None, typer.Option(help=f"Round weights to these numbers of bits, by default {BITS}.")
     ] = None,
-    neurons: Annotated[int, typer.Option(help="With --quantize: facts whose neurons are located, at most.")] = 8,
+    neurons: Annotated[int, typer.Option(help="With --quantize: facts whose neurons are located, at most.", min=0)] = 8,
     edit: EditFolders = [],  # noqa: B006
     config: Annotated[
         str | None, typer.Option(help="Accounting from a config alone: gpt3 and others, a config.json, a Hub id.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Accounting: length of the sequence.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Seed of random dimensions, folds and swapped subjects.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of random dimensions, folds and swapped subjects.", **SEEDS)] = 0,
     *,
     model: ModelOptions,
     output: DrawnOutput,
@@ -208,10 +208,9 @@ def _check(names: list[str], config: str | None, edit: Sequence, facts: FactChoi
         raise InputError("a config alone has no weights and knows no facts: only its accounting can be shown")
     if named > 1:
         facts.check()
+    facts.check_options()
     if edit and "precision" not in names:
         raise InputError("an edit is measured at fewer bits here; give --quantize with --edit")
-    if facts.limit is not None and facts.limit < 1:
-        raise InputError(f"the limit is {facts.limit}, expected 1 or more")
 
 
 def _bits(text: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import typer
 from ..shared.command import run_command
 from ..shared.facts import FactChoice
 from ..shared.help import choice
-from ..shared.options import Chat, DrawnOutput, ModelOptions
+from ..shared.options import SEEDS, Chat, DrawnOutput, ModelOptions
 from ..shared.progress import progress
 
 SITES = ("residual", "mlp", "attention", "head")
@@ -32,7 +32,7 @@ def trace(
         typer.Option(metavar="mlp|attention,…", help="Also restore states with these sublayers severed, each alone."),
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Of all tokens of the target, not the first alone.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.", **SEEDS)] = 0,
     chat: Chat = False,
     *,
     model: ModelOptions,

@@ -13,7 +13,7 @@ import typer
 from ...edit.methods.table import METHODS
 from ..shared.command import command
 from ..shared.help import Command, Group, choice
-from ..shared.options import Device, Dtype, Output, RemoteCode, Texts
+from ..shared.options import SEEDS, Device, Dtype, Output, RemoteCode, Texts
 from ..shared.output import line, note, print_json, table
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ class RecordOptions:
     ] = None
     sample: Annotated[int | None, typer.Option("--sample", help="The number of records drawn by --seed.")] = None
     batch: Annotated[int | None, typer.Option("--batch", help="Records that are run together.")] = None
-    seed: Annotated[int | None, typer.Option("--seed", help="Of all that is drawn.")] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Of all that is drawn.", **SEEDS)] = None
 
 
 @dataclass(frozen=True)

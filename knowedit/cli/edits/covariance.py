@@ -9,7 +9,7 @@ import typer
 
 from ...display.result import Table
 from ..shared.command import Printout, run_command
-from ..shared.options import ModelOptions, Output, layer_list
+from ..shared.options import SEEDS, ModelOptions, Output, layer_list
 from ..shared.progress import Clock, progress
 
 
@@ -24,7 +24,7 @@ def covariance(
         ),
     ] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens of text; by default four a neuron.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.", **SEEDS)] = 0,
     *,
     model: ModelOptions,
     output: Output,

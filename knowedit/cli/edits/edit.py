@@ -13,7 +13,7 @@ import typer
 
 from ...edit.methods.table import METHODS
 from ..shared.help import choice
-from ..shared.options import ModelOptions, Output, Separator, Texts
+from ..shared.options import SEEDS, ModelOptions, Output, Separator, Texts
 from ..shared.output import print_json
 from ..shared.progress import Clock, progress
 from .edit_report import show
@@ -57,7 +57,7 @@ def edit(
     settings: Annotated[
         Texts, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as lr=0.2. Repeat it.")
     ] = [],  # noqa: B006
-    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", **SEEDS)] = None,
     guard: Annotated[
         bool, typer.Option("--guard", help="Refuse an edit that does damage or does not take: none saved, status 3.")
     ] = False,

@@ -12,7 +12,7 @@ from ...display.result import Table
 from ..shared.command import Printout, run_command
 from ..shared.facts import choose_facts
 from ..shared.help import choice
-from ..shared.options import Chat, EditFolders, ModelOptions, Output
+from ..shared.options import SEEDS, Chat, EditFolders, ModelOptions, Output
 from ..shared.progress import progress
 
 FORMATS = ("peft", "checkpoint")
@@ -27,7 +27,7 @@ def generate(
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw, as the model's own settings say, instead of the first choices.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed for --sample.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for --sample.", **SEEDS)] = 0,
     chat: Chat = False,
     *,
     model: ModelOptions,

@@ -24,6 +24,7 @@ class OneFact:
     def check(self) -> None:
         """Raise `InputError` unless there is exactly one fact. Call it before a model is loaded."""
         check_choice(self.prompt, self.fact, separator=self.separator)
+        refuse("a PROMPT", self.prompt is None, subject=self.subject)
 
     def build(self, model):
         """The fact; without a target the model's first choice is the target."""
@@ -54,6 +55,23 @@ class FactChoice(ManyFacts, OneFact):
     def check(self) -> None:
         """Raise `InputError` unless exactly one of a prompt, a fact and many facts is named."""
         check_choice(self.prompt, self.fact, self.facts, many=True, separator=self.separator)
+        self.check_options()
+
+    def check_options(self) -> None:
+        """Raise `InputError` for an option that says nothing about what is named."""
+        one = self.prompt is not None or self.fact is not None
+        refuse("many facts (--facts)", one, relation=self.relation, limit=self.limit)
+        refuse("a PROMPT", self.prompt is None, subject=self.subject)
+        refuse("one fact", not one, target=self.target)
+
+
+def refuse(needed: str, missing: bool, **options) -> None:
+    """Raise `InputError` for the first of the options that is set where what it is about is `missing`."""
+    from ...errors import InputError
+
+    for name, value in options.items():
+        if missing and value is not None and value is not False and value != []:
+            raise InputError(f"--{name.replace('_', '-')} is about {needed}; leave it out, or give that")
 
 
 def check_choice(
@@ -99,7 +117,8 @@ def build_fact(
     from ...sources import builtin_facts, find_fact
 
     if fact_id is not None:
-        return replace(find_fact(fact_id), separator=separator)
+        known = find_fact(fact_id)
+        return replace(known, target=known.target if target is None else target, separator=separator)
     template = templated(prompt, subject)
     if template.strip() == SLOT:
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")

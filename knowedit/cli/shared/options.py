@@ -41,7 +41,8 @@ Facts = Annotated[
     str | None, typer.Option("--facts", help="Many facts: a file, or `builtin`; those that the model knows.")
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", help="With --facts: the largest number of facts, evenly over the relations.")
+    int | None,
+    typer.Option("--limit", help="With --facts: the largest number of facts, evenly over the relations.", min=1),
 ]
 Relation = Annotated[str | None, typer.Option("--relation", help="With --facts: only this relation, by id or name.")]
 Texts = list[str]  # an option that may be repeated
@@ -60,7 +61,8 @@ CorpusName = Annotated[
     ),
 ]
 Tokens = Annotated[int | None, typer.Option("--tokens", help="Tokens of the corpus that are read.", min=1)]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of samples, draws and controls.")]
+SEEDS = {"min": 0, "max": 2**32 - 1}  # those that numpy and torch both take
+Seed = Annotated[int, typer.Option("--seed", help="Seed of samples, draws and controls.", **SEEDS)]
 
 # ---------------------------------------------------------------- edits
 

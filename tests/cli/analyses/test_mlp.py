@@ -174,10 +174,10 @@ def test_bad_input_is_one_line(run, name, tmp_path, monkeypatch):
 
 
 def test_more_bad_input_is_one_line(run, file):
-    fails(run("mlp", "Zarn lives in"), "subject")
+    fails(run("mlp", "{} lives in"), "--subject")
     fails(run("mlp", "Zarn", "--subject", "Zarn"), "whole prompt")
     fails(run("mlp", "Zarn lives in" + " in" * 40, "--subject", "Zarn", "--target", "Aldor"), "at most 32")
-    fails(run("mlp", "--facts", file, "--limit", "0"), "1 or more")
+    fails(run("mlp", "--facts", file, "--limit", "0"), "--limit", "1")
     fails(run("mlp", "--config", "gpt4", model=None), "no config is called 'gpt4'")
     fails(run("mlp", "--config", "gpt3", "--quantize", model=None), "no weights")
     fails(run("mlp", "--fact", "capital/jpan"), "did you mean")
