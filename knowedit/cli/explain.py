@@ -31,9 +31,7 @@ def explain(
     quick: Annotated[
         bool, typer.Option("--quick", help="Less thorough: fewer points, ways to ask and draws, an approximate trace.")
     ] = False,
-    layers: Annotated[
-        str | None, typer.Option(help="Locate neurons in these layers only; by default all but the first twelfth.")
-    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Locate neurons in these layers only; by default in all.")] = None,
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of noise and random sets.", **SEEDS)] = 0,
     *,

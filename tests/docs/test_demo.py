@@ -19,9 +19,7 @@ def parts(line):
     return " ".join(NUMBER.sub("#", line).split()), numbers
 
 
-@pytest.mark.parametrize(
-    "command", [("locate", *FACT, "--layers", "2-29", "--adjust"), ("edit", *FACT, "--out")], ids=lambda c: c[0]
-)
+@pytest.mark.parametrize("command", [("locate", *FACT), ("edit", *FACT, "--out")], ids=lambda c: c[0])
 def test_the_demo_prints_what_its_page_shows(command, default_model, all_threads, capsys, tmp_path):
     """But for seconds, paths and near ties of the order; machines differ in the last digits."""
     script = (ROOT / "scripts/demo.sh").read_text(encoding="utf-8")

@@ -37,8 +37,7 @@ class ExplainConfig:
     """How thoroughly a fact is looked at.
 
     - `quick`: fewer points on each path, fewer paraphrases and draws, and the causal trace by gradients.
-    - `layers`: where neurons are located; by default all but the first twelfth, whose massive activations every prompt
-      needs.
+    - `layers`: where neurons are located; by default all.
     - `draws`: random sets in the proof; `seed`: of everything that is drawn.
     """
 
@@ -112,13 +111,10 @@ def _recall(story: Story):
 def _neurons(story: Story) -> NeuronSet:
     """The neurons that make the answer, located on the prompt and its paraphrases."""
     model, config, fact = story.model, story.config, story.fact
-    layers = config.layers
-    if layers is None and (skipped := model.n_layers // 12):
-        layers = tuple(range(skipped, model.n_layers))
     attribution = AttributionConfig(nodes=QUICK_NODES) if config.quick else AttributionConfig()
     if config.quick:
         fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
-    located = LocateConfig(attribution=attribution, most=MOST)
+    located = LocateConfig(attribution=attribution, layers=config.layers, most=MOST)
     story.neurons = locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
     return story.neurons
 
