@@ -15,7 +15,7 @@ from ..inert import inert
 from . import explain, facts, locate, models
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
-from .edits import covariance, edit, files as edits
+from .edits import covariance, edit, files as edits, set_effects
 from .shared.command import command
 from .shared.help import Command, Group
 from .shared.output import warnings_as_notes
@@ -57,6 +57,7 @@ for name, function in COMMANDS.items():
 bench.app.command("neurons", cls=Command)(command(bench_neurons.neurons))
 bench.app.command("configs", cls=Command)(command(configs.configs))
 app.add_typer(bench.app)
+app.add_typer(set_effects.app)  # with those of sets.py
 
 
 @app.callback(invoke_without_command=True)

@@ -1,6 +1,7 @@
 """Changes of weights as values: made, applied, stacked, reverted, saved, exported.
 
 methods           how edits are made: ROME, fine-tuning, knowledge neurons
+fact_set          many facts as one change: MEMIT, EMMET, AlphaEdit
 delta             `LowRank`, `Dense`: one weight's change
 edit              `knowedit.Edit`: changes of weights with their provenance
 stack, apply      edits on a model, in place or as hooks, reverted in any order to the bit
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from .apply import Handle as Handle
     from .covariance import Covariance as Covariance
     from .delta import Dense as Dense, LowRank as LowRank
+    from .fact_set.alphaedit import AlphaEdit as AlphaEdit
+    from .fact_set.config import fact_set_config as fact_set_config
+    from .fact_set.emmet import Emmet as Emmet
+    from .fact_set.memit import Memit as Memit
     from .guard import Guard as Guard, check as check
     from .methods.fine_tune import FineTuneConfig as FineTuneConfig, fine_tune_many as fine_tune_many
     from .methods.knowledge_neurons import (

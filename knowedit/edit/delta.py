@@ -53,6 +53,13 @@ class LowRank:
         """ΔW x for inputs (…, in), float32 on the device of `x`: (…, out)."""
         return (x.float() @ self.v.to(x.device)) @ self.u.to(x.device).T
 
+    def truncated(self, rank: int) -> LowRank:
+        """The nearest ΔW of at most this rank (Eckart & Young 1936), by QR of the factors, in float64."""
+        (q_u, r_u), (q_v, r_v) = (torch.linalg.qr(factor.double()) for factor in (self.u, self.v))
+        left, values, right = torch.linalg.svd(r_u @ r_v.T)
+        root = values[:rank].sqrt()
+        return LowRank(q_u @ (left[:, :rank] * root), q_v @ (right[:rank].T * root))
+
     def tensors(self) -> dict[str, Tensor]:
         return {"u": self.u, "v": self.v}
 

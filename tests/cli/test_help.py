@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from knowedit.cli import app
+from knowedit.edit.fact_set.config import SOLVERS
 from knowedit.edit.methods.table import METHODS
 from knowedit.evaluate.runs.engine import ENGINES
 from knowedit.evaluate.runs.tracker import TRACKERS
@@ -33,6 +34,7 @@ CHOICES = {  # command, option → what the library takes
     ("bench edit", "--engine"): ENGINES,
     ("bench edit", "--tracker"): TRACKERS,
     ("bench neurons", "--method"): RANKINGS,
+    ("set add", "--solver"): tuple(SOLVERS),
 }
 
 
@@ -58,7 +60,7 @@ def shown(run, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("group", [(), ("bench",)])
+@pytest.mark.parametrize("group", [(), ("bench",), ("set",)])
 def test_summaries_are_whole(shown, group):
     text = " ".join(shown(*group).split())
     for name, command in commands().items():

@@ -82,7 +82,7 @@ def alike(facts: Sequence[Fact], rows: Mapping[str, Row], bound: float = ALIKE) 
 
 def _questions(fact: Fact) -> list[tuple]:
     """What a fact answers: its prompt, and its relation where that is told."""
-    subject = fact.subject.casefold()
+    subject = (fact.subject or "").casefold()
     return [(subject, "prompt", fact.template), *([(subject, "relation", fact.relation)] if fact.relation else [])]
 
 

@@ -30,7 +30,7 @@ class Row:
 
 def row_name(fact: Fact) -> str:
     """The name of a fact's row: all of the fact that the row depends on, as a hash."""
-    return _hash([fact.template, fact.subject, check_request(fact)])
+    return _hash([fact.template, fact.subject, check_request(fact), fact.separator])
 
 
 def content_hash(fact: Fact) -> str:

@@ -1,0 +1,150 @@
+"""`knowedit set ask`, `check` and `export`: what a set of facts does to a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...display.result import Table
+from ..shared.command import Printout, command, run_command
+from ..shared.help import Command, choice
+from ..shared.options import ModelOptions, Output
+from ..shared.progress import progress
+from .files import FORMATS
+from .sets import Folder, app
+
+SERVED = 512  # the largest rank of an adapter that vLLM serves
+
+
+@app.command("ask", cls=Command)
+@command
+def ask_set(
+    folder: Folder,
+    prompt: Annotated[str, typer.Argument(help="A prompt that the answer continues.")],
+    *,
+    model: ModelOptions,
+    output: Output,
+) -> None:
+    """What the model answers to a prompt without the set and with it: its first choices."""
+    from ...answers import ask
+    from ...edit.fact_set.fact_set import FactSet
+    from ...prompts import with_target_ids
+
+    def run(model):
+        known = _ready(FactSet.load(model, folder))
+        query = with_target_ids(model.encode(prompt), (0,), model.tokenizer.mask_token_id if model.masked else None)
+        (before,) = ask(model, [query])
+        with known.applied():
+            (after,) = ask(model, [query])
+        record = {"model": model.name, "prompt": prompt, "before": list(before.top), "after": list(after.top)}
+        rows = [
+            (repr(a), f"{p:.3f}", repr(b), f"{q:.3f}") for (a, p), (b, q) in zip(before.top, after.top, strict=True)
+        ]
+        return Printout(record, (prompt, "", Table(("without", "p", "with the set", "p"), rows)))
+
+    run_command("knowedit.set-ask/1", run, model, output)
+
+
+@app.command("check", cls=Command)
+@command
+def check_set(
+    folder: Folder,
+    least: Annotated[
+        float, typer.Option("--least", help="The share of facts that have to hold; else the status is 1.", min=0, max=1)
+    ] = 1.0,
+    *,
+    model: ModelOptions,
+    output: Output,
+) -> None:
+    """Is each new answer the model's first choice with the set on it? The exit status is 1 where too few are."""
+    from ...answers import ask
+    from ...edit.fact_set.fact_set import FactSet
+
+    share: list[float] = []
+
+    def run(model):
+        known = _ready(FactSet.load(model, folder))
+        facts = known.facts
+        with known.applied(), progress("asking", len(facts), "fact") as step:
+            answers = ask(model, [model.query_of(f, f.target_new) for f in facts], progress=step)
+        lost = [
+            (f.id, f.prompt, f.target_new, a.top[0][0]) for f, a in zip(facts, answers, strict=True) if not a.greedy
+        ]
+        share.append(1 - len(lost) / max(1, len(facts)))
+        names = ("id", "prompt", "target_new", "answer")
+        record = {
+            "model": model.name,
+            "facts": len(facts),
+            "holding": len(facts) - len(lost),
+            "lost": [dict(zip(names, row, strict=True)) for row in lost],
+        }
+        text = f"{record['holding']} of {len(facts)} facts hold"
+        return Printout(record, (Table(("id", "prompt", "answer", "instead"), lost), "", text) if lost else (text,))
+
+    run_command("knowedit.set-check/1", run, model, output)
+    if share[0] < least:
+        raise typer.Exit(1)
+
+
+@app.command("export", cls=Command)
+@command
+def export_set(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    to: Annotated[
+        str, choice(("edit", *FORMATS), "--to", help="edit: for apply. peft: a LoRA adapter. checkpoint: merged.")
+    ],
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Keep only so many directions of each weight's change.", min=1)
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="With peft: the name under which others load the base model.")
+    ] = None,
+    *,
+    model: ModelOptions,
+    output: Output,
+) -> None:
+    """Write a set for other tools: an edit, a LoRA adapter or a checkpoint. What a smaller rank loses is said."""
+    from ...edit.export import to_checkpoint, to_peft
+    from ...edit.fact_set.fact_set import FactSet
+    from ...errors import InputError
+    from ...files import check_new
+
+    if base is not None and to != "peft":
+        raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
+    out = check_new(out)
+
+    def run(model):
+        edit = _ready(FactSet.load(model, folder)).edit()
+        full = max(delta.rank for delta in edit.deltas.values())
+        if to == "peft" and rank is None and full > SERVED:
+            raise InputError(
+                f"the change has rank {full}, and vLLM serves adapters of rank {SERVED} or less; keep fewer directions "
+                f"by --rank {SERVED}, or give --rank {full} if it is not for vLLM"
+            )
+        lost = 0.0
+        if rank is not None and rank < full:
+            kept = {path: delta.truncated(rank) for path, delta in edit.deltas.items()}
+            whole = sum(delta.norm() ** 2 for delta in edit.deltas.values())
+            lost = max(0.0, 1 - sum(delta.norm() ** 2 for delta in kept.values()) / whole) ** 0.5
+            edit = replace(edit, deltas=kept, notes={"rank": rank, "lost": lost})
+        if to == "edit":
+            edit.save(out)
+        else:
+            to_peft(edit, model, out, base=base) if to == "peft" else to_checkpoint(edit, model, out)
+        ranks = sorted({delta.rank for delta in edit.deltas.values()})
+        record = {"model": model.name, "to": to, "ranks": ranks, "lost": lost, "out": str(out)}
+        text = f"{len(edit.facts)} facts, rank {'/'.join(map(str, ranks))}, written to {out}"
+        return Printout(record, (text + (f"; the rank loses {lost:.2%} of ‖ΔW‖" if lost else ""),))
+
+    run_command("knowedit.exported/1", run, model, output)
+
+
+def _ready(known):
+    """The set with all that its change needs, which may take a while."""
+    if len(known):
+        known.prepare(progress)
+    return known

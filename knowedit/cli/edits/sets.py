@@ -1,0 +1,244 @@
+"""`knowedit set`: many facts as one change of a model, in a folder that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...display.result import Table
+from ..shared.command import Printout, command, run_command
+from ..shared.help import Command, Group, choice
+from ..shared.options import ModelOptions, Output, Texts
+from ..shared.output import note
+from ..shared.progress import progress
+
+SOLVERS = ("memit", "emmet", "alphaedit")
+
+app = typer.Typer(
+    name="set",
+    help="Hundreds of facts as one change of the weights, which come and go one by one.",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a fact set.")]
+FactFile = Annotated[
+    str, typer.Option("--facts", help="A file of facts (JSON, JSON lines, CSV, a data set), or `builtin`.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first of the facts.", min=1)]
+
+# ---------------------------------------------------------------- facts come and go
+
+
+@app.command("add", cls=Command)
+@command
+def add(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a fact set, or a new one.")],
+    facts: FactFile,
+    limit: Limit = None,
+    solver: Annotated[
+        str | None, choice(SOLVERS, "--solver", help="Of a new set: how facts become a change; memit by default.")
+    ] = None,
+    settings: Annotated[
+        Texts,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Of a new set, such as layers=[1,2] or solver.weight=10. Repeat it."
+        ),
+    ] = [],  # noqa: B006
+    *,
+    model: ModelOptions,
+    output: Output,
+) -> None:
+    """Add facts to a set. Those that contradict others, or whose search fails, are kept out and listed.
+
+    What is found is kept at once: if this is interrupted, the same command goes on.
+    """
+    from ...edit.fact_set.fact_set import FactSet
+    from ...edit.fact_set.store import HEADER
+    from ...errors import InputError
+
+    chosen = _read(facts, limit)
+    there = (folder.expanduser() / HEADER).exists()
+    if there and (solver or settings):
+        raise InputError(f"the set {str(folder)!r} has its settings already; leave --solver and --set out")
+    config = None if there else _config(solver, settings)
+
+    def run(model):
+        if there:
+            known = FactSet.load(model, folder)
+        else:
+            known = FactSet(model, config(model))
+            known.save(folder)
+        with progress("searching", len(chosen), "fact") as step:
+            added = known.add(chosen, progress=step)
+        return Printout(_added(model, known, added), _shown(known, added))
+
+    run_command("knowedit.set-added/1", run, model, output)
+
+
+@app.command("replace", cls=Command)
+@command
+def replace_facts(folder: Folder, facts: FactFile, limit: Limit = None, *, model: ModelOptions, output: Output) -> None:
+    """Put facts in the places of those with the same ids. One that is kept out leaves the old one where it was."""
+    from ...edit.fact_set.fact_set import FactSet
+
+    chosen = _read(facts, limit)
+
+    def run(model):
+        known = FactSet.load(model, folder)
+        with progress("searching", len(chosen), "fact") as step:
+            added = known.replace(chosen, progress=step)
+        return Printout(_added(model, known, added), _shown(known, added))
+
+    run_command("knowedit.set-added/1", run, model, output)
+
+
+@app.command("remove", cls=Command)
+@command
+def remove(
+    folder: Folder,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The facts that go.")],
+    *,
+    output: Output,
+) -> None:
+    """Take facts away: the change is then, to the bit, what it would be had they never been added. Loads no model."""
+    from ...edit.fact_set.store import Store
+
+    store = Store.read(folder)
+    store.change(store.check_there(ids), ())
+    record = {"removed": ids, "facts": len(store.members)}
+    text = f"{len(ids)} removed, {len(store.members)} facts are in the set"
+    run_command("knowedit.set-removed/1", lambda _: Printout(record, (text,)), None, output)
+
+
+def _read(name: str, limit: int | None) -> list:
+    """The facts of a file; what it holds besides them is said."""
+    from ...sources import load_source
+
+    source = load_source(name)
+    if source.skipped:
+        note(f"{len(source.skipped)} records are left out, the first ({source.skipped[0][0]}): {source.skipped[0][1]}")
+    return list(source.facts[:limit])
+
+
+def _config(solver: str | None, pairs: list[str]):
+    """The settings of a new set from the options, by the model; names are checked at once."""
+    from ...edit.fact_set.config import FactSetConfig, fact_set_config, find_solver
+    from ...errors import InputError
+    from ...settings import overridden, parse_settings
+
+    settings = parse_settings(pairs)
+
+    def config(model, base: FactSetConfig | None = None):
+        if base is None:
+            try:
+                base = fact_set_config(model)
+            except InputError:
+                if "layers" not in settings:
+                    raise
+                base = FactSetConfig()
+        if solver is not None:
+            base = replace(base, solver=find_solver(solver)())
+        if "layers" in settings:
+            base = replace(base, layers=None, rows=replace(base.rows, layer=None))
+        return overridden(base, settings)
+
+    config(None, FactSetConfig())
+    return config
+
+
+def _added(model, known, added) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "facts": len(known),
+        "added": list(added.added),
+        "there": list(added.there),
+        "kept_out": added.kept_out,
+        "collisions": [
+            {"facts": [c.one, c.other], "cosine": c.cosine, "why": c.why} for c in added.collisions
+        ],
+    }  # fmt: skip
+
+
+def _shown(known, added) -> Iterator[str | Table]:
+    if added.kept_out:
+        yield Table(("kept out", "why"), list(added.kept_out.items()))
+        yield ""
+    if added.collisions:
+        yield Table(("fact", "fact", "cosine", ""), [(c.one, c.other, c.cosine, c.why) for c in added.collisions])
+        yield ""
+    there = f", {len(added.there)} were there" if added.there else ""
+    out = f", {len(added.kept_out)} kept out" if added.kept_out else ""
+    yield f"{len(added.added)} added{there}{out}; {len(known)} facts are in the set"
+
+
+# ---------------------------------------------------------------- what is in a set
+
+
+@app.command("list", cls=Command)
+@command
+def list_set(folder: Folder, *, output: Output) -> None:
+    """The facts of a set, and how probable each new answer was at the end of its search. Loads no model."""
+    from ...edit.fact_set.rows import row_name
+    from ...edit.fact_set.store import Store
+
+    store = Store.read(folder)
+    rows = [
+        {
+            "id": fact.id,
+            "prompt": fact.prompt,
+            "target": fact.target,
+            "target_new": fact.target_new,
+            "probability": store.rows[row_name(fact)].probability,
+            "steps": store.rows[row_name(fact)].steps,
+        }
+        for fact in store.facts()
+    ]
+    config = store.header["config"]
+    record = {"model": store.header["model"], "config": config, "facts": rows}
+    cells = [(r["id"], r["prompt"], f"{r['target']} → {r['target_new']}", f"{r['probability']:.2f}") for r in rows]
+    layers = ", ".join(map(str, config["layers"]))
+    parts = (
+        Table(("id", "prompt", "answer", "p"), cells),
+        "",
+        f"{len(rows)} facts for {store.header['model']}, by {config['method']} in layers {layers}",
+    )
+    run_command("knowedit.set/1", lambda _: Printout(record, parts), None, output)
+
+
+@app.command("diff", cls=Command)
+@command
+def diff_sets(
+    one: Annotated[Path, typer.Argument(metavar="A", help="A fact set.")],
+    other: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    *,
+    output: Output,
+) -> None:
+    """Which facts are in one set and not in another, by what they say. Loads no model."""
+    from ...edit.fact_set.store import Store
+
+    stores = Store.read(one), Store.read(other)
+    of = [{store.hashes[name]: fact for name, fact in store.members.items()} for store in stores]
+    only = [[fact for content, fact in of[i].items() if content not in of[1 - i]] for i in (0, 1)]
+    record = {
+        "same_base": stores[0].header["weights"] == stores[1].header["weights"],
+        "same_config": stores[0].header["config"] == stores[1].header["config"],
+        "only_a": [fact.as_dict() for fact in only[0]],
+        "only_b": [fact.as_dict() for fact in only[1]],
+        "both": len(of[0].keys() & of[1].keys()),
+    }
+    rows = [(mark, f.id, f.prompt, f.target_new) for mark, facts in zip("-+", only, strict=True) for f in facts]
+    others = [what for what in ("base", "config") if not record[f"same_{what}"]]
+    parts = (
+        Table(("", "id", "prompt", "answer"), rows),
+        "",
+        f"{len(only[0])} only in {one}, {len(only[1])} only in {other}, {record['both']} in both"
+        + (f"; the {' and the '.join(others)} of the two differ" if others else ""),
+    )
+    run_command("knowedit.set-diff/1", lambda _: Printout(record, parts if rows else parts[2:]), None, output)
