@@ -18,7 +18,8 @@ from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits, set_effects
 from .shared.command import command
 from .shared.help import Command, Group
-from .shared.output import warnings_as_notes
+from .shared.options import Verbose
+from .shared.output import log_to_stderr, warnings_as_notes
 
 _INTERRUPTED = 130
 
@@ -62,8 +63,12 @@ app.add_typer(set_effects.app)  # with those of sets.py
 
 @app.callback(invoke_without_command=True)
 def options(
-    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    verbose: Verbose = False,
 ) -> None:
+    if verbose:
+        log_to_stderr()
     if version:
         from .. import __version__
 

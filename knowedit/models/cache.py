@@ -11,9 +11,12 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import sys
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +24,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ..errors import ModelError
+from ..errors import KnoweditWarning, ModelError
 from ..files import write_text
+from ..inert import inert
 
 MANIFEST = "manifest.json"
 
@@ -68,7 +72,7 @@ def cached_dir(name: str, build: Callable[[Path], None]) -> Path:
     final = cache_root() / name
     if final.is_dir() and damage(final) is None:
         return final  # without the lock, so that a cache that is shared read-only works
-    with writing(final.parent), locked(final):
+    with writing(final.parent), locked(final, name):
         fault = damage(final) if final.is_dir() else None
         if fault is None and final.is_dir():
             return final  # another process built it while this one waited
@@ -169,19 +173,33 @@ def _sweep(final: Path) -> None:
 
 
 @contextmanager
-def locked(final: Path) -> Iterator[None]:
-    """Only one process at a time is in here for the file or directory `final`, whose parent is made first."""
+def locked(final: Path, what: str | None = None) -> Iterator[None]:
+    """Only one process at a time is in here for the file or directory `final`, whose parent is made first.
+
+    Warns before it waits: for `what` (by default the name of `final`), and for whom.
+    """
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(final.parent / f".{final.name}.lock")
+    holder = final.parent / f".{final.name}.holder"  # not in the lock's own file, which those who wait empty
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _log.info("another process is making %s in the cache; waiting for it", final.name)
+        message = f"{_holder(holder)} is making {what or final.name} in the cache; waiting for it"
+        warnings.warn(message, KnoweditWarning, stacklevel=4)
         lock.acquire()
     try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%H:%M:%S')},", "utf-8")
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        return inert(path.read_text(encoding="utf-8")) or "another process"
+    except (OSError, ValueError):
+        return "another process"
 
 
 @contextmanager

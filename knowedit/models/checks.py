@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -109,9 +110,9 @@ def one_line(error: object, limit: int = 240) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no chatter of transformers' while the context lasts; bars of downloads stay."""
+    """No progress bars and no chatter of transformers' while the context lasts; on a terminal downloads have bars."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    downloads = not are_progress_bars_disabled()
+    downloads = not are_progress_bars_disabled() and sys.stderr.isatty()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     if downloads:

@@ -13,6 +13,7 @@ Weights are read from safetensors only: a pickle can run code. Code that comes w
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ from .conversion import ALIASES, alias_dir, gguf_dir
 from .layouts import LAYOUTS, Layout, find_layout
 from .probe import probe
 
+_log = logging.getLogger(__name__)
 DEFAULT = "smollm2-135m"
 
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
@@ -102,6 +104,7 @@ def load(
     except TypeError:
         raise InputError(f"the model is {name!r}, expected the name of one, or a path") from None
     _check_files(source, trust_remote_code)
+    _log.info("loading %s from %s", source.name, source.place)
     options = {**source.hub, "trust_remote_code": trust_remote_code}  # False, not None: None asks on the terminal
     with quiet():
         with _reading(source, "configuration"):

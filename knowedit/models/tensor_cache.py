@@ -83,7 +83,7 @@ class TensorCache:
         """Only one process at a time is in here for `key`; what killed ones left is swept first."""
         with ExitStack() as stack:
             with writing(self.folder):
-                stack.enter_context(locked(self.folder / key))
+                stack.enter_context(locked(self.folder / key, f"{self.folder.name} {key[:8]}"))
             for left in self.folder.glob(f"{_prefix(key)}*"):
                 left.unlink(missing_ok=True)
             yield

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, and one line with status 2 for whatever is wrong."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -377,3 +378,18 @@ def test_counterfact_without_neighbours_is_measured_without_them(run, tmp_path):
     assert status == 0, err
     metrics = json.loads(out)["metrics"]
     assert metrics["EM"]["n"] == 1 and metrics["NS"] == {"value": None, "low": None, "high": None, "n": 0}
+
+
+@pytest.mark.parametrize("place", [("-v", "lens"), ("lens", "-v"), ("lens", "--verbose")])
+def test_the_log_is_on_stderr_for_those_who_ask(run, caplog, place):
+    logger = logging.getLogger("knowedit")
+    try:
+        assert run(*place, "Zarn lives in")[0] == 0
+        assert any(message.startswith("loading ") for message in caplog.messages)
+    finally:
+        logger.setLevel(logging.NOTSET)
+
+
+def test_without_asking_there_is_no_log(run, caplog):
+    assert run("lens", "Zarn lives in")[0] == 0
+    assert not caplog.messages

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from support.commands import LIMIT
 from knowedit.errors import DataError, ModelError
 from knowedit.models import cache
 from knowedit.models.cache import MANIFEST, cache_root, cached_dir, damage, sha256_file
+from knowedit.models.tensor_cache import TensorCache
 
 
 @pytest.fixture
@@ -134,6 +136,17 @@ print(sorted(p.name for p in cached_dir("model", build).iterdir()), flush=True)
 """
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from knowedit.models.cache import locked
+
+with locked(Path(sys.argv[1])):
+    print("holding", flush=True)
+    sys.stdin.readline()
+"""
+
+
 def worker(folder: Path, workers: int) -> subprocess.Popen:
     """A process that builds, and is not done before `workers` of them have started."""
     command = [sys.executable, "-c", WORKER, str(folder), str(workers)]
@@ -158,6 +171,28 @@ def test_a_killed_builder_leaves_nothing_wrong(root, tmp_path):
     directory = cached_dir("model", build)  # the lock died with its holder
     assert build.calls == 1 and damage(directory) is None and not leftovers(root)
     assert not (directory / "half").exists()
+
+
+@pytest.mark.parametrize(
+    "wait, name, what",
+    [
+        (lambda: cached_dir("model", Builder()), "model", "model"),
+        (lambda: TensorCache(cache_root()).locked("0123456789").__enter__(), "0123456789", "cache 01234567"),
+    ],
+)
+def test_whoever_waits_is_told_before_for_what_and_for_whom(root, monkeypatch, wait, name, what):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(root / name)], stdout=-1, stdin=-1, text=True)
+    assert holder.stdout.readline() == "holding\n"
+    said = []
+
+    def warn(message, *_, **__):
+        said.append(message)
+        holder.communicate("now it may end\n", LIMIT)
+
+    monkeypatch.setattr(cache.warnings, "warn", warn)
+    wait()
+    (text,) = said
+    assert re.fullmatch(rf"process {holder.pid} on .+, since .+, is making {what} in the cache; waiting for it", text)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

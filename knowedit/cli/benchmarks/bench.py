@@ -72,9 +72,11 @@ class EngineOptions:
 
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The run's folder: a new one, or with --resume the one to go on with."),
+        typer.Option("--out", help="The run's folder: a new one, or with --resume one that may be there."),
     ] = None
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or begin one where there is none yet.")
+    ] = False
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: only every n-th batch from the i-th on.")] = None
     engine: Annotated[str, choice(ENGINES, "--engine", help="In this process, or in workers.")] = "serial"
     workers: Annotated[int, typer.Option("--workers", help="Replicas of the model, with --engine ray.")] = 1
@@ -184,8 +186,7 @@ def execute(study: str, config, build, run: EngineOptions, device: str | None, a
     if run.out is None:
         raise InputError("the run needs a folder: name one with --out")
     shard = None if run.shard is None else parse_shard(run.shard)
-    check_folder(run.out, resume=run.resume)
-    if run.resume:
+    if (check_folder(run.out, resume=run.resume) / "manifest.json").is_file():
         pin_threads(RunFolder(run.out).manifest)
     tracker = getattr(run, "tracker", None)
     follower = None if tracker is None else start_tracker(tracker, run.out.name, config.as_dict())

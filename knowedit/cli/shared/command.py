@@ -19,12 +19,12 @@ from typing import Annotated, Any, get_args, get_type_hints
 from typer.models import OptionInfo
 
 from ...display.result import Table
-from .options import ModelOptions, Output
-from .output import note, print_json, show
+from .options import ModelOptions, Output, Verbose
+from .output import log_to_stderr, note, print_json, show
 
 
 def command(function: Callable) -> Callable:
-    """`function` as typer takes it: a parameter that is a group of options becomes the options in it."""
+    """`function` as typer takes it: a parameter that is a group of options becomes the options in it, and `-v` logs."""
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
@@ -35,9 +35,12 @@ def command(function: Callable) -> Callable:
             parameters += _options(hint)
         else:
             parameters.append(parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY))
+    parameters.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose))
 
     @wraps(function)
-    def grouped(**values: Any) -> None:
+    def grouped(*, verbose: bool = False, **values: Any) -> None:
+        if verbose:
+            log_to_stderr()
         filled = {
             name: group(**{field.name: values.pop(field.name) for field in fields(group)})
             for name, group in groups.items()

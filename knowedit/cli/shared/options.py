@@ -72,6 +72,7 @@ EditFolders = Annotated[
 
 # ---------------------------------------------------------------- output
 
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what is done on stderr.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of tables.")]
 FigurePath = Annotated[
     Path | None, typer.Option("--figure", help="Draw the result into this file: .png, .svg or .pdf.", dir_okay=False)

@@ -4,6 +4,7 @@ ANSI escapes, are spelled out, and nothing is read as markup."""
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +55,12 @@ def line(text: str = "") -> None:
 def note(text: str) -> None:
     """Print one line on stderr."""
     typer.echo(inert(text), err=True)
+
+
+def log_to_stderr() -> None:
+    """Show the library's log there."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("knowedit").setLevel(logging.INFO)
 
 
 @contextmanager

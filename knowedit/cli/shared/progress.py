@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[..., None]]:
-    """Yield `step(done, doing=None)`: show on stderr how many of `total` items are done, and what is being done.
+    """Yield `step(done, doing=None)`: show on a terminal how many of `total` items are done, and what is being done.
 
     `done` counts from the beginning, not from the last call. The bar appears at the first call, so work that is
-    found in a cache shows none, and goes when the context ends.
+    found in a cache shows none, and goes when the context ends. Elsewhere the log has a line at its beginning.
     """
     from tqdm.auto import tqdm
 
@@ -21,7 +24,8 @@ def progress(what: str, total: int | None, unit: str) -> Iterator[Callable[..., 
     def step(done: int, doing: str | None = None) -> None:
         nonlocal bar
         if bar is None:
-            bar = tqdm(total=total, desc=what, unit=unit, leave=False)
+            bar = tqdm(total=total, desc=what, unit=unit, leave=False, disable=None)
+            _log.info("%s, %s", what, f"{unit}s" if total is None else f"{total} {unit}s")
         bar.update(done - bar.n)
         if doing is not None:
             bar.set_description(doing)

@@ -47,7 +47,7 @@ def run_study(
 
     **Arguments:**
 
-    - `resume`: go on with the run that is there. `shard`: (i, n), only every n-th batch from the i-th on.
+    - `resume`: go on with the run that is there, if any. `shard`: (i, n), only every n-th batch from the i-th on.
     - `engine`: `"serial"`, or `"ray"` with `workers`, at the cluster `address` or on this machine; each worker claims
       so many `gpus` and makes its own study by `build`, which must be picklable.
     - `log`: called with {"records", "failed"} and the number of records after each batch, and with the metrics at last.
@@ -75,7 +75,7 @@ def run_study(
         todo = [batch for batch in batches if not writer.done.issuperset(batch)]
         failed = 0
         with tqdm(
-            total=len(ids), initial=len(writer.done), desc=study.name, unit="record", disable=not progress
+            total=len(ids), initial=len(writer.done), desc=study.name, unit="record", disable=None if progress else True
         ) as bar:
             for rows in _executed(study, todo, writer.done, engine, workers, address, gpus, build):
                 known = len(writer.done)

@@ -121,9 +121,7 @@ def check_folder(folder: str | Path, *, resume: bool = False) -> Path:
     """`folder` with `~` expanded, if a run could begin there, or with `resume` go on. Raises `InputError` otherwise."""
     folder = Path(folder).expanduser()
     has_run = (folder / "manifest.json").is_file()
-    if resume and not has_run:
-        raise InputError(f"{str(folder)!r} is no run that could go on; leave out --resume to begin one")
-    if not resume and _holds_anything(folder):
+    if _holds_anything(folder) and not (resume and has_run):
         what = "holds a run already; go on with --resume" if has_run else "exists already"
         raise InputError(f"{str(folder)!r} {what}, or choose a new folder")
     return folder
@@ -131,10 +129,10 @@ def check_folder(folder: str | Path, *, resume: bool = False) -> Path:
 
 @contextmanager
 def writing(folder: str | Path, manifest: dict, *, resume: bool = False) -> Iterator[Writer]:
-    """A new run, or with `resume` one that goes on. Nobody else can write to it while the context lasts.
+    """A new run, or with `resume` the one that is there. Nobody else can write to it while the context lasts.
 
-    Raises `InputError` for a folder that is there (without `resume`) or not there (with it), that another process
-    writes to, or whose manifest says something else.
+    Raises `InputError` for a folder that holds something else (without `resume` anything), that another process writes
+    to, or whose manifest says something else.
     """
     folder = check_folder(folder, resume=resume)
     has_run = (folder / "manifest.json").is_file()

@@ -130,9 +130,7 @@ def test_another_config_or_other_data_are_refused_by_name(tmp_path, changed, sai
 
 
 def test_a_folder_that_is_there_or_not_there(tmp_path):
-    with pytest.raises(InputError, match="no run that could go on"):
-        run(Fake(), tmp_path / "run", resume=True)
-    run(Fake(), tmp_path / "run")
+    run(Fake(), tmp_path / "run", resume=True)  # there is none yet: a job that is sent again runs the same line
     with pytest.raises(InputError, match="go on with --resume"):
         run(Fake(), tmp_path / "run")
     (tmp_path / "other").mkdir()
@@ -141,6 +139,13 @@ def test_a_folder_that_is_there_or_not_there(tmp_path):
         run(Fake(), tmp_path / "other")
     with pytest.raises(InputError, match="is no run"):
         RunFolder(tmp_path / "other")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_run_has_a_bar_on_a_terminal_alone(tmp_path, capsys, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    run_study(Fake(), tmp_path / "run")
+    assert ("23/23" in capsys.readouterr().err) == terminal
 
 
 def test_two_processes_cannot_write_to_one_folder(tmp_path):
