@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from functools import partial
 
 import pytest
@@ -89,7 +90,10 @@ class Dying:
         return rows
 
 
-def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_resumed_and_with_one_killed(tmp_path, folder, capsys):
+def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_resumed_and_with_one_killed(
+    tmp_path, folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     serial = run_study(real(folder), tmp_path / "serial", progress=False)
     spread = run_study(real(folder), tmp_path / "ray", engine="ray", workers=2, build=partial(real, folder))
     flag = tmp_path / "flag"
