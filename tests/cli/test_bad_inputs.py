@@ -22,6 +22,9 @@ from knowedit.models import loading
 ONE = ("Zarn lives in", "--subject", "Zarn", "--target", "Aldor")
 FACTS = ("--facts", "facts.jsonl")
 RUN = ("--source", "facts.jsonl", "--out", "run")
+QUICK = ("--set", "layers=[0]", "--set", "rows.covariance.tokens=400", "--set", "rows.contexts=1",
+         "--set", "rows.preserve=0", "--set", "rows.search.steps=20", "--set", "rows.search.lr=0.2",
+         "--set", "rows.search.clamp=80", "--set", "rows.search.decay=0", "--solver", "emmet")  # fmt: skip
 RIGHT = {
     "locate": ONE, "lens": ONE, "trace": ONE, "recall": ONE, "explain": (*ONE, "-o", "page.html"), "mlp": ONE,
     "patch": ("Zarn lives in", "Quill lives in", "--target", "Aldor"),
@@ -30,6 +33,9 @@ RIGHT = {
     "export": ("edit", "exported", "--to", "peft"), "covariance": ("--layers", "0"), "neuron": ("0", "1"),
     "memory": (*FACTS, "--what", "sparsity", "--tokens", "99"),
     "probe": FACTS, "facts": (), "models": (), "merge": ("shard1", "shard2", "--out", "whole"), "report": ("done",),
+    "set add": ("facts-set", *FACTS, *QUICK), "set replace": ("a-set", *FACTS, "--limit", "1"), "set list": ("a-set",),
+    "set diff": ("a-set", "a-set"), "set ask": ("a-set", "Zarn lives in"), "set check": ("a-set", "--least", "0"),
+    "set export": ("a-set", "set-exported", "--to", "peft"), "set remove": ("a-set", "home/zarn"),
     "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (),
 }  # fmt: skip
 NO_FACTS, NO_TEXT = ("nowhere.jsonl", "empty", "broken.jsonl", "binary"), ("", " ")
@@ -103,37 +109,34 @@ def place(tmp_path_factory, folder):
     (here / "broken.jsonl").write_text('{"template": "The')
     for name in ("binary", "binary.txt"):
         (here / name).write_bytes(b"\xe9\xff\x00\x01" * 20)
-    bench = [
-        "bench",
-        "edit",
-        "--method",
-        "none",
-        "--model",
-        folder,
-        "--source",
-        str(here / "facts.jsonl"),
-        "--batch",
-        "1",
+    made = [
+        [*"bench edit --method none --source facts.jsonl --batch 1 --out".split(), out, "--shard", shard]
+        for out, shard in (("done", "1/1"), ("shard1", "1/2"), ("shard2", "2/2"))
     ]
-    for out, shard in (("done", "1/1"), ("shard1", "1/2"), ("shard2", "2/2")):
-        with pytest.raises(SystemExit, match="0"):
-            main([*bench, "--out", str(here / out), "--shard", shard])
+    with pytest.MonkeyPatch.context() as patch:
+        move_in(patch, here)
+        for arguments in (*made, ["set", "add", "a-set", *FACTS, *QUICK]):
+            with pytest.raises(SystemExit, match="0"):
+                main([*arguments, "--model", "model"])
     return here
 
 
-@pytest.fixture
-def here(place, monkeypatch):
-    """The folder as the current one, with the model there at once and nothing else in the cache."""
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("KNOWEDIT_CACHE", str(place / "cache"))
+def move_in(patch, place):
+    """Make `place` the current folder, with a cache of its own and the model there at once."""
+    patch.chdir(place)
+    patch.setenv("KNOWEDIT_CACHE", str(place / "cache"))
     real = knowedit.load
 
     def load(name, **how):
         return trained() if name == "model" and set(how.values()) <= {None, False} else real(name, **how)
 
-    monkeypatch.setattr(knowedit, "load", load)
-    monkeypatch.setattr(loading, "load", load)
-    return place
+    patch.setattr(knowedit, "load", load)
+    patch.setattr(loading, "load", load)
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    move_in(monkeypatch, place)
 
 
 def command_line(name, *changed):
