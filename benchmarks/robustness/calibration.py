@@ -17,7 +17,7 @@ import knowedit
 from knowedit.locate.locate import LocateConfig, locate_fact
 from knowedit.locate.neuron_kinds import ControlPool
 from knowedit.locate.proof import draw, prove
-from knowedit.locate.scaled_answers import ScaledAnswers
+from knowedit.models.passes.scaled_answers import ScaledAnswers
 from knowedit.statistics import rate
 
 from ..registry import benchmark

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import typer
@@ -18,10 +19,10 @@ from .shared.options import (
     SEEDS,
     SELECTIONS,
     Chat,
+    DrawnOutput,
     FactId,
     Limit,
     ModelOptions,
-    Output,
     Prompt,
     Separator,
     Subject,
@@ -138,7 +139,7 @@ def locate(
     *,
     run: bench.EngineOptions,
     model: ModelOptions,
-    output: Output,
+    output: DrawnOutput,
 ) -> None:
     """Locate the neurons that make the model give an answer, and prove it.
 
@@ -194,9 +195,11 @@ def locate(
             )
         else:
             raise InputError("a PROMPT needs --target, the answer whose neurons are located")
-        record = _locate_one(prompts, about.negative, config, draws, seed, model)
+        record = _locate_one(prompts, about.negative, config, draws, seed, model, output.figure)
         print_json(record) if output.as_json else show(record)
         return
+    if output.figure is not None:
+        raise InputError("--figure draws one fact; `knowedit report` draws the run of a file of facts")
     from ..evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 
     study_config = NeuronStudyConfig(
@@ -232,13 +235,19 @@ def _integer(text: str, *words: str):
         raise InputError(f"found {text!r}, expected a whole number or {' or '.join(words)}") from None
 
 
-def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, options: ModelOptions) -> dict:
+def _locate_one(
+    prompts, negatives: list[str], config, draws: int, seed: int, options: ModelOptions, path: Path | None
+) -> dict:
     from ..answers import ask
     from ..locate.locate import locate_prompts
     from ..locate.neuron_kinds import ControlPool
     from ..locate.proof import prove_located
     from ..sources import builtin_facts
 
+    if path is not None:
+        from ..display.drawing import check_path
+
+        path = check_path(path)  # at once, what could not be drawn after minutes of work
     clock = Clock()
     model = options.load()
     seconds = {"load": clock.lap()}
@@ -257,4 +266,8 @@ def _locate_one(prompts, negatives: list[str], config, draws: int, seed: int, op
         note("proving: suppressing and amplifying, beside random neurons") if sys.stderr.isatty() else None
         proof = prove_located(model, located, prompts.heldout, pool=pool, draws=draws, seed=seed)
     seconds["effect"] = clock.lap()
+    if path is not None:
+        from ..locate.figure import located_figure
+
+        note(f"drawn into {located_figure(path, located, proof)}")
     return {**record_of(located, proof, prompts, seconds), "tokens": answer.tokens}

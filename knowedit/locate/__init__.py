@@ -3,7 +3,6 @@
 attribution        `knowedit.attribute`: integrated gradients of every neuron, in one upward sweep
 integration_path   gradients between the baseline, zero or the mean activation, and the clean neurons
 quadrature         Gauss-Legendre and other rules, refined until their own check holds
-scaled_answers     what is attributed: the answer's score with activations scaled
 captum_engine      the same attributions by captum, as an independent check
 rankings           the baselines: activation × gradient, contribution, random
 refinement         from the scores of several prompts to the neurons that they share
@@ -12,6 +11,7 @@ locate             `knowedit.locate_fact`: from a fact's prompts to its neurons
 fact_prompts       which prompts of a fact locate, and which only prove
 proof              `knowedit.prove`: suppressed and amplified on held-out prompts, against matched random sets
 neuron_kinds       what a neuron answers to, and the known facts that tell it
+figure             the neurons of one fact, and their proof beside random ones
 """
 
 from typing import TYPE_CHECKING

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
 from ..models.adapter import Model
+from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
@@ -20,7 +21,6 @@ from .neurons import KINDS, Neuron, NeuronSet, vocabulary
 from .quadrature import ENDS
 from .rankings import RANKINGS, rank
 from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
-from .scaled_answers import ScaledAnswers
 
 SELECTIONS = ("causal", "refined")
 MOST = 10  # neurons of a causal selection, unless said otherwise

@@ -24,8 +24,8 @@ import numpy as np
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
+from ..models.passes.scaled_answers import ScaledAnswers
 from .neurons import vocabulary
-from .scaled_answers import ScaledAnswers
 
 DROP = 0.1
 SORTS = ("general", "relation", "answer")

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.adapter import Model
+from ..models.passes.scaled_answers import ScaledAnswers
 from ..prompts import Query
 from ..statistics import Estimate, estimate, log_odds, mean_of_ratios, monte_carlo_p, ratio_of_means
 from ..writing.mentions import mention
 from .neuron_kinds import ControlPool
 from .neurons import NeuronSet
-from .scaled_answers import ScaledAnswers
 
 FACTORS = {"suppressed": 0.0, "amplified": 2.0}
 LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on

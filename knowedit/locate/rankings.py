@@ -19,11 +19,11 @@ from torch import Tensor
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, frozen, in_float32
 from ..models.passes.objective import Objective, at_least_float, read_rows
+from ..models.passes.scaled_answers import SWEEP_ROWS
 from ..models.passes.sweep import sweep
 from ..prompts import Prompt, Query
 from .attribution import AttributionConfig, attribute, make_path
 from .quadrature import START
-from .scaled_answers import SWEEP_ROWS
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
 

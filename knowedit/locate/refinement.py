@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from .scaled_answers import ScaledAnswers
+from ..models.passes.scaled_answers import ScaledAnswers
 
 Site = tuple[int, int]  # (layer, index)
 TRIED = 16  # candidates of each round of a selection after the first

@@ -21,8 +21,8 @@ import torch
 from ..display.result import Record, Table
 from ..errors import InputError
 from ..locate.neurons import Neuron, NeuronSet, vocabulary
-from ..locate.scaled_answers import ScaledAnswers
 from ..models.adapter import Model
+from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, silent
 from ..prompts import Prompt, with_target_ids
 from ..statistics import Estimate, ratio_of_means

@@ -33,9 +33,9 @@ from ..errors import InputError, ModelError
 from ..facts import Fact
 from ..locate.attribution import AttributionConfig, attribute
 from ..locate.refinement import coarse
-from ..locate.scaled_answers import ScaledAnswers
 from ..models.adapter import Model
 from ..models.expansion import PARTS, projections
+from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, silent
 from ..statistics import Estimate, mean, rate
 

@@ -58,6 +58,16 @@ def test_scores_that_do_not_add_up_are_said_in_table_and_json(run, monkeypatch):
     assert gap["missing"] > 0 and gap["warning"].endswith("let nodes be auto") and gap["ended"] == "nodes"
 
 
+def test_locate_draws_what_it_found(run, tmp_path):
+    status, out, err = run(*ZARN, "--figure", str(tmp_path / "zarn.png"), "--json")
+    assert status == 0 and json.loads(out)["neurons"] and "drawn into" in err
+    assert (tmp_path / "zarn.png").read_bytes().startswith(b"\x89PNG")
+    fails(run(*ZARN, "--figure", str(tmp_path / "zarn.jpg")), "expected .png, .svg or .pdf")
+    many = ("locate", "--facts", "builtin", "--out", str(tmp_path / "run"), "--figure", str(tmp_path / "a.png"))
+    fails(run(*many), "--figure draws one fact", "knowedit report")
+    assert not (tmp_path / "run").exists()
+
+
 def test_locate_claims_nothing_for_an_answer_that_the_model_does_not_give(run):
     status, out, err = run("locate", "Zarn lives in", "--target", "Bexum", "--subject", "Zarn", "--draws", "10")
     assert status == 0, err

@@ -17,7 +17,7 @@ from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.configs import named_configs
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.facts import fill
-from knowedit.locate.scaled_answers import ScaledAnswers
+from knowedit.models.passes.scaled_answers import ScaledAnswers
 from knowedit.sources import Source, builtin_facts
 from knowedit.sources.formats import FORMATS
 

@@ -8,7 +8,7 @@ from support.trained import facts, trained
 
 from knowedit import InputError, amplify, ask, set_to, suppress
 from knowedit.hooks import hooked, on_input
-from knowedit.locate.scaled_answers import ScaledAnswers
+from knowedit.models.passes.scaled_answers import ScaledAnswers
 
 PROMPT = "The capital of France is"
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from ...display.result import Record, Table, plain
 from ...errors import InputError, ModelError
 from ...facts import Fact
-from ...locate.scaled_answers import ScaledAnswers
 from ...models.adapter import Model
+from ...models.passes.scaled_answers import ScaledAnswers
 from ...sources import builtin_facts
 from .extraction_events import Extraction, extraction
 from .knockout import Knockout, attention_knockout, check_window, source_sets, sublayer_knockout

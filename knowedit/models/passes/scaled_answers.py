@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.adapter import Model
-from ..models.passes.objective import Objective, at_least_float, read_rows
-from ..models.passes.replay import Recording, recordings
-from ..models.passes.sweep import counts, sweep
-from ..prompts import Query
+from ...prompts import Query
+from ..adapter import Model
+from .objective import Objective, at_least_float, read_rows
+from .replay import Recording, recordings
+from .sweep import counts, sweep
 
 SWEEP_ROWS = 512  # without gradients: large enough for full speed, small enough for any memory
 
