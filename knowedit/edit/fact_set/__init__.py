@@ -8,4 +8,5 @@ collisions   facts that one change cannot hold together
 metric       which directions of a layer's keys are free
 solve        rows of one layer, or of several, as changes of weights
 memit, emmet, alphaedit   the solvers, a file each
+method       the solvers in the table of methods
 """

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class Row:
     """A method: `words` for `--help`, and `file`, the module that holds its `METHOD`, loaded when it is first used.
 
+    A module that holds several methods is named with the one that is meant, as in `module:NAME`.
+
     `edits`: whether it makes edits at all; one that does not has only benchmarks as its use.
     """
 
@@ -37,11 +39,17 @@ class Row:
 
     @property
     def method(self) -> Method:
-        return import_module(self.file, __package__).METHOD
+        module, _, name = self.file.partition(":")
+        return getattr(import_module(module, __package__), name or "METHOD")
 
 
 METHODS: dict[str, Row] = {
     "rome": Row("a rank-one update of one layer (Meng et al. 2022)", ".rome"),
+    "memit": Row("all facts by one least-squares update (Meng et al. 2023)", "..fact_set.method:MEMIT"),
+    "emmet": Row("all facts by one update as equalities (Gupta et al. 2024)", "..fact_set.method:EMMET"),
+    "alphaedit": Row(
+        "all facts by one update where other keys hardly are (Fang et al. 2025)", "..fact_set.method:ALPHAEDIT"
+    ),
     "fine_tune": Row("gradient descent on one layer: FT, and FT-L with norm_constraint", ".fine_tune"),
     "knowledge_neurons": Row("value slots of located neurons rewritten (Dai et al. 2022)", ".knowledge_neurons"),
     "none": Row("the model as it is", ".none", edits=False),
@@ -64,7 +72,8 @@ def method_config(name: str, settings: Mapping, layer: int | None = None, model:
     method = find_method(name)
     settings = dict(settings)
     layer = settings.pop("layer", None) if layer is None else layer
-    base = _base(method, settings.pop("published", None), layer, model)
+    first = settings.get("layers") if layer is None else layer
+    base = _base(method, settings.pop("published", None), first, model)
     if settings and not fields(base):
         raise InputError(f"the method {name} has no settings, found {', '.join(map(str, settings))}; leave them out")
     if layer is not None:
@@ -86,7 +95,7 @@ def prepare(model: Model, name: str, config: Any, facts: Sequence[Fact], bars: B
     return find_method(name).prepare(model, config, facts, bars)
 
 
-def _base(method: Method, published: str | None, layer: int | None, model: Model | None) -> Any:
+def _base(method: Method, published: str | None, layer: Any, model: Model | None) -> Any:
     if published is not None:
         if published not in method.published:
             known = ", ".join(method.published) or "none for this method"

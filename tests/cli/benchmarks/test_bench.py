@@ -226,7 +226,7 @@ def test_shards_merge_to_the_whole(edit, run, tmp_path):
     [
         (("--shard", "3/2"), ("the shard is '3/2', expected i/n",)),
         (("--sequential", "--shard", "1/2"), ("run it serially",)),
-        (("--method", "romme"), ("--method is 'romme' (did you mean 'rome'?)", "did you mean 'rome'")),
+        (("--method", "romme"), ("--method is 'romme' (did you mean 'rome'", "did you mean 'rome'")),
         (("--metrics", "ES,PSS"), ("'PSS' is no metric", "did you mean 'PS'")),
         (("--source", "buildin"), ("no source 'buildin'", "did you mean 'builtin'")),
         (("--format", "counterfct"), ("did you mean 'counterfact'",)),

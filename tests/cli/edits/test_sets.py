@@ -79,6 +79,13 @@ def test_a_csv_is_read(run, tmp_path):
     assert added["facts"] == 2
 
 
+def test_a_line_that_is_no_row_is_named_and_nothing_is_added(run, stored, tmp_path):
+    table = tmp_path / "facts.csv"
+    table.write_text("template,subject,target,target_new\n{} lives in,Osk,Aldor,Cirra\n{} lives in,Fenn,a,b,c\n")
+    fails(run("set", "add", stored, "--facts", str(table)), "line 3", "5 cells")
+    assert len(of(run("set", "list", stored, "--json", model=None))["facts"]) == 3
+
+
 def test_diff_tells_what_only_one_set_holds(run, stored, tmp_path):
     other = str(tmp_path / "other")
     facts = written(tmp_path / "others.jsonl", [*FACTS[1:], requests()[8]])

@@ -163,15 +163,18 @@ def test_a_row_is_enough_for_help_and_the_method_is_loaded_when_used():
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].edits])
 def test_every_method_edits_with_its_defaults(name, monkeypatch, tmp_path):
-    """What the table promises: a config with defaults, and an editor that gives one edit a fact, in their order."""
+    """What the table promises: a config with defaults, and an editor that gives each fact the edit that changes it."""
     monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
     model = trained()
     some = source(2).facts
     layer = 1 if hasattr(find_method(name).config(), "layer") else None
-    settings = {"covariance": {"tokens": 400}, "contexts": 0} if find_method(name).tries_layers else {}
+    method = find_method(name)
+    rows = {"covariance": {"tokens": 400}, "contexts": 0}
+    settings = {"layers": [1], "rows": rows, "least": 1e-9} if method.together else rows if method.tries_layers else {}
     config = method_config(name, settings, layer, model)
     edits = prepare(model, name, config, ())(some)
-    assert [edit.facts for edit in edits] == [(fact,) for fact in some]
+    wanted = [{fact.id for fact in some}] * len(some) if method.together else [{fact.id} for fact in some]
+    assert [{fact.id for fact in edit.facts} for edit in edits] == wanted
     assert {edit.method for edit in edits} == {name}
     assert not edits_on(model)
 

@@ -1,0 +1,44 @@
+"""The solvers in the table of methods: a batch of facts is a set."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from support.fact_sets import requests
+from support.trained import trained
+
+from knowedit import FactSet
+from knowedit.edit.methods.table import method_config, prepare
+
+SETTINGS = {
+    "layers": [0],
+    "least": 1e-9,
+    "rows": {"contexts": 0, "preserve": 0.0, "covariance": {"tokens": 400}, "search": {"steps": 3}},
+}
+
+
+@pytest.fixture
+def editor(monkeypatch, tmp_path):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    return lambda name: prepare(trained(), name, method_config(name, SETTINGS, None, trained()), ())
+
+
+@pytest.mark.parametrize("name", ["memit", "emmet", "alphaedit"])
+def test_a_batch_has_the_edit_of_its_set(name, editor):
+    facts = requests()[:3]
+    edits = editor(name)(facts)
+    assert edits[0] is edits[1] is edits[2]
+    alone = FactSet(trained(), method_config(name, SETTINGS, None, trained()))
+    alone.add(facts)
+    assert alone.edit().content_hash == edits[0].content_hash
+
+
+def test_batches_tell_nothing_of_one_another_and_a_fact_that_is_kept_out_has_no_edit(editor):
+    make, facts = editor("memit"), requests()
+    first = make(facts[:2])[0]
+    contrary = replace(facts[4], id="contrary", target_new="Aldor")
+    edits = make([facts[4], contrary, facts[6]])
+    assert edits[:2] == [None, None] and [fact.id for fact in edits[2].facts] == [facts[6].id]
+    (again,) = {edit.content_hash for edit in make(facts[:2])}
+    assert again == first.content_hash
+    assert torch.isfinite(next(iter(first.deltas.values())).matrix()).all()
