@@ -76,7 +76,8 @@ def edit(
     from ...files import check_new
 
     method_settings = _settings(method, layer, settings, seed)
-    _check_subject(method, template, subject)
+    if template is not None and fact is None:
+        _check_subject(method, subject)
     request = _request(template, subject, target_new, target_true, fact, paraphrase, neighbour)
     request = replace(request, separator=separator)
     if out is not None:
@@ -139,11 +140,11 @@ def _number(layer: str | None) -> int | None:
         raise InputError(f"the layer is {layer!r}, expected a whole number or {AUTO}") from None
 
 
-def _check_subject(method: str, template: str | None, subject: str | None) -> None:
+def _check_subject(method: str, subject: str | None) -> None:
     from ...edit.methods.table import find_method
     from ...errors import InputError
 
-    if template is not None and subject is None and find_method(method).looks_up:
+    if subject is None and find_method(method).looks_up:
         others = [name for name, row in METHODS.items() if row.edits and not find_method(name).looks_up]
         raise InputError(
             f"a TEMPLATE needs --subject, whose last token {method} edits at; without one take {' or '.join(others)}"

@@ -262,7 +262,7 @@ def test_ray_that_is_not_installed_is_one_line(edit, monkeypatch):
         ("[]", ("is empty",)),
         ("", ("is empty",)),
         ('[{"a": 1}]', ("fields 'a'", "no known format")),
-        (json.dumps([LITE, {**LITE, "case_id": 9, "target_new": 3}]), ("record 9: target_new is 3, expected text",)),
+        (json.dumps([LITE, {**LITE, "case_id": 9, "target_new": []}]), ("record 9: target_new is [], expected text",)),
         (json.dumps([LITE, LITE]), ("'counterfact-lite/16' twice",)),
         ('[{"a": 1},', ("not JSON", "is the file whole?")),
         (
