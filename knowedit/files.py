@@ -57,6 +57,11 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
             new = Path(beside) / "new"
             new.mkdir()  # as readable as the user's other folders; the temporary one is private
             yield new
+            plain = Path(beside) / "plain"
+            plain.touch()
+            for file in new.rglob("*"):
+                if file.is_file():  # some writers make private files
+                    file.chmod(plain.stat().st_mode)
             os.rename(new, folder)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -11,10 +11,13 @@ def list_models(as_json: AsJson = False) -> None:
     from ..models.layouts import LAYOUTS
     from ..models.loading import ALIASES
 
-    aliases = [{"alias": name, "source": str(source)} for name, source in ALIASES.items()]
+    aliases = [
+        {"alias": name, "model": alias.display, "package": alias.requirement, "licence": alias.licence}
+        for name, alias in ALIASES.items()
+    ]
     if as_json:
         print_json({"aliases": aliases, "architectures": sorted(LAYOUTS)})
         return
-    table(["alias", "model"], [(a["alias"], a["source"]) for a in aliases])
+    table(list(aliases[0]), [list(alias.values()) for alias in aliases])
     line(f"Architectures, from the Hub, a directory or a GGUF file: {', '.join(sorted(LAYOUTS))};")
     line("others are looked at by structure.")

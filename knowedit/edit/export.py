@@ -34,7 +34,8 @@ PROVENANCE = "knowedit.json"  # in both kinds of export: which edits, of which f
 def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, base: str | None = None) -> Path:
     """Write `edits`, one after the other on `model`, as a PEFT LoRA adapter to a new folder, and return its path.
 
-    `base` is the name under which users of the adapter load the model, `model.name` by default.
+    `base` is the name under which users of the adapter load the model: by default the directory or Hub id that it was
+    loaded from, else `model.name`.
 
     Raises `InputError` for a dense change, which is no LoRA adapter, for a folder that exists or cannot be written
     and where edits are on `model`; and what `apply` raises for edits of another model.
@@ -52,7 +53,7 @@ def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, b
     with new_folder(folder) as temporary, stacked(model, edits, mode=mode):  # each is checked on the weights it meets
         tensors, ranks = _factors(edits)
         (temporary / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
-        _write_json(temporary / "adapter_config.json", _config(model, ranks, base or model.name))
+        _write_json(temporary / "adapter_config.json", _config(model, ranks, base or _loaded_from(model)))
         _write_json(temporary / PROVENANCE, _provenance(edits))
     return Path(folder).expanduser()
 
@@ -70,6 +71,11 @@ def to_checkpoint(edits: Edit | Sequence[Edit], model: Model, folder: str | Path
         model.tokenizer.save_pretrained(temporary)
         _write_json(temporary / PROVENANCE, _provenance(edits))
     return Path(folder).expanduser()
+
+
+def _loaded_from(model: Model) -> str:
+    place = getattr(model.hf, "name_or_path", "") or model.name
+    return str(Path(place).absolute()) if Path(place).is_dir() else place
 
 
 def _list(edits: Edit | Sequence[Edit]) -> list[Edit]:

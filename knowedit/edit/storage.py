@@ -28,6 +28,7 @@ from .delta import Delta, Dense, LowRank
 
 SCHEMA = "knowedit.edit/1"
 FACTORS, RECORD = "edit.safetensors", "edit.json"
+_LARGEST = {FACTORS: 2**34, RECORD: 2**26}  # bytes that are read: dense changes of every layer of 8 B parameters fit
 
 _FIELDS: dict[str, type] = {
     "schema": str,
@@ -139,6 +140,8 @@ def read(folder: Path) -> Stored:
 def _read(path: Path) -> bytes:
     if path.is_symlink() or not path.is_file():
         raise DataError(f"{path.name} is not there, or is no plain file")
+    if (size := path.stat().st_size) > (most := _LARGEST[path.name]):
+        raise DataError(f"{path.name} has {size} bytes, expected at most {most}")
     return path.read_bytes()
 
 

