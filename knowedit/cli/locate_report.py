@@ -52,9 +52,8 @@ def show(record: dict) -> None:
     line()
     if record["neurons"]:
         given = record["effect"]["recalled"] > 0
-        joint = [what for what in ("suppress", "amplify") if given and record["neurons"][0][what] is not None]
-        columns = ["neuron", "score", "share", "prompts", *(f"{what}, joint" for what in joint), "kind", "promotes"]
-        table(columns, [_row(neuron, joint) for neuron in record["neurons"]])
+        rows = [_row(neuron, given) for neuron in record["neurons"]]
+        table(list(rows[0]), [tuple(row.values()) for row in rows])
         line()
         if given:
             _show_effect(record["effect"], Estimate)
@@ -68,16 +67,26 @@ def show(record: dict) -> None:
     line("Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in record["seconds"].items()))
 
 
-def _row(neuron: dict, joint: list[str]) -> tuple:
-    site, words = f"{neuron['layer']}/{neuron['index']}", "  ".join(map(repr, neuron["promotes"][:5]))
-    rates = percent(neuron["share"]), percent(neuron["prompts"], False)
-    effects = [percent(neuron[what]) for what in joint]
-    return site, f"{neuron['score']:+.4f}", *rates, *effects, neuron["kind"], words
+def _row(neuron: dict, given: bool) -> dict[str, str | None]:
+    """A neuron's cells by column. Nothing is told of how it makes an answer that the model does not give."""
+    joint = [what for what in ("suppress", "amplify") if neuron[what] is not None]
+    cells = {
+        "neuron": f"{neuron['layer']}/{neuron['index']}",
+        "score": f"{neuron['score']:+.4f}",
+        "share": percent(neuron["share"]),
+        "prompts": percent(neuron["prompts"], False),
+        **{f"{what}, joint": percent(neuron[what]) for what in joint},
+        "kind": neuron["kind"],
+        "promotes": "  ".join(map(repr, neuron["promotes"][:5])),
+    }
+    told = cells if given else ("neuron", "score", "prompts", "promotes")
+    return {name: cells[name] for name in told}
 
 
 def _proved_on(effect: dict) -> str:
     if effect["heldout"]:
-        return f"{effect['suppress']['n']} held-out prompts"
+        n = effect["suppress"]["n"]
+        return f"{n} held-out prompt{'s' * (n != 1)}"
     return "the prompt that located them (nothing was held out)"
 
 

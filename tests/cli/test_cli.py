@@ -75,7 +75,7 @@ def test_locate_claims_nothing_for_an_answer_that_the_model_does_not_give(run):
     assert first.startswith("Zarn lives in → Bexum   p = 0.0") and ", rank " in first
     assert second.startswith("Note: the model does not say this: it says 'Aldor' (p = 0.9")
     assert "No neuron is claimed to make this answer: the model does not give it on" in out
-    assert "suppress × 0" not in out and "Other facts" not in out
+    assert not any(claim in out for claim in ("suppress", "amplify", "Other facts", "share", "kind"))
 
 
 def test_target_may_be_asked_without_a_subject(run):
