@@ -42,7 +42,8 @@ def solved(
 ) -> dict[int, LowRank]:
     """The change of each layer that gives `facts` their values; `model` has no edits on it, and gets none.
 
-    The order of the facts decides the last bits. `rows` are by `row_name`, `statistics` by layer.
+    The order of the facts decides the last bits. `rows` are by `row_name`, `statistics` by layer. Raises `InputError`
+    for several layers of a model whose blocks do not add to the residual stream what their down-projections give.
     """
     own = [rows[row_name(fact)] for fact in facts]
     keys, deltas = (torch.stack([getattr(row, name) for row in own]) for name in ("key", "delta"))
@@ -51,6 +52,7 @@ def solved(
         return {layers[0]: change(statistics[layers[0]].metric(about), keys, deltas, solver)}
     prompts = [model.encode(fact.prompt, fact.subject) for fact in facts]
     first, last = layers[0], layers[-1]
+    _check_adds(model, prompts[:1], first, deltas[:1])
     _, target = _states(model, prompts, first, last, {}, deltas)
     changes: dict[int, LowRank] = {}
     for i, layer in enumerate(layers):
@@ -85,6 +87,16 @@ def change(A: Metric, keys: Tensor, residuals: Tensor, solver: Solver) -> LowRan
             "take a larger ridge"
         ) from None
     return LowRank(torch.eye(R.shape[1]), transposed)
+
+
+def _check_adds(model: Model, prompts: Sequence[Prompt], layer: int, deltas: Tensor) -> None:
+    """Raise `InputError` unless δ at the down-projection of `layer` moves the state above it by δ."""
+    before, after = (_states(model, prompts, layer, layer, {}, shift)[1] for shift in (None, deltas))
+    if (after - before - deltas).norm() > 0.05 * deltas.norm():  # half precision rounds the state, which is larger
+        raise InputError(
+            f"a block of {model.name} does not add what its down-projection gives as it is (a norm stands behind it), "
+            f"so the change cannot be shared over layers; take one, such as layers=[{layer}]"
+        )
 
 
 def _balanced(u: Tensor, v: Tensor) -> LowRank:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from support.fact_sets import config, covariances, fact_set, requests
 from support.rounding import LOGITS, PASS, assert_near
+from support.tiny import DECODERS, tiny
 from support.trained import exact, trained
 
 from knowedit import FactSet
 from knowedit.edit.apply import applied
+from knowedit.edit.covariance import Covariance
 from knowedit.edit.fact_set.alphaedit import AlphaEdit
 from knowedit.edit.fact_set.emmet import Emmet
 from knowedit.edit.fact_set.memit import Memit
@@ -18,6 +20,7 @@ from knowedit.edit.fact_set.rows import row_name
 from knowedit.edit.fact_set.solve import change
 from knowedit.edit.preserved_keys import PreservedKeys
 from knowedit.errors import InputError
+from knowedit.facts import Fact
 from knowedit.models.passes.replay import record
 
 NEURONS, WIDTH = 24, 32
@@ -154,3 +157,19 @@ def test_a_set_of_several_layers_leaves_the_model_as_it_is():
     edit = made.edit()
     assert sorted(edit.deltas) == [trained().down_path(layer) for layer in (0, 1, 2)]
     assert trained().weights_hash() == weights
+
+
+@pytest.mark.covered
+@pytest.mark.parametrize("family", DECODERS)
+def test_several_layers_are_refused_where_a_norm_stands_behind_the_mlp(family):
+    model = tiny(family)
+    facts = [Fact("The capital of {} is", "Japan", "Tokyo", target_new="Paris", id="japan")]
+    C = {layer: Covariance(layer, torch.eye(model.n_neurons), 1000, {}) for layer in (0, 1)}
+    made = FactSet(model, replace(config((0, 1)), least=1e-12), covariance=C)
+    assert made.add(facts).added == ("japan",)
+    if family in ("gemma2", "gemma3_text", "olmo2", "granite"):  # Granite scales what a block adds
+        with pytest.raises(InputError, match=r"does not add what its down-projection gives.*layers=\[0\]"):
+            made.edit()
+    else:
+        assert len(made.edit().deltas) == 2
+    assert len(made.edit(layers=(0,)).deltas) == 1
