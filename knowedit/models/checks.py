@@ -16,19 +16,22 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from ..errors import ModelError
+from .layouts import WITHOUT_MLPS
 
 # what configs of the families call the number of experts; dense members of a family say 0, 1 or None
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
 
 
 def check_config(config, name: str) -> None:
-    """Raise `ModelError` for encoder-decoder and mixture-of-experts models, before any weights are fetched or read."""
+    """Raise `ModelError` for models without one MLP a block, before any weights are fetched or read."""
     kind = getattr(config, "model_type", None) or type(config).__name__
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(
             f"{name!r} is an encoder-decoder model ({kind}); knowedit takes decoders and masked language models"
         )
     text = config.get_text_config()
+    if reason := WITHOUT_MLPS.get(text.model_type):
+        raise ModelError(f"{name!r} ({kind}) {reason}; knowedit takes models with one MLP a block")
     for part in (text, getattr(text, "ffn_config", None)):
         for key in _EXPERTS:
             number = getattr(part, key, None)

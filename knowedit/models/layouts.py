@@ -136,7 +136,7 @@ LAYOUTS: dict[str, Layout] = {  # by the config's model_type
     "starcoder2": Layout("model.layers", "self_attn", "mlp.c_proj", ("model.norm",), heads="o_proj", trees=True),
 }
 
-_WITHOUT_MLPS = {  # why they are none of ours, by the config's model_type
+WITHOUT_MLPS = {  # why they are none of ours, by the config's model_type
     **dict.fromkeys(("mamba", "mamba2", "falcon_mamba"), "is a state-space model whose blocks have no MLP"),
     "nemotron_h": "has an MLP in some of its blocks only",
     "rwkv": "is a recurrent model whose blocks mix channels by a gate from the token before and not by an MLP",
@@ -185,7 +185,7 @@ def refuse(hf: nn.Module) -> None:
         raise ModelError(
             f"{config.model_type} is an encoder-decoder model; knowedit takes decoders and masked language models"
         )
-    if reason := _WITHOUT_MLPS.get(config.get_text_config().model_type):
+    if reason := WITHOUT_MLPS.get(config.get_text_config().model_type):
         raise ModelError(f"{config.model_type} {reason}; knowedit takes models with one MLP a block")
     experts = [name for name, _ in hf.named_modules() if name.rsplit(".", 1)[-1] == "experts"]
     if experts:

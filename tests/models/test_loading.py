@@ -213,6 +213,7 @@ def test_weights_that_are_not_finite(copy):
         (T.Qwen3MoeConfig(num_experts=8), "mixture-of-experts"),
         (T.DeepseekV3Config(n_routed_experts=8), "mixture-of-experts"),
         (T.T5Config(), "encoder-decoder model (t5)"),
+        (T.MambaConfig(), "(mamba) is a state-space model whose blocks have no MLP"),
         (T.ViTConfig(), "is a vit model, which is no language model"),
     ],
 )
