@@ -256,16 +256,27 @@ def test_models_that_cannot_be_used(run, tmp_path):
 
 
 def test_paraphrases_that_share_no_neuron_are_an_answer(run):
-    status, out, _ = run(
-        *ZARN, "--heldout", "Today {} stays in", "--paraphrase", "{}", "--t", "1", "--p", "1", "--json"
+    command = (
+        *ZARN,
+        "--heldout",
+        "Today {} stays in",
+        "--paraphrase",
+        "{}",
+        "--select",
+        "refined",
+        "--t",
+        "1",
+        "--p",
+        "1",
     )
+    status, out, _ = run(*command, "--json")
     record = json.loads(out)
     if record["neurons"]:
         pytest.fail("these prompts were chosen to share no strongest neuron")
     assert status == 0
     assert "share none" in record["note"]
     assert record["effect"]["suppress"] == {"value": None, "low": None, "high": None, "n": 0}
-    status, out, _ = run(*ZARN, "--heldout", "Today {} stays in", "--paraphrase", "{}", "--t", "1", "--p", "1")
+    status, out, _ = run(*command)
     assert status == 0 and "share none" in out
 
 

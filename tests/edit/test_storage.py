@@ -365,7 +365,6 @@ def nest(depth: int) -> list:
         (lambda r: r["content"].update(facts={}), "facts is of type dict"),
         (lambda r: r["content"].update(facts=["x"]), "a fact is a JSON object"),
         (lambda r: r["content"].update(facts=[{"template": "{0}", "subject": "a", "target": "b"}]), "has 0 slots"),
-        (lambda r: r["content"]["facts"][0].update(evil=1), "a fact has no field 'evil'"),
         (lambda r: r["content"].update(bases={"transformer.h.1.mlp.c_proj": 1}), "bases is no object of texts"),
         (lambda r: r["content"].update(bases={"../../x": ""}), "base of every weight"),
         (lambda r: r["content"].update(model="other"), "content hash"),
