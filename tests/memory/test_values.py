@@ -28,7 +28,7 @@ def test_first_tokens_and_ranks_are_those_of_the_whole_vocabulary(family, monkey
     assert torch.equal(torch.where(sign > 0, *module._both_tops(model, 1)), tokens)
     own = logits.gather(1, wanted[:, None])
     assert (ranks - (1 + (logits > own).sum(1))).abs().max() <= 1  # ties in the last bit
-    assert vocabulary(model, 1, 4, sign[4].item(), 1)[0][0] == model.tokenizer.decode([tokens[4].item()])
+    assert vocabulary(model, 1, 4, sign[4].item(), 1)[0][0] == model.token(tokens[4].item())
 
 
 @pytest.mark.covered

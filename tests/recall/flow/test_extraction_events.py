@@ -45,7 +45,7 @@ def test_events_are_those_of_the_token_that_is_promoted_most(family):
     for part in (0, 1, 2, 3):
         token = tokens[1, part].item()
         found = extraction(model, aimed(query, token))
-        assert found.answer == model.tokenizer.decode([token])
+        assert found.answer == model.token(token)
         assert found.attention == tuple((tokens[:, 0] == token).tolist())
         assert found.mlp == tuple((tokens[:, 1] == token).tolist())
         assert found.heads == tuple((layer, head) for layer, head in (tokens[:, 2:] == token).nonzero().tolist())

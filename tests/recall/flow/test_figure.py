@@ -6,6 +6,7 @@ from support.trained import facts, trained
 
 from knowedit import Fact, InputError
 from knowedit.display.drawing import figure
+from knowedit.errors import KnoweditWarning
 from knowedit.recall.flow.average import average_recall
 from knowedit.recall.flow.figure import draw_extraction, draw_propagation
 from knowedit.recall.flow.pipeline import RecallConfig, recall_fact
@@ -45,6 +46,7 @@ def test_events_are_dots(one):
 
 def test_hostile_text_is_inert(tmp_path):
     fact = Fact(template=HOSTILE.replace("Zarn", "{}"), subject="Zarn", target="Aldor")
-    found = recall_fact(trained(), fact, facts=facts())
+    with pytest.warns(KnoweditWarning, match="only a part of a word"):
+        found = recall_fact(trained(), fact, facts=facts())
     path = found.figure(tmp_path / "x.svg")
     assert b"<script" not in path.read_bytes() and b"\x1b" not in path.read_bytes()
