@@ -36,9 +36,9 @@ def write(tmp_path):
         ("excel.csv", "\ufeff" + CSV.replace(",", ";").replace("\n", "\r\n")),
         ("table.tsv", CSV.replace(",", "\t")),
         ("TABLE.CSV", CSV.replace("France", '"France"') + ",,\n"),
-        ("list.json.gz", gzip.compress(LIST.encode())),
-        ("table.csv.gz", gzip.compress(CSV.encode())),
-        ("misnamed.json", gzip.compress(LINES.encode())),
+        ("list.json.gz", gzip.compress(LIST.encode(), mtime=0)),
+        ("table.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
+        ("misnamed.json", gzip.compress(LINES.encode(), mtime=0)),
     ],
 )
 def test_facts_are_the_same_whatever_they_are_written_as(write, name, content):
@@ -60,7 +60,7 @@ def test_other_encodings_are_read_by_their_mark_and_said(write, encoding, name, 
     [
         ("a.json", LIST.encode("utf-16-le"), "UTF-16 without a byte order mark; save it as UTF-8"),
         ("a.csv", CSV.replace("Paris", "Pàris").encode("latin-1"), "is not UTF-8 text; save it as UTF-8"),
-        ("a.json.gz", gzip.compress(LIST.encode())[:-9], "is not sound gzip"),
+        ("a.json.gz", gzip.compress(LIST.encode(), mtime=0)[:-9], "is not sound gzip"),
         ("a.json.gz", b"\x1f\x8bnonsense", "is not sound gzip"),
         ("a.csv", "template,template,target\n", "a name for each column, each once"),
         ("a.csv", "template,,target\n", "a name for each column"),
@@ -148,6 +148,6 @@ def test_counterfact_may_lack_paraphrases_and_neighbours(write):
 def test_other_formats_come_packed_and_in_tables(write):
     rows = "case_id,prompt,target_new,subject,ground_truth,rephrase_prompt,locality_prompt,locality_ground_truth\n"
     rows += "3,Lyon is a twin city of,Lisbon,Lyon,Warsaw,Its twin city has,Taipei is a twin city of,Warsaw\n"
-    for path in (write("lite.csv", rows), write("lite.csv.gz", gzip.compress(rows.encode()))):
+    for path in (write("lite.csv", rows), write("lite.csv.gz", gzip.compress(rows.encode(), mtime=0))):
         source = load_source(str(path))
         assert source.format == "counterfact-lite" and source.facts[0].prompt == "Lyon is a twin city of"
