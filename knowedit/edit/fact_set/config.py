@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import InputError, did_you_mean
 from ...models.adapter import Model
 from ...settings import overridden
-from ..methods.rome import SMOLLM2, RomeConfig, rome_config
+from ..methods.rome import RomeConfig, rome_config
 from .alphaedit import AlphaEdit
 from .emmet import Emmet
 from .memit import Memit
@@ -76,14 +76,13 @@ def find_solver(name: str) -> type[Solver]:
 
 
 def fact_set_config(model: Model) -> FactSetConfig:
-    """The settings for `model`: rows as ROME's, four layers where that was tried, else one.
+    """The settings for `model`: rows as ROME's, in ROME's layer.
 
     Raises `InputError` for a model that no table knows.
     """
     rows = rome_config(model)
     assert rows.layer is not None
-    layers = range(rows.layer, rows.layer + 4) if rows is SMOLLM2 else (rows.layer,)
-    return FactSetConfig(tuple(layers), rows)
+    return FactSetConfig((rows.layer,), rows)
 
 
 def settled(model: Model, config: FactSetConfig | None) -> FactSetConfig:
