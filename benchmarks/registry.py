@@ -29,10 +29,9 @@ from types import UnionType
 from typing import get_args, get_origin
 
 import torch
-import transformers
 
-import knowedit
 from knowedit.files import write_text
+from knowedit.version import versions
 
 RESULTS = Path(__file__).parent / "results"
 ROOMS = {
@@ -142,12 +141,7 @@ def _machine() -> dict:
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "processor": _processor(),
-        "versions": {
-            "knowedit": knowedit.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**versions(), "python": platform.python_version()},
     }
 
 

@@ -20,8 +20,7 @@ Every name is loaded when it is first used, so `import knowedit` takes no time a
 from typing import TYPE_CHECKING
 
 from .lazy import exports
-
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import bench as bench, edit as edit, locate as locate, memory as memory, mlp as mlp

@@ -80,8 +80,7 @@ def _imports(source: str, name: str, is_package: bool, modules) -> set[str]:
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             base = ".".join([*above, *(node.module or "").split(".")]).strip(".")
             for alias in node.names:
-                if alias.name != "__version__":
-                    found.add(f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base)
+                found.add(f"{base}.{alias.name}" if f"{base}.{alias.name}" in modules else base)
     return (found & modules) - {name}
 
 
@@ -93,7 +92,7 @@ BELOW, ABOVE = "toy.low.base", "toy.high.user"
 GOOD = {
     "__init__.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .high.user import use\n",
     "low/__init__.py": "",
-    "low/base.py": "from .. import __version__\n",
+    "low/base.py": "",
     "low/other.py": "from .base import x\n",
     "high/__init__.py": "from .user import use\n",
     "high/user.py": "from ..low import base\nimport toy.low.other\n",

@@ -74,7 +74,7 @@ def test_a_name_that_is_not_there_is_refused_with_the_nearest_one():
 
 def test_one_version():
     assert knowedit.__version__ == "0.1.0"
-    assert setup()["metadata"]["version"] == "attr: knowedit.__version__"
+    assert setup()["metadata"]["version"] == "attr: knowedit.version.__version__"
     assert f"\nversion: {knowedit.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 

@@ -11,26 +11,19 @@ from collections.abc import Callable
 
 import typer
 
-from ..inert import inert
+from ..writing.inert import inert
 from . import explain, facts, locate, models
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits, set_effects
 from .shared.command import command
-from .shared.help import Command, Group
+from .shared.help import Command, group
 from .shared.options import Verbose
 from .shared.output import log_to_stderr, warnings_as_notes
 
 _INTERRUPTED = 130
 
-app = typer.Typer(
-    name="knowedit",
-    help="Find the neurons with which a language model recalls a fact, prove them, and edit the fact.",
-    no_args_is_help=True,
-    cls=Group,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = group("knowedit", "Find the neurons with which a language model recalls a fact, prove them, and edit the fact.")
 COMMANDS: dict[str, Callable] = {
     "locate": locate.locate,
     "lens": lens.lens,

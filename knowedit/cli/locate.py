@@ -108,8 +108,9 @@ class SelectionOptions:
         ),
     ] = "causal"
     candidates: Annotated[
-        int, typer.Option("--candidates", help="Causal: of so many neurons with the largest scores.")
-    ] = 64
+        int | None,
+        typer.Option("--candidates", help="Causal: of so many neurons with the largest scores, by default 64."),
+    ] = None
     prompts: Annotated[int, typer.Option("--prompts", help="At most so many ways to ask locate, the prompt first.")] = 4
     t: Annotated[float, typer.Option("--t", help="Coarse: score at least t times the largest.")] = 0.2
     p: Annotated[
@@ -161,8 +162,6 @@ def locate(
     refuse("many facts (--facts)", one, **{name: v for name, v in vars(run).items() if v != defaults[name]})
     refuse("one fact", not one, target=about.target, heldout=about.heldout, separator=about.separator)
     refuse("a PROMPT", about.prompt is None, subject=about.subject, paraphrase=about.paraphrase)
-    if selection.p is not None and selection.select == "causal":
-        raise InputError("--p chooses among refined neurons; add --select refined, or leave it out")
     config = LocateConfig(
         method=scores.method,
         attribution=AttributionConfig(
@@ -179,7 +178,7 @@ def locate(
         candidates=selection.candidates,
         prompts=selection.prompts,
         t=selection.t,
-        p=LocateConfig.p if selection.p is None else selection.p,
+        p=selection.p,
         adjust=selection.adjust,
         most=selection.most,
         layers=layer_list(selection.layers),
@@ -209,7 +208,6 @@ def locate(
         relations=() if about.relation is None else (about.relation,),
         known_only=about.known,
         locate=config,
-        prompts=None,
         negatives=tuple(about.negative),
         draws=draws,
         activation=False,

@@ -23,7 +23,7 @@ from matplotlib.font_manager import findfont, get_font
 
 from ..errors import InputError
 from ..files import write_bytes
-from ..inert import inert
+from ..writing.inert import inert
 
 FORMATS = ("png", "svg", "pdf")
 # distinguishable in print and by the colour-blind (Okabe and Ito)

@@ -18,15 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-import transformers
-
-from .. import __version__
 from ..errors import DataError, InputError
 from ..facts import Fact
 from ..files import new_folder
 from ..models.adapter import Model
 from ..models.checks import one_line
+from ..version import versions
 from . import storage
 from .apply import Handle, applied
 from .delta import Delta, weight_hash
@@ -193,11 +190,7 @@ def make_edit(
         facts=tuple(facts),
         model=model.name,
         seed=seed,
-        versions={
-            "knowedit": __version__,
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-        },
+        versions=versions(),
         notes=notes or {},
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

@@ -44,15 +44,12 @@ class FactPrompts:
         return cls(locating, fact.target, heldout, fact.subject, fact.relation, fact.id, fact.separator)
 
     @classmethod
-    def split(cls, fact: Fact, most: int | None = None) -> FactPrompts:
-        """As `all_of`, but something always proves: without held-out templates every second paraphrase.
-
-        At most `most` prompts locate.
-        """
+    def split(cls, fact: Fact) -> FactPrompts:
+        """As `all_of`, but something always proves: without held-out templates every second paraphrase."""
         prompts = cls.all_of(fact)
         heldout = prompts.heldout or (*prompts.locating[1::2], *fact.rephrasings)
         locating = [prompt for prompt in prompts.locating if prompt not in heldout]
-        return replace(prompts, locating=tuple(locating[:most]), heldout=heldout)
+        return replace(prompts, locating=tuple(locating), heldout=heldout)
 
     @classmethod
     def in_words(

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from ..display.drawing import BLUE, GREY, ORANGE, RED, figure, save, shorten
-from ..inert import inert
+from ..writing.inert import inert
 
 _KINDS = {"fact": BLUE, "relation": ORANGE, "answer": RED}  # all others are grey
 _CONTROLS = (("", "these neurons"), ("control_", "random, as active"), ("layer_control_", "random, same layers"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from .rankings import RANKINGS, rank
 from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
 
 SELECTIONS = ("causal", "refined")
-MOST = 10  # neurons of a causal selection, unless said otherwise
+CANDIDATES, MOST = 64, 10  # of a causal selection, unless said otherwise
+P = 0.7  # of refined neurons, unless said otherwise
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class LocateConfig:
     method: str = "ig"
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     select: str = "causal"
-    candidates: int = 64
+    candidates: int | None = None
     prompts: int | None = 4
     t: float = 0.2
-    p: float = 0.7
+    p: float | None = None
     adjust: bool = False
     most: int | None = None
     layers: tuple[int, ...] | None = None
@@ -66,14 +68,16 @@ class LocateConfig:
             raise InputError(
                 f"select is {self.select!r}{did_you_mean(self.select, SELECTIONS)}, expected {' or '.join(SELECTIONS)}"
             )
-        if self.candidates < 1:
+        if self.candidates is not None and self.candidates < 1:
             raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")
         if self.prompts is not None and self.prompts < 1:
             raise InputError(f"prompts is {self.prompts!r}, expected a number of prompts from 1 on")
-        if self.adjust and self.select == "causal":
-            raise InputError("adjust moves p, which a causal selection does not use; set select to refined")
+        if self.select == "causal" and (self.adjust or self.p is not None):
+            raise InputError("p and adjust choose among refined neurons; set select to refined, or leave them out")
+        if self.select == "refined" and self.candidates is not None:
+            raise InputError("candidates are those of a causal selection; set select to causal, or leave them out")
         for name, value in (("t", self.t), ("p", self.p)):
-            if not 0 < value <= 1:
+            if value is not None and not 0 < value <= 1:
                 raise InputError(f"{name} is {value!r}, expected a fraction above 0 and up to 1")
         for kind in self.drop:
             if kind not in KINDS:
@@ -185,23 +189,22 @@ def describe(
     weights_hash: str | None = None,
 ) -> NeuronSet:
     """The neurons that scored prompts share, with their kinds and words: the second half of `locate_prompts`."""
-    refined = refine(
-        [prompt.scores for prompt in scored], config.t, config.p, adjust=config.adjust, layers=config.layers,
-        negatives=[prompt.scores for prompt in negatives],
-    )  # fmt: skip
-    first = scored[0]
+    first, pool = scored[0], pool or ControlPool(model, builtin_facts())
+    others = [prompt.scores for prompt in negatives]
     taken: dict[Site, Taken] = {}
     if config.select == "causal":
-        pool = pool or ControlPool(model, builtin_facts())
         general = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=("general",)).general
-        others = [prompt.scores for prompt in negatives]
-        refined, taken = _selected(scored, refined, config, others, lambda sites: pool.needed(sites, general))
+        refined, taken = _selected(scored, config, others, partial(pool.needed, controls=general))
+    else:
+        refined = refine(
+            [prompt.scores for prompt in scored], config.t, config.p or P, adjust=config.adjust, layers=config.layers,
+            negatives=others,
+        )  # fmt: skip
     sites = list(refined.scores)
     activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
-    tests: dict = {"p": refined.p}
+    tests: dict = {} if refined.p is None else {"p": refined.p}
     labels: list[str | None] = [None] * len(sites)
     if config.kinds:
-        pool = pool or ControlPool(model, builtin_facts())
         controls = pool.controls(prompts.subject, prompts.target, prompts.relation)
         labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
         tests["controls"] = controls.counts()
@@ -236,7 +239,6 @@ def describe(
 
 def _selected(
     scored: Sequence[PromptScores],
-    refined: Refinement,
     config: LocateConfig,
     negatives: Sequence[Tensor],
     needed: Callable[[list[Site]], list[bool]],
@@ -247,13 +249,13 @@ def _selected(
     """
     mean = sum(prompt.scores for prompt in scored) / len(scored)
     removed = {site for scores in negatives for site in coarse(scores, config.t, config.layers)}
-    candidates = strongest(mean, config.candidates, config.layers)
+    candidates = strongest(mean, config.candidates or CANDIDATES, config.layers)
     removed |= {site for site, is_needed in zip(candidates, needed(candidates), strict=True) if is_needed}
     candidates = [site for site in candidates if site not in removed]
     taken = {step.site: step for step in select([p.answers for p in scored], candidates, config.most or MOST)}
-    rates = {site: sum(site in sites for sites in refined.coarse) / len(scored) for site in taken}
-    scores = {site: mean[site].item() for site in taken}
-    return replace(refined, rates=rates, scores=scores), taken
+    sets = tuple(coarse(prompt.scores, config.t, config.layers) for prompt in scored)
+    rates = {site: sum(site in sites for sites in sets) / len(scored) for site in taken}
+    return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}), taken
 
 
 def _score(model: Model, text: str, query: Query, config: LocateConfig) -> PromptScores:

@@ -37,13 +37,13 @@ class Refinement:
     """The neurons that the prompts of a fact share.
 
     - `coarse`: for each prompt its coarse neurons with their scores.
-    - `p`: the share of prompts that was required, after the adjustment.
+    - `p`: the share of prompts that was required, after the adjustment; None of a causal selection.
     - `rates`: the shared neurons with the share of prompts for which each is coarse.
     - `scores`: those that no negative prompt has too, strongest first, with their mean score over the prompts.
     """
 
     coarse: tuple[dict[Site, float], ...]
-    p: float
+    p: float | None
     rates: dict[Site, float]
     scores: dict[Site, float]
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from ..display.drawing import BLUE, GREY, ORANGE, PURPLE, RED, SEQUENTIAL, SKY, figure, save
-from ..inert import inert
 from ..statistics import Estimate
+from ..writing.inert import inert
 
 _STAGE = {"input": GREY, "gate": PURPLE, "up": SKY, "neurons": RED, "output": BLUE, "random": ORANGE}
 _NAMES = {"random": "random expansion", "mlp": "MLPs", "scores": "attention scores"}  # what is not its own name

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 
 from ..errors import KnoweditWarning, ModelError
 from ..files import write_text
-from ..inert import inert
+from ..writing.inert import inert
 
 MANIFEST = "manifest.json"
 

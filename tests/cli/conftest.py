@@ -29,3 +29,14 @@ def run(capsys, folder, monkeypatch):
         return end.value.code, done.out, done.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def own_cache_folder(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def own_cache(own_cache_folder, monkeypatch):
+    """What commands cache lies in a folder of the tests', which is empty at first."""
+    monkeypatch.setenv("KNOWEDIT_CACHE", own_cache_folder)

@@ -12,18 +12,11 @@ import typer
 
 from ...edit.methods.table import METHODS
 from ..shared.command import command
-from ..shared.help import Command, Group, choice
+from ..shared.help import Command, choice, group
 from ..shared.options import SEEDS, Device, Dtype, Output, RemoteCode, Texts
 from ..shared.output import line, note, print_json, table
 
-app = typer.Typer(
-    name="bench",
-    help="Benchmarks: runs over a data set that can be killed and resumed.",
-    cls=Group,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = group("bench", "Benchmarks: runs over a data set that can be killed and resumed.")
 
 ENGINES, TRACKERS = ("serial", "ray"), ("trackio", "wandb", "mlflow")
 

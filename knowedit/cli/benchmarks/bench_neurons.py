@@ -49,9 +49,16 @@ def neurons(
     chosen_layers = layer_list(layers)
     attribution = _given(nodes=int(nodes) if nodes is not None and nodes.isdigit() else nodes)
     locate = _given(
-        method=method, select=select, t=t, p=p, adjust=adjust, most=most, attribution=attribution or None,
+        method=method,
+        select=select,
+        t=t,
+        p=p,
+        adjust=adjust,
+        most=most,
+        prompts=prompts,
+        attribution=attribution or None,
         layers=None if chosen_layers is None else list(chosen_layers),
-    )  # fmt: skip
+    )
     options = {
         **vars(records),
         "model": model.model,
@@ -60,7 +67,6 @@ def neurons(
         "per_relation": per_relation,
         "known_only": known_only,
         "locate": locate or None,
-        "prompts": prompts,
         "draws": draws,
         "activation": activation,
         "stability": stability,

@@ -225,25 +225,32 @@ def _short(value: Any) -> str:
 # ---------------------------------------------------------------- export
 
 
+Base = Annotated[str | None, typer.Option(help="With peft: the name under which others load the base model.")]
+
+
+def check_export(out: Path, to: str, base: str | None) -> Path:
+    """The new folder `out`. Raises `InputError` where it cannot be made, and for a base model that nothing names."""
+    from ...errors import InputError
+    from ...files import check_new
+
+    if base is not None and to != "peft":
+        raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
+    return check_new(out)
+
+
 def export(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Saved edits, in the order of application.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     to: Annotated[str, choice(FORMATS, "--to", help="peft: a LoRA adapter. checkpoint: the merged model.")],
-    base: Annotated[
-        str | None, typer.Option(help="With peft: the name under which others load the base model.")
-    ] = None,
+    base: Base = None,
     *,
     model: ModelOptions,
     output: Output,
 ) -> None:
     """Write edits for other tools: a PEFT LoRA adapter, or a whole checkpoint with the edits in its weights."""
     from ...edit.export import to_checkpoint, to_peft
-    from ...errors import InputError
-    from ...files import check_new
 
-    if base is not None and to != "peft":
-        raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
-    out = check_new(out)
+    out = check_export(out, to, base)
     edits = _loaded(folders)
 
     def run(model):

@@ -13,7 +13,7 @@ from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice
 from ..shared.options import ModelOptions, Output
 from ..shared.progress import progress
-from .files import FORMATS
+from .files import FORMATS, Base, check_export
 from .sets import Folder, app
 
 SERVED = 512  # the largest rank of an adapter that vLLM serves
@@ -100,9 +100,7 @@ def export_set(
     rank: Annotated[
         int | None, typer.Option("--rank", help="Keep only so many directions of each weight's change.", min=1)
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="With peft: the name under which others load the base model.")
-    ] = None,
+    base: Base = None,
     *,
     model: ModelOptions,
     output: Output,
@@ -111,11 +109,8 @@ def export_set(
     from ...edit.export import to_checkpoint, to_peft
     from ...edit.fact_set.fact_set import FactSet
     from ...errors import InputError
-    from ...files import check_new
 
-    if base is not None and to != "peft":
-        raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
-    out = check_new(out)
+    out = check_export(out, to, base)
 
     def run(model):
         edit = _ready(FactSet.load(model, folder)).edit()

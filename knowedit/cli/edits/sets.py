@@ -11,21 +11,14 @@ import typer
 
 from ...display.result import Table
 from ..shared.command import Printout, command, run_command
-from ..shared.help import Command, Group, choice
+from ..shared.help import Command, choice, group
 from ..shared.options import ModelOptions, Output, Texts
 from ..shared.output import note
 from ..shared.progress import progress
 
 SOLVERS = ("memit", "emmet", "alphaedit")
 
-app = typer.Typer(
-    name="set",
-    help="Hundreds of facts as one change of the weights, which come and go one by one.",
-    cls=Group,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = group("set", "Hundreds of facts as one change of the weights, which come and go one by one.")
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a fact set.")]
 FactFile = Annotated[

@@ -34,6 +34,13 @@ class Group(TyperGroup):
             formatter.write_dl([(name, command.get_short_help_str(_WHOLE)) for name, command in commands])
 
 
+def group(name: str, help: str) -> typer.Typer:
+    """A group of commands, or the program itself."""
+    return typer.Typer(
+        name=name, help=help, cls=Group, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+
+
 def choice(names: Collection[str], *declarations: str, help: str, hidden: Collection[str] = ()):
     """An option that takes one of `names`, shown by --help and offered by shells.
 

@@ -13,7 +13,7 @@ import typer
 
 from ...display.result import Table, plain
 from ...errors import KnoweditWarning
-from ...inert import inert
+from ...writing.inert import inert
 
 NOTES = 8  # warnings that a command shows
 

@@ -24,11 +24,11 @@ from typing import cast
 
 import torch
 
-from ... import __version__
 from ...errors import InputError, ModelError
 from ...facts import Fact
 from ...models.adapter import Model
 from ...progress import Progress, silent
+from ...version import __version__
 from ..apply import unedited
 from ..covariance import Covariance, covariance, default_tokens
 from ..edit import Edit, check_request, make_edit

@@ -26,8 +26,8 @@ def plan(config: NeuronStudyConfig, source: Source | None, facts: Sequence[Fact]
     and kinds need, at most. For kinds every neuron is tried alone on the controls; how many neurons there are is not
     known before, so these rows are not counted.
     """
-    prompts = [FactPrompts.split(fact, config.prompts) for fact in facts]
-    locating = sum(len(fact.locating) for fact in prompts)
+    prompts = [FactPrompts.split(fact) for fact in facts]
+    locating = sum(len(fact.locating[: config.locate.prompts]) for fact in prompts)
     heldout = sum(len(fact.heldout) for fact in prompts)
     sets = 1 + config.activation + config.draws + min(config.draws, LAYER_DRAWS)
     locate, nodes = config.locate, config.locate.attribution.nodes

@@ -46,8 +46,7 @@ class NeuronStudyConfig:
     - `source`, `format`, `revision`: as `load_source` takes them. `relations`: only these, by name or id.
     - `known_only`: facts whose target is the model's first choice. `limit`, `sample`, `seed`: as `choose` takes them;
       with `evenly` the limit is spread over the relations. `per_relation`: the largest number of facts of a relation.
-    - `locate`: how neurons are chosen. `prompts`: the largest number of prompts that locate; None for all that are not
-      held out. `negatives`: prompts about something else, whose neurons are removed.
+    - `locate`: how neurons are chosen. `negatives`: prompts about something else, whose neurons are removed.
     - `draws`: random sets that the neurons are compared with. `activation`: also measure as many neurons with the
       largest activations.
     - `stability`: also vary t, p and the nodes. `erase`: also erase relations.
@@ -60,11 +59,8 @@ class NeuronStudyConfig:
     per_relation: int | None = None
     known_only: bool = True
     locate: LocateConfig = field(
-        default_factory=lambda: LocateConfig(
-            attribution=AttributionConfig(nodes=8), select="refined", prompts=None, kinds=False
-        )
+        default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", kinds=False)
     )
-    prompts: int | None = 4
     negatives: tuple[str, ...] = ()
     draws: int = 20
     activation: bool = True
@@ -79,9 +75,9 @@ class NeuronStudyConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("prompts", "draws", "batch"):
+        for name in ("draws", "batch"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1) and not (name == "prompts" and value is None):
+            if not (isinstance(value, int) and value >= 1):
                 raise InputError(f"{name} is {value!r}, expected a number from 1 on")
 
     def as_dict(self) -> dict:
@@ -127,7 +123,7 @@ class NeuronStudy(FactStudy):
 
     def _record(self, fact: Fact) -> dict:
         start = time.perf_counter()
-        prompts = FactPrompts.split(fact, self.settings.prompts)
+        prompts = FactPrompts.split(fact)
         scored = score_prompts(self.model, prompts, self._scoring)
         located = describe(
             self.model, prompts, scored, self.settings.locate, negatives=self._negatives, pool=self._pool,

@@ -16,11 +16,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import transformers
 from tqdm.auto import tqdm
 
-from ... import __version__
 from ...errors import InputError, did_you_mean
+from ...version import versions
 from .folder import RunFolder, summary_of, writing
 from .ray import ray_batches
 from .study import Study, run_batch
@@ -120,12 +119,7 @@ def _manifest(study: Study, shard: tuple[int, int] | None, command: str) -> dict
         "threads": torch.get_num_threads(),
         "shard": None if shard is None else list(shard),
         "code": code_hash(),
-        "versions": {
-            "knowedit": __version__,
-            "torch": str(torch.__version__),
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {**versions(), "python": platform.python_version()},
         "command": command,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

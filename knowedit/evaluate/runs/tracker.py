@@ -14,7 +14,7 @@ from typing import Protocol
 from tqdm.auto import tqdm
 
 from ...errors import InputError, did_you_mean
-from ...inert import inert
+from ...writing.inert import inert
 
 TRACKERS = ("trackio", "wandb", "mlflow")
 PROJECT = "knowedit"

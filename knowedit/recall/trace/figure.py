@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ...display.drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_map, save, shorten
-from ...inert import inert
+from ...writing.inert import inert
 
 _COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
 _LINES = {"first subject": SKY, "last subject": BLUE, "first after": GREEN, "last": RED}

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from ...display.drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 from ...evaluate.edits.metrics import METRICS
-from ...inert import inert
+from ...writing.inert import inert
 
 Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure

@@ -14,7 +14,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...inert import inert
+from ...writing.inert import inert
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, replace
 
-from ... import __version__
 from ...display.result import plain
 from ...edit.edit import Edit
 from ...errors import InputError, ModelError
@@ -18,6 +17,7 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...models.length import check_length
 from ...progress import Progress, counted, silent
+from ...version import __version__
 from .story import CHAPTERS, Chapter, ExplainConfig, Story
 
 SCHEMA = "knowedit.explain/1"

@@ -22,7 +22,7 @@ from markupsafe import Markup, escape
 
 from ...errors import InputError
 from ...files import write_text
-from ...inert import inert
+from ...writing.inert import inert
 from . import charts
 from .story import CHAPTERS
 

@@ -18,21 +18,13 @@ from knowedit.evaluate.runs import folder as store
 from knowedit.evaluate.runs.configs import named_configs
 from knowedit.evaluate.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 FINE_TUNE = ("--method", "fine_tune", "--layer", "1", "--set", "steps=8", "--set", "lr=0.02", "--batch", "2")
 LITE = {
     "case_id": 16, "prompt": "Zarn lives in", "subject": "Zarn", "target_new": "Bexum", "ground_truth": "Aldor",
     "rephrase_prompt": "The home of Zarn is", "locality_prompt": "Quill lives in", "locality_ground_truth": "Bexum",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def cached(cache, monkeypatch):
-    monkeypatch.setenv("KNOWEDIT_CACHE", str(cache))
 
 
 def written(path, made):

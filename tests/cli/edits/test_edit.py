@@ -20,18 +20,10 @@ import knowedit
 from knowedit.cli import app
 from knowedit.edit.rewrite_quality import rewrite_quality
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 EDIT = ("edit", "Zarn lives in", "--subject", "Zarn", "--target-new", "Bexum")
 ROME = (*EDIT, "--layer", "0", "--set", "covariance.tokens=400", "--set", "contexts=2")
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def cached(cache, monkeypatch):
-    monkeypatch.setenv("KNOWEDIT_CACHE", str(cache))
 
 
 @pytest.fixture(scope="session")

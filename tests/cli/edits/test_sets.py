@@ -14,20 +14,12 @@ import knowedit
 from knowedit.cli.edits import set_effects
 from knowedit.edit.delta import LowRank
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 QUICK = ("--set", "layers=[0]", "--set", "rows.covariance.tokens=400", "--set", "rows.contexts=1",
          "--set", "rows.preserve=0", "--set", "rows.search.steps=20", "--set", "rows.search.lr=0.2",
          "--set", "rows.search.clamp=80", "--set", "rows.search.decay=0", "--solver", "emmet")  # fmt: skip
 FACTS = requests()[:6:2]
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def cached(cache, monkeypatch):
-    monkeypatch.setenv("KNOWEDIT_CACHE", str(cache))
 
 
 def written(path, facts):

@@ -8,6 +8,7 @@ from support.rounding import ADAM, PASS, assert_near, near, rounding
 from support.tiny import FAMILIES, tiny
 from support.trained import facts, trained
 
+from knowedit.answers import ask
 from knowedit.edit.apply import applied
 from knowedit.edit.covariance import Covariance
 from knowedit.edit.methods.rome import PUBLISHED, RomeConfig, rome, rome_config, rome_many
@@ -18,6 +19,7 @@ from knowedit.facts import Fact
 from knowedit.models.passes.replay import record
 
 FACT = Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome")
+NEAR = replace(FACT, template="{} is")  # so near that also windows of a few tokens reach from the subject to the answer
 OTHER = Fact("The capital of {} is", "Japan", "Tokyo", target_new="Paris")
 CONFIG = RomeConfig(layer=1, contexts=("The capital", "a b c d"), search=VStarSearch(steps=5, lr=0.1), preserve=0.0)
 
@@ -54,17 +56,20 @@ def key_and_output(model, fact, layer=1):
 def test_the_algebra(family, doubled):
     model = tiny(family, torch.float64)
     C = covariance(model)
-    k, v0 = key_and_output(model, FACT)
-    edit = rome(model, FACT, CONFIG, covariance=C)
+    k, v0 = key_and_output(model, NEAR)
+    edit = rome(model, NEAR, CONFIG, covariance=C)
     delta = delta_of(edit)
     singular = torch.linalg.svdvals(delta.matrix().double())
-    assert singular[1] < rounding(singular[0])
+    assert singular[1] <= rounding(singular[0])
     q = C.solve(k.double(), CONFIG.shrinkage)
     assert torch.cosine_similarity(delta.v[:, 0].double(), q, dim=0).abs() > 1 - rounding()
+    (before,) = ask(model, [model.query(NEAR.prompt, NEAR.target_new)])
     with applied(model, edit):
-        same, v_star = key_and_output(model, FACT)
+        (after,) = ask(model, [model.query(NEAR.prompt, NEAR.target_new)])
+        same, v_star = key_and_output(model, NEAR)
     assert_near(same, k)
     found = v_star - v0  # W'k* = v* exactly where δ was asked for
+    assert abs(after.per_token / before.per_token - 1) > 1e-6  # δ reached the answer, it is not what Adam makes of rounding
     size = v_star.abs().max()
     assert found.norm().item() == near(edit.notes["delta_norm"], size=size)
     assert_near(found, delta.matrix() @ k, size=size)

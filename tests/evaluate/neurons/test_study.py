@@ -214,9 +214,8 @@ def test_the_neurons_of_a_run_are_read_back(done, tmp_path):
 def test_prompts_that_locate_never_prove():
     fact = replace(facts()[0], heldout=(), rephrasings=("Whose home is Aldor?",))
     own = [t.replace("{}", "Zarn") for t in (fact.template, *fact.paraphrases)]
-    prompts = FactPrompts.split(fact, 4)
+    prompts = FactPrompts.split(fact)
     assert prompts.locating == (own[0], own[2]) and prompts.heldout == (own[1], "Whose home is Aldor?")
-    assert FactPrompts.split(facts()[0], 2).locating == tuple(own[:2])
     for other in (fact, *facts()):
         prompts = FactPrompts.split(other)
         assert not set(prompts.locating) & set(prompts.heldout)
@@ -241,7 +240,7 @@ def test_only_known_facts():
         ({"locate": {"t": 0}}, "t is 0.0, expected a fraction"),
         ({"locate": {"attribution": {"nodes": 0}}}, "nodes"),
         ({"nodes": 8}, "no setting is called 'nodes'"),
-        ({"prompts": 0}, "prompts is 0"),
+        ({"locate": {"prompts": 0}}, "prompts is 0"),
         ({"draws": 0}, "draws is 0"),
     ],
 )

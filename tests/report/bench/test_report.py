@@ -16,12 +16,12 @@ from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import writing
-from knowedit.inert import inert
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig
 from knowedit.report.bench.report import bench_report
 from knowedit.report.bench.tables import Value
 from knowedit.sources import Source
+from knowedit.writing.inert import inert
 
 LOCATE = LocateConfig(attribution=AttributionConfig(nodes=4))
 

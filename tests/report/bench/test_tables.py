@@ -8,8 +8,8 @@ import pytest
 from markdown_it import MarkdownIt
 from support.commands import HOSTILE
 
-from knowedit.inert import inert
 from knowedit.report.bench.tables import SUFFIXES, WRITERS, Table, Value, cells, csv, latex, markdown
+from knowedit.writing.inert import inert
 
 FIGURES = Table(
     "metrics",

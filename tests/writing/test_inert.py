@@ -2,7 +2,7 @@
 
 import pytest
 
-from knowedit.inert import inert
+from knowedit.writing.inert import inert
 
 
 @pytest.mark.parametrize("text", ["می‌خواهم", "👩‍👩‍👧", "🏳️‍🌈", "क्‍ष", "São Tomé 東京", "\u0600١٢", "👍🏽", "נָא"])
