@@ -35,14 +35,9 @@ def development(n: int) -> list[Fact]:
     return evenly([fact for fact in _places() if fact not in kept_back], n)
 
 
-def query_of(model: Model, fact: Fact) -> Query:
-    """What a fact's main prompt asks."""
-    return model.query(fact.prompt, fact.target, fact.subject)
-
-
 def heldout_queries(model: Model, fact: Fact) -> list[Query]:
     """What the prompts ask that a fact holds out for proofs."""
-    return [model.query(fill(template, fact.subject), fact.target, fact.subject) for template in fact.heldout]
+    return [model.query_of(fact, prompt=fill(template, fact.subject)) for template in fact.heldout]
 
 
 def _places() -> list[Fact]:

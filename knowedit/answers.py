@@ -211,7 +211,8 @@ def _check_separator(query: Query, first: _Part) -> None:
     other = first.other_log_p
     if other is None or exp(other) < LIKELY or exp(other - first.log_p) < LIKELIER:
         return
-    between, instead = ("no space", '" "') if query.separator == "" else ("a space", '""')
+    between = {"": "no space", " ": "a space"}.get(str(query.separator), repr(query.separator))
+    instead = '" "' if query.separator == "" else '""'
     message = (
         f"behind {query.prompt.text!r} the target stands with {between}: its first token has p {exp(first.log_p):.2g}, "
         f"and {exp(other):.2g} with separator {instead}; say which is meant"

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from .errors import InputError, KnoweditWarning, did_you_mean
 from .writing.mentions import mention
+from .writing.separators import check_separator
 
 SLOT = "{}"
 
@@ -134,8 +135,7 @@ class Fact:
         for name in ("target_new", "relation", "relation_name", "id", "target_new_id"):
             if not isinstance(getattr(self, name), str | None):
                 raise InputError(f"the {name} of a fact is {getattr(self, name)!r}, expected text")
-        if self.separator is not None and (not isinstance(self.separator, str) or self.separator.strip()):
-            raise InputError(f"the separator of a fact is {self.separator!r}, expected white space or nothing")
+        check_separator(self.separator)
         for template in (self.template, *self.paraphrases, *self.heldout):
             fill(template, self.subject)
 

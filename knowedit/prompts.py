@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from .errors import InputError, KnoweditWarning
 from .writing.mentions import mention
 from .writing.scripts import mostly_spaceless
-from .writing.separators import joins_what_precedes, separator as fitting
+from .writing.separators import check_separator, joins_what_precedes, separator as fitting
 
 MASK = "[MASK]"
 _MASKS = (MASK, "<mask>")  # accepted in any masked model's prompts, whatever its own mask token is
@@ -159,16 +159,12 @@ def query(
     else:
         between = fitting(prompt.text, target)
     found, as_written = _target(tokenizer, prompt, between + target, chat)
-    other, _ = _target(tokenizer, prompt, ("" if between else " ") + target.lstrip(), chat)
-    start = other[0] if other and found and other[0] != found[0] and separator is None else None
+    start = None
+    if separator is None:
+        other, _ = _target(tokenizer, prompt, ("" if between else " ") + target.lstrip(), chat)
+        start = other[0] if other and found and other[0] != found[0] else None
     plain = with_target_ids(prompt, _known(tokenizer, target, found))
     return replace(plain, separator=between, other_start=start, as_written=as_written)
-
-
-def check_separator(separator: str | None) -> None:
-    """Raise `InputError` for a separator that is not white space, nothing, or None for the one that fits."""
-    if separator is not None and (not isinstance(separator, str) or separator.strip()):
-        raise InputError(f"the separator is {separator!r}, expected white space or nothing; other text is the prompt's")
 
 
 def _known(tokenizer, target: str, ids: tuple[int, ...]) -> tuple[int, ...]:

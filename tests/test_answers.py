@@ -82,7 +82,7 @@ def test_a_first_choice_that_is_part_of_a_character_is_shown_as_the_whole_one(mo
 @pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_models_own_answer_is_a_target_of_the_very_tokens(family):
-    model = tiny(family)
+    model, checked = tiny(family), 0
     for prompt in PROMPTS:
         fact = Fact(prompt.replace("France", "{}").replace("Eiffel Tower", "{}").replace("Paris", "{}"), "Rome", "x")
         try:
@@ -94,6 +94,8 @@ def test_a_models_own_answer_is_a_target_of_the_very_tokens(family):
         assert "\ufffd" not in answer and query.target_ids in said.top_ids
         at = said.top_ids.index(query.target_ids)
         assert exp(said.log_p[0]) == near_probability(said.top[at][1])
+        checked += 1
+    assert checked
 
 
 def test_a_separator_that_makes_a_target_far_less_likely_is_said():

@@ -17,7 +17,7 @@ from knowedit.selection import evenly
 from knowedit.statistics import mean
 
 from ..registry import benchmark
-from ..samples import known, query_of
+from ..samples import known
 from ..timing import Stopwatch
 
 
@@ -27,7 +27,7 @@ def rankings(facts: int = 10) -> dict:
     chosen = evenly(known(model), facts)
     watch, spearman, precision = Stopwatch(), defaultdict(list), defaultdict(list)
     for fact in tqdm(chosen, unit="fact"):
-        query = query_of(model, fact)
+        query = model.query_of(fact)
         scores = {way: watch(way, rank, model, query, method=way).flatten().numpy() for way in RANKINGS}
         truth = scores["ablation"]
         strongest = set(np.argsort(-truth)[:10])

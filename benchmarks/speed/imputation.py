@@ -13,7 +13,6 @@ from knowedit.prompts import Query
 
 from ..reference.imputation import plain_imputation
 from ..registry import benchmark
-from ..samples import query_of
 from ..timing import Stopwatch
 
 FACTS = ("landmark-city/eiffel-tower", "capital/japan", "capital/italy")
@@ -23,7 +22,7 @@ FACTS = ("landmark-city/eiffel-tower", "capital/japan", "capital/italy")
 def imputation(draws: tuple[int, ...] = (0, 4)) -> dict:
     """`draws`: random sets of dimensions a layer; the median is over three facts."""
     model = knowedit.load()
-    queries = [query_of(model, knowedit.find_fact(name)) for name in FACTS]
+    queries = [model.query_of(knowedit.find_fact(name)) for name in FACTS]
     impute(model, queries[0])  # warm up
     return {
         "facts": list(FACTS),

@@ -150,8 +150,8 @@ def locate(
     from ..locate.attribution import AttributionConfig
     from ..locate.fact_prompts import FactPrompts
     from ..locate.locate import LocateConfig
-    from ..prompts import check_separator
     from ..sources import find_fact
+    from ..writing.separators import check_separator
 
     if sum(named is not None for named in (about.prompt, about.fact, about.facts)) != 1:
         raise InputError("give one of: a PROMPT with --target, --fact ID, or --facts FILE with --out DIR")

@@ -217,7 +217,7 @@ def _single(model: Model, query: Query, j: int, config: AttributionConfig) -> _P
     position = step.read if config.position == "read" else query.prompt.position(config.position)
     if not model.masked and position > step.read:
         raise InputError(f"position {position} lies behind the read position {step.read}, where it can change nothing")
-    objective = Objective(config.of, token, _foil(model, step, config))
+    objective = Objective(config.of, token, _foil(model, step, config, query.separator))
     return _integrate(make_path(model, step.ids, [position], [step.read], [objective], config), config)
 
 
@@ -255,11 +255,11 @@ def _budget(model: Model, recording) -> int:
     return max(model.n_layers, int(0.4 * weights / recording.bytes_per_row()))
 
 
-def _foil(model: Model, step: Prompt, config: AttributionConfig) -> int | None:
+def _foil(model: Model, step: Prompt, config: AttributionConfig, separator: str | None) -> int | None:
     if config.of != "logit_difference":
         return None
     text = step.text.replace(model.tokenizer.mask_token, "[MASK]") if model.masked else step.text
-    return model.query(text, config.foil).target_ids[0]
+    return model.query(text, config.foil, separator=separator).target_ids[0]
 
 
 def _integrate(path: IntegrationPath, config: AttributionConfig) -> _Part:

@@ -40,6 +40,11 @@ def integrate(path: IntegrationPath, config) -> Integral:
     Raises `InputError` for rules that captum does not have and where captum is not installed.
     """
     check(config)
+    if config.quadrature == "auto" and path.model.normalised and not path.start.any():
+        raise InputError(
+            f"engine 'captum' has not the points that 'auto' takes for {path.model.name}; set quadrature to "
+            "gauss-legendre"
+        )
     try:
         from captum.attr import IntegratedGradients
     except ImportError:

@@ -255,7 +255,7 @@ def _selected(
     taken = {step.site: step for step in select([p.answers for p in scored], candidates, config.most or MOST)}
     sets = tuple(coarse(prompt.scores, config.t, config.layers) for prompt in scored)
     rates = {site: sum(site in sites for sites in sets) / len(scored) for site in taken}
-    return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}), taken
+    return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}, len(candidates)), taken
 
 
 def _score(model: Model, text: str, query: Query, config: LocateConfig) -> PromptScores:
@@ -331,6 +331,8 @@ def _note(
 def _why_empty(refined: Refinement, config: LocateConfig) -> str:
     if not any(refined.coarse):
         return "no neuron raises this target's probability for any of the prompts"
+    if config.select == "causal" and not refined.candidates:
+        return "every neuron with a large score is also coarse for a negative prompt, or needed by other answers"
     if config.select == "causal" and not refined.scores:
         return "no neuron with a large score makes the answer more probable when it is doubled"
     if not refined.rates:

@@ -102,7 +102,8 @@ class NeuronSet:
             return None
         remedy = {
             "budget": "the budget of gradients ended the search; raise it",
-            "rounding": "rounding ended the search; load the model in float32",
+            "rounding": "rounding ended the search; load the model in float32, or in float64 if it is",
+            "tolerance": "the tolerance ended the search; lower it",
         }.get(self.ended, "let nodes be auto")
         return (
             f"the scores of a layer miss {self.missing:.0%} of what they should add up to (more than {INCOMPLETE:.0%} "

@@ -40,12 +40,14 @@ class Refinement:
     - `p`: the share of prompts that was required, after the adjustment; None of a causal selection.
     - `rates`: the shared neurons with the share of prompts for which each is coarse.
     - `scores`: those that no negative prompt has too, strongest first, with their mean score over the prompts.
+    - `candidates`: among how many a causal selection chose.
     """
 
     coarse: tuple[dict[Site, float], ...]
     p: float | None
     rates: dict[Site, float]
     scores: dict[Site, float]
+    candidates: int | None = None
 
 
 def refine(

@@ -217,9 +217,9 @@ class _Running:
 def watch(
     model: Model, rows: Tensor, expansions: dict[int, Expansion], take: Callable[[int, LayerActivations], object]
 ) -> None:
-    """Run rows of token ids (rows, tokens) and call `take(layer, glimpse)` for every layer of `found` as it comes.
+    """Run rows of token ids (rows, tokens) and call `take(layer, glimpse)` for every layer of `expansions` as it comes.
 
-    Nothing of a layer is kept for the next one, and the pass ends behind the last layer of `found`.
+    Nothing of a layer is kept for the next one, and the pass ends behind the last of them.
     """
     text, last = text_of(model), max(expansions)
 

@@ -82,29 +82,33 @@ def _of_uv(path: Path) -> Iterator[str]:
 
 
 def _links(page: str) -> list[str]:
-    """The files on a project's page."""
+    """The files on a project's page; those on the page's own host with its name and password."""
+    login, at, host = urlsplit(page).netloc.rpartition("@")
     with _opened(urljoin(page, "index.html") if page.startswith("file:") else page) as answer:
         text, base = answer.read().decode("utf-8", "replace"), page if page.startswith("file:") else answer.geturl()
+
+    def linked(url: str) -> str:
+        return urljoin(base, url).replace(f"://{host}/", f"://{login}{at}{host}/", 1)
+
     if text.lstrip().startswith("{"):
-        return [urljoin(base, file["url"]) for file in json.loads(text)["files"]]
-    found: list[str] = []
+        return [linked(file["url"]) for file in json.loads(text)["files"]]
+    files: list[str] = []
 
     class Anchors(HTMLParser):
         def handle_starttag(self, tag, attributes):
-            found.extend(urljoin(base, value) for key, value in attributes if (tag, key) == ("a", "href") and value)
+            files.extend(linked(value) for key, value in attributes if (tag, key) == ("a", "href") and value)
 
     Anchors().feed(text)
-    return found
+    return files
 
 
 def _opened(url: str):
-    """The answer to a request; a name and a password in the URL are sent as a header."""
+    """The answer to a request; a name and a password in the URL are sent as a header, to that host alone."""
     parts = urlsplit(url)
-    headers = {"Accept": _KINDS}
-    if "@" in parts.netloc:
-        login, _, host = parts.netloc.rpartition("@")
-        headers["Authorization"] = "Basic " + b64encode(unquote(login).encode()).decode()
-        url = urlunsplit(parts._replace(netloc=host))
+    login, _, host = parts.netloc.rpartition("@")
+    request = Request(urlunsplit(parts._replace(netloc=host)), headers={"Accept": _KINDS})
+    if login:
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote(login).encode()).decode())
     certificates = next((os.environ[v] for v in ("PIP_CERT", "REQUESTS_CA_BUNDLE") if os.environ.get(v)), None)
     context = ssl.create_default_context(cafile=certificates) if parts.scheme == "https" else None
-    return urlopen(Request(url, headers=headers), timeout=_TIMEOUT, context=context)
+    return urlopen(request, timeout=_TIMEOUT, context=context)

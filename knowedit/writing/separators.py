@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 
+from ..errors import InputError
 from .scripts import mostly_spaceless, spaceless, wide_mark
 
 _STRAIGHT = "\"`'’"  # quotes whose form does not tell whether they open
@@ -102,3 +103,9 @@ def _elided(text: str) -> bool:
     word = text.split()[-1]
     latin = unicodedata.name(word[-1], "").startswith("LATIN")
     return latin and (len(word) == 1 or word[-1].lower() not in "sxz")
+
+
+def check_separator(separator: str | None) -> None:
+    """Raise `InputError` for a separator that is not white space, nothing, or None for the one that fits."""
+    if separator is not None and (not isinstance(separator, str) or separator.strip()):
+        raise InputError(f"the separator is {separator!r}, expected white space or nothing; other text is the prompt's")

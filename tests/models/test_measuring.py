@@ -15,6 +15,7 @@ from knowedit.answers import ask
 from knowedit.display.result import plain
 from knowedit.edit.apply import applied, apply, unedited
 from knowedit.edit.covariance import Covariance
+from knowedit.edit.fact_set import solve
 from knowedit.edit.methods.fine_tune import FineTuneConfig
 from knowedit.edit.methods.v_star import VStarSearch
 from knowedit.evaluate.edits.drift import Drift
@@ -80,6 +81,7 @@ MEASUREMENTS = {
     "neurons": lambda m: [values for _, values in neurons_at(m, [(1, 2, 3)], [1])],
     "ROME": rome,
     "fine-tuning": lambda m: deltas(knowedit.fine_tune(m, FACT, FineTuneConfig(layer=1, steps=2))),
+    "fact set": lambda m: solve._states(m, [query(m).prompt], 0, 1, {}),
     "covariance": covariance,
     "scores of edits": lambda m: score_edits(m, [random_edit(m, 1)], [[(PROMPT, TARGET)]]),
     "essence drift": lambda m: Drift(m).essence([FACT], [random_edit(m, 1)]),

@@ -10,7 +10,7 @@ from knowedit.models.adapter import Model
 from knowedit.prompts import Query
 from knowedit.statistics import Estimate, mean
 
-from ...samples import evenly, known, query_of
+from ...samples import evenly, known
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Sample:
     nodes: int
 
     def queries(self) -> list[Query]:
-        return [query_of(self.model, fact) for fact in self.facts]
+        return [self.model.query_of(fact) for fact in self.facts]
 
 
 def chosen_facts(model: Model, n: int) -> tuple[tuple[Fact, ...], dict]:
@@ -33,7 +33,7 @@ def chosen_facts(model: Model, n: int) -> tuple[tuple[Fact, ...], dict]:
     They are spread evenly over the relations, as far as these have enough.
     """
     known_facts = known(model)
-    prompts = {fact.id: query_of(model, fact).prompt for fact in known_facts}
+    prompts = {fact.id: model.query_of(fact).prompt for fact in known_facts}
     fit = tuple(fact for fact in known_facts if prompts[fact.id].lookup != prompts[fact.id].read)
     limit = n
     while len(facts := evenly(fit, limit)) < min(n, len(fit)):

@@ -223,6 +223,7 @@ def _make(model, fact, method: str, layer: str | None, settings: dict, seconds: 
     """The edit, and the keys of other subjects if the method needed them; times go into `seconds`."""
     from ...edit.methods.best_layer import best_layer
     from ...edit.methods.table import method_config, prepare
+    from ...errors import InputError
     from ...sources import builtin_facts
 
     clock = Clock()
@@ -236,6 +237,8 @@ def _make(model, fact, method: str, layer: str | None, settings: dict, seconds: 
     editor = prepare(model, method, config, builtin_facts(), progress)
     seconds["prepare"] = clock.lap()
     (change,) = editor([fact])
+    if change is None:
+        raise InputError(f"{method} keeps this fact out, since no value gives the new answer; ask in other words")
     seconds["edit"] = clock.lap()
     return change, editor.preserved
 

@@ -234,7 +234,7 @@ def check_export(out: Path, to: str, base: str | None) -> Path:
     from ...files import check_new
 
     if base is not None and to != "peft":
-        raise InputError("--base names the base model of a PEFT adapter; a checkpoint has none, leave it out")
+        raise InputError(f"--base names the base model of a PEFT adapter, found --to {to}; leave it out")
     return check_new(out)
 
 

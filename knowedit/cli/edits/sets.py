@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ...display.result import Table
+from ...edit.methods.table import METHODS
 from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice, group
 from ..shared.options import ModelOptions, Output, Texts
 from ..shared.output import note
 from ..shared.progress import progress
 
-SOLVERS = ("memit", "emmet", "alphaedit")
+SOLVERS = [name for name, row in METHODS.items() if "fact_set" in row.file]
 
 app = group("set", "Hundreds of facts as one change of the weights, which come and go one by one.")
 
@@ -54,17 +55,20 @@ def add(
     """
     from ...edit.fact_set.fact_set import FactSet
     from ...edit.fact_set.store import HEADER
+    from ...edit.methods.table import method_config
     from ...errors import InputError
+    from ...settings import parse_settings
 
     chosen = _read(facts, limit)
-    there = (folder.expanduser() / HEADER).exists()
-    if there and (solver or settings):
-        raise InputError(f"the set {str(folder)!r} has its settings already; leave --solver and --set out")
-    config = None if there else _config(solver, settings)
+    named = parse_settings(settings)
+    config = partial(method_config, solver or SOLVERS[0], named, None)
+    config()  # a wrong name is said before a model is loaded
 
     def run(model):
-        if there:
+        if (folder.expanduser() / HEADER).exists():
             known = FactSet.load(model, folder)
+            if (solver or named) and FactSet(model, config(model)).config != known.config:
+                raise InputError(f"the set {str(folder)!r} has other settings; leave --solver and --set out")
         else:
             known = FactSet(model, config(model))
             known.save(folder)
@@ -118,32 +122,6 @@ def _read(name: str, limit: int | None) -> list:
     if source.skipped:
         note(f"{len(source.skipped)} records are left out, the first ({source.skipped[0][0]}): {source.skipped[0][1]}")
     return list(source.facts[:limit])
-
-
-def _config(solver: str | None, pairs: list[str]):
-    """The settings of a new set from the options, by the model; names are checked at once."""
-    from ...edit.fact_set.config import FactSetConfig, fact_set_config, find_solver
-    from ...errors import InputError
-    from ...settings import overridden, parse_settings
-
-    settings = parse_settings(pairs)
-
-    def config(model, base: FactSetConfig | None = None):
-        if base is None:
-            try:
-                base = fact_set_config(model)
-            except InputError:
-                if "layers" not in settings:
-                    raise
-                base = FactSetConfig()
-        if solver is not None:
-            base = replace(base, solver=find_solver(solver)())
-        if "layers" in settings:
-            base = replace(base, layers=None, rows=replace(base.rows, layer=None))
-        return overridden(base, settings)
-
-    config(None, FactSetConfig())
-    return config
 
 
 def _added(model, known, added) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def check_choice(
     Call it before a model is loaded.
     """
     from ...errors import InputError
-    from ...prompts import check_separator
+    from ...writing.separators import check_separator
 
     check_separator(separator)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -48,24 +48,15 @@ def choice(names: Collection[str], *declarations: str, help: str, hidden: Collec
     The `hidden` ones are not shown: what takes the option says why they do not serve.
     """
     shown = [name for name in names if name not in hidden]
-    return typer.Option(
-        *declarations,
-        help=help,
-        metavar="|".join(shown),
-        parser=one_of(names, declarations),
-        autocompletion=lambda: shown,
-    )
-
-
-def one_of(names: Collection[str], declarations: Iterable[str] = ()) -> Callable[[str], str]:
-    """A check that a text is one of `names`."""
-    what = next(iter(declarations), "the choice")
 
     def check(text: str) -> str:
         from ...errors import InputError, did_you_mean
 
         if text not in names:
-            raise InputError(f"{what} is {text!r}{did_you_mean(text, names)}, expected {', '.join(names)}")
+            expected = [name for name in names if name not in hidden]
+            raise InputError(
+                f"{declarations[0]} is {text!r}{did_you_mean(text, expected)}, expected {', '.join(expected)}"
+            )
         return text
 
-    return check
+    return typer.Option(*declarations, help=help, metavar="|".join(shown), parser=check, autocompletion=lambda: shown)

@@ -34,10 +34,10 @@ def find_in_buckets(
     """Find δ for every request; `keep` gets the values that are found, by the number of their request, as they are."""
     waiting: dict[tuple, deque[int]] = {}
     for i, request in enumerate(requests):
-        waiting.setdefault(_kind(request), deque()).append(i)
+        waiting.setdefault(_kind(model, request), deque()).append(i)
     with frozen(model):
         for queue in waiting.values():
-            shape = _shape(requests[queue[0]])
+            shape = _shape(model, requests[queue[0]])
             going: dict[int, Going] = {}
             while queue or going:
                 new = [queue.popleft() for _ in range(min(SIZE - len(going), len(queue)))]
@@ -51,12 +51,12 @@ def find_in_buckets(
                 keep({i: going.pop(i).value(requests[i], search) for i in over})
 
 
-def _kind(request: Request) -> tuple:
+def _kind(model: Model, request: Request) -> tuple:
     """What requests of one bucket have in common: the number of their rows, and the shape."""
-    return len(request.rows), request.per_prompt, request.begins_with_essence, _shape(request)
+    return len(request.rows), request.per_prompt, request.begins_with_essence, _shape(model, request)
 
 
-def _shape(request: Request) -> Shape:
+def _shape(model: Model, request: Request) -> Shape:
     """The shape of a request's bucket. There is always a column of padding, so a mask, in every bucket."""
     *prompts, essence = request.rows
     suffix = max(len(row.ids) - row.lookup for row in prompts)
@@ -65,9 +65,9 @@ def _shape(request: Request) -> Shape:
     return Shape(
         prompts=(
             _up(max(row.lookup for row in prompts) + 1, PREFIX),
-            _up(suffix if request.cached else whole + 1, SUFFIX),
+            _up(suffix if model.cached else whole + 1, SUFFIX),
         ),
-        essences=(_up(essence.lookup + 1, PREFIX), 1 if request.cached else _up(len(essence.ids) + 1, SUFFIX)),
+        essences=(_up(essence.lookup + 1, PREFIX), 1 if model.cached else _up(len(essence.ids) + 1, SUFFIX)),
         reads=SIZE * (reads + 1),
     )
 

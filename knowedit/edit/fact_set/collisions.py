@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,22 +61,28 @@ def contradictions(members: Sequence[Fact], new: Sequence[Fact]) -> list[Collisi
     return found
 
 
-def alike(facts: Sequence[Fact], rows: Mapping[str, Row], bound: float = ALIKE) -> list[Collision]:
-    """Pairs of facts with other answers whose keys have a cosine above `bound`."""
-    if len(facts) < 2:
+def alike(
+    facts: Sequence[Fact], rows: Mapping[str, Row], bound: float = ALIKE, new: Collection[str] | None = None
+) -> list[Collision]:
+    """Pairs of facts with other answers whose keys have a cosine above `bound`; one of each is in `new`, if given."""
+    first = [i for i, fact in enumerate(facts) if new is None or fact.id in new]
+    if len(facts) < 2 or not first:
         return []
     keys = torch.stack([rows[row_name(fact)].key for fact in facts]).double()
     keys = keys / keys.norm(dim=1, keepdim=True).clamp(min=1e-300)
-    cosines = (keys @ keys.T).triu(1)
+    cosines = keys[first] @ keys.T
+    pairs = {
+        (min(first[k], j), max(first[k], j)): cosines[k, j].item() for k, j in (cosines > bound).nonzero().tolist()
+    }
     return [
         Collision(
             str(facts[i].id),
             str(facts[j].id),
             "their keys are nearly alike and their answers are not; put other words before the subject, or drop one",
-            round(cosines[i, j].item(), 4),
+            round(cosine, 4),
         )
-        for i, j in (cosines > bound).nonzero().tolist()
-        if _answer(facts[i]) != _answer(facts[j])
+        for (i, j), cosine in sorted(pairs.items())
+        if i != j and _answer(facts[i]) != _answer(facts[j])
     ]
 
 

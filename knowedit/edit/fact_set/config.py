@@ -24,7 +24,8 @@ class FactSetConfig:
     """Which layers a set changes, and how.
 
     - `layers`: neighbouring or not, the lowest first; None for the one of `rows`.
-    - `rows`: how key and value of each fact are found, in the first of the layers; the key is the plain prompt's.
+    - `rows`: how key and value of each fact are found; in the first of `layers`, where these are given. The key is the
+      plain prompt's.
     - `solver`: how rows become a change of weights: `Memit`, `Emmet` or `AlphaEdit`.
     - `least`: probability of the new answer below which a search has failed, and its fact is kept out.
     """
@@ -42,10 +43,6 @@ class FactSetConfig:
             if not layers or sorted(set(layers)) != list(layers):
                 raise InputError(f"the layers are {list(layers)!r}, expected one or more in rising order")
             object.__setattr__(self, "layers", layers)
-            if self.rows.layer not in (None, layers[0]):
-                raise InputError(
-                    f"values are found in layer {self.rows.layer}, the first edited layer is {layers[0]}; give one"
-                )
             object.__setattr__(self, "rows", replace(self.rows, layer=layers[0]))
         if not 0 < self.least < 1:
             raise InputError(f"least is {self.least!r}, expected a probability between 0 and 1")
@@ -81,17 +78,16 @@ def fact_set_config(model: Model) -> FactSetConfig:
     Raises `InputError` for a model that no table knows.
     """
     rows = rome_config(model)
-    assert rows.layer is not None
-    return FactSetConfig((rows.layer,), rows)
+    return FactSetConfig(rows=rows)
 
 
 def settled(model: Model, config: FactSetConfig | None) -> FactSetConfig:
     """`config` with its layers filled in; the model's own settings where it is None."""
-    if config is None:
-        config = fact_set_config(model)
-    elif config.layers is None:
-        layer = config.rows.layer
-        config = replace(config, layers=fact_set_config(model).layers if layer is None else (layer,))
+    config = config or fact_set_config(model)
+    if config.layers is None:
+        layer = fact_set_config(model).rows.layer if config.rows.layer is None else config.rows.layer
+        assert layer is not None
+        config = replace(config, layers=(layer,))
     for layer in config.layers or ():
         model.check_layer(layer)
     return config

@@ -178,18 +178,28 @@ class FactSet:
     def _take(
         self, new: dict[str, Fact], removed: tuple[str, ...], there: tuple[str, ...], progress: Progress
     ) -> Added:
-        staying = [fact for name, fact in self._store.members.items() if name not in removed]
+        members = self._store.members
         kept_out: dict[str, str] = {}
-        for collision in contradictions(staying, list(new.values())):
-            for name, other in collision.refused:
-                if name in new:
-                    kept_out.setdefault(name, f"with {other}: {collision.why}")
+
+        def keep_out_contradictions() -> bool:
+            """Whether a fact went. One that is kept out leaves its old version in the set, which counts then, too."""
+            before = len(kept_out)
+            staying = [fact for name, fact in members.items() if name not in removed or name in kept_out]
+            for collision in contradictions(staying, [fact for name, fact in new.items() if name not in kept_out]):
+                for name, other in collision.refused:
+                    if name in new:
+                        kept_out.setdefault(name, f"with {other}: {collision.why}")
+            return len(kept_out) > before
+
+        while keep_out_contradictions():
+            pass
         kept_out |= self._search([fact for name, fact in new.items() if name not in kept_out], progress)
+        while keep_out_contradictions():
+            pass
         added = [fact for name, fact in new.items() if name not in kept_out]
         names = tuple(str(fact.id) for fact in added)
         self._store.change([name for name in removed if name in names], added)
-        near = tuple(c for c in self.collisions() if {c.one, c.other} & set(names))
-        return Added(names, there, kept_out, near)
+        return Added(names, there, kept_out, tuple(alike(self.facts, self._store.rows, new=names)))
 
     def _search(self, facts: Sequence[Fact], progress: Progress) -> dict[str, str]:
         """Find the rows of `facts` that are not there yet; return why a fact has none, by id."""
@@ -279,6 +289,11 @@ class FactSet:
     def _layers(self, layers: Sequence[int] | None) -> tuple[int, ...]:
         config = self.config if layers is None else settled(self.model, replace(self.config, layers=tuple(layers)))
         assert config.layers is not None
+        if config.layers[0] != self.config.rows.layer:
+            raise InputError(
+                f"values are found in layer {self.config.rows.layer}, the first edited layer is {config.layers[0]}; "
+                "give one, or make another set"
+            )
         return config.layers
 
 

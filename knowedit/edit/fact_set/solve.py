@@ -25,6 +25,7 @@ from ...models.adapter import Model
 from ...models.passes.batches import batches
 from ...prompts import Prompt
 from ..delta import LowRank
+from ..stack import HookedDelta
 from .config import Solver
 from .metric import Metric, Statistics
 from .rows import Row, row_name
@@ -92,7 +93,8 @@ def change(A: Metric, keys: Tensor, residuals: Tensor, solver: Solver) -> LowRan
 def _check_adds(model: Model, prompts: Sequence[Prompt], layer: int, deltas: Tensor) -> None:
     """Raise `InputError` unless δ at the down-projection of `layer` moves the state above it by δ."""
     before, after = (_states(model, prompts, layer, layer, {}, shift)[1] for shift in (None, deltas))
-    if (after - before - deltas).norm() > 0.05 * deltas.norm():  # half precision rounds the state, which is larger
+    rounding = torch.finfo(model.dtype).eps * max(before.norm(), after.norm())
+    if (after - before - deltas).norm() > 0.05 * deltas.norm() + rounding:
         raise InputError(
             f"a block of {model.name} does not add what its down-projection gives as it is (a norm stands behind it), "
             f"so the change cannot be shared over layers; take one, such as layers=[{layer}]"
@@ -124,13 +126,13 @@ def _states(
     for batch in batches([len(prompt.ids) for prompt in prompts], rows=BATCH_ROWS, equal=True):
         ids = torch.tensor([prompts[i].ids for i in batch], device=model.device)
         at = torch.arange(len(batch)) * ids.shape[1] + torch.tensor([prompts[i].position("lookup") for i in batch])
-        hooks = [on_pass(model.down(below), partial(_changed, delta)) for below, delta in changes.items()]
+        hooks = [on_pass(model.down(below), HookedDelta([delta])) for below, delta in changes.items()]
         hooks += [on_input(model.down(layer), partial(_keep, keys, batch, at, False))]
         if deltas is not None:
             hooks += [on_output(model.down(layer), partial(_shifted, at, deltas[batch]))]
         hooks += [on_output(model.blocks[last], partial(_keep, states, batch, at, not whole))]
         with ending_early(), hooked(*hooks):
-            model.hf.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            model.run(ids, attention_mask=torch.ones_like(ids))
     return keys, states
 
 
@@ -139,10 +141,6 @@ def _keep(store: Tensor, rows: list[int], at: Tensor, enough: bool, x: Tensor) -
     store[rows] = flat[at.to(x.device)].double().cpu()
     if enough:
         raise Enough
-
-
-def _changed(delta: LowRank, x: Tensor, output: Tensor) -> Tensor:
-    return (output.to(torch.promote_types(output.dtype, torch.float32)) + delta.of(x)).to(output.dtype)
 
 
 def _shifted(at: Tensor, deltas: Tensor, output: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,10 +106,11 @@ class Store:
     def check_there(self, ids: Iterable[str]) -> list[str]:
         """The ids, if each is that of a member and none is there twice. Raises `InputError` otherwise."""
         ids = list(ids)
+        counts = Counter(ids)
         for name in ids:
             if name not in self.members:
                 raise InputError(f"no fact of the set has the id {name!r}{did_you_mean(str(name), self.members)}")
-            if ids.count(name) > 1:
+            if counts[name] > 1:
                 raise InputError(f"the id {name!r} is there twice, expected each once")
         return ids
 

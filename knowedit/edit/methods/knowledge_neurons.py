@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from accelerate.utils import align_module_device
@@ -42,6 +42,9 @@ from .relation_neurons import RelationNeurons, relation_of
 Sites = Iterable[tuple[int, int]]  # (layer, index), as a NeuronSet gives them
 
 
+REFINED = LocateConfig(select="refined", prompts=None, adjust=True, kinds=False)  # as Dai et al. choose neurons
+
+
 @dataclass(frozen=True)
 class KnowledgeNeuronsConfig:
     """How a fact is rewritten.
@@ -58,9 +61,7 @@ class KnowledgeNeuronsConfig:
     signed: bool = True
     shared: float = 0.1
     others: int = 10
-    locate: LocateConfig = field(
-        default_factory=lambda: LocateConfig(select="refined", prompts=None, adjust=True, kinds=False)
-    )
+    locate: LocateConfig = REFINED
 
     def __post_init__(self):
         for name in ("lambda1", "lambda2"):
@@ -87,9 +88,7 @@ class EraseConfig:
     """How facts are erased: the `most` commonest of their neurons, each fact's located as `locate` says."""
 
     most: int = 20
-    locate: LocateConfig = field(
-        default_factory=lambda: LocateConfig(select="refined", prompts=None, adjust=True, kinds=False)
-    )
+    locate: LocateConfig = REFINED
 
     def __post_init__(self):
         if not isinstance(self.most, int) or self.most < 1:
@@ -305,7 +304,7 @@ def _passes(
 
 def _located(facts: Sequence[Fact], config: LocateConfig, model: Model | None) -> int:
     layers = None if model is None else config.layers or range(model.n_layers)
-    prompts = sum(1 + len(fact.paraphrases) for fact in facts)
+    prompts = sum(len((fact.template, *fact.paraphrases)[: config.prompts]) for fact in facts)
     return prompts * scoring_passes(config.method, config.attribution.nodes, layers)
 
 

@@ -77,9 +77,9 @@ def method_config(name: str, settings: Mapping, layer: int | None = None, model:
     if settings and not fields(base):
         raise InputError(f"the method {name} has no settings, found {', '.join(map(str, settings))}; leave them out")
     if layer is not None:
-        if not hasattr(base, "layer"):
+        if not hasattr(base, "layer") and not hasattr(base, "layers"):
             raise InputError(f"the method {name} takes no layer, found {layer}; leave it out")
-        settings["layer"] = layer
+        settings |= {"layer": layer} if hasattr(base, "layer") else {"layers": [layer]}
     config = overridden(base, settings)
     if model is not None and getattr(config, "layer", None) is not None:
         model.check_layer(config.layer)

@@ -70,12 +70,10 @@ class Request:
     """The rows of one edit: the plain prompt comes first, then one behind each context; last the essence.
 
     - `per_prompt`: rows that each prompt makes (a masked model needs one for every token of the target).
-    - `cached`: rows are run from their lookup positions on, behind cached prefixes.
     """
 
     rows: tuple[Row, ...]
     per_prompt: int
-    cached: bool
 
     @property
     def suffix(self) -> int:
@@ -117,7 +115,7 @@ def request(model: Model, fact: Fact, target: str, contexts: Sequence[str]) -> R
     prompts = [model.query_of(fact, target, text).rows(model.masked) for text in texts]
     essence = model.encode(f"{subject} is a", subject)
     last = Row(essence.ids[: None if model.masked else essence.lookup + 1], (), essence.lookup)
-    return Request((*(row for rows in prompts for row in rows), last), len(prompts[0]), model.cached)
+    return Request((*(row for rows in prompts for row in rows), last), len(prompts[0]))
 
 
 def find_v_star(

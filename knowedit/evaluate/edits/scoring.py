@@ -115,7 +115,7 @@ def _sequences(model: Model, queries: list[list[Query]], owners: list[int]) -> l
 
 @torch.no_grad()
 def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: int, answers: dict) -> None:
-    """Put (log p, rank) of every read into `found`."""
+    """Put (log p, rank) of every read into `answers`."""
     longest = max((len(sequence.ids) for edit_sequences in sequences for sequence in edit_sequences), default=0)
     limit = getattr(model.config, "max_position_embeddings", None) or math.inf
     if longest > limit:

@@ -240,7 +240,7 @@ def swept(recording: Recording, cuts: Sequence[Cut], chosen: Sequence[int], extr
 
 
 def _hooks(recording: Recording, cuts: list[Cut], joined: np.ndarray) -> list[Register]:
-    """The hooks of all layers; of `cuts`, the first `there[l]` have joined by layer `l`."""
+    """The hooks of all layers; of `cuts`, the first `joined[l]` have joined by layer `l`."""
     model, length, start = recording.model, recording.length, recording.start
     active = torch.zeros(model.n_layers, len(cuts), dtype=torch.bool)
     edges = torch.zeros(len(cuts), length, len(recording.ids), dtype=torch.bool)

@@ -151,9 +151,15 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, words):
     )
 
 
-def test_settings_of_a_set_that_is_there_are_refused(run, stored, tmp_path):
-    result = run("set", "add", stored, "--facts", str(tmp_path / "facts.jsonl"), "--solver", "memit")
-    fails(result, "has its settings already")
+def test_the_same_command_goes_on_and_other_settings_are_refused(run, stored, tmp_path):
+    command = ("set", "add", stored, "--facts", str(tmp_path / "facts.jsonl"))
+    assert of(run(*command, *QUICK, "--json"))["there"] == [fact.id for fact in FACTS]
+    fails(run(*command, *QUICK[:-1], "memit"), "has other settings")
+
+
+def test_an_edit_of_a_fact_that_is_kept_out_is_refused_in_one_line(run, tmp_path):
+    edit = ("edit", "Zarn lives in", "--subject", "Zarn", "--target-new", "Bexum", "--method", "memit")
+    fails(run(*edit, *QUICK[:-2], "--set", "least=0.9999999"), "memit keeps this fact out", "ask in other words")
 
 
 def test_a_set_of_another_model_is_refused(run, stored, tmp_path):

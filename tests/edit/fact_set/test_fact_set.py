@@ -122,6 +122,18 @@ def test_replacing_is_removing_and_adding(shared):
     assert len(replaced) == len(FACTS)
 
 
+def test_a_fact_that_is_kept_out_of_a_replacement_contradicts_by_its_old_version(shared):
+    """The first would take the second's question with another answer, and is kept out; so its own question is taken."""
+    answers = [a for a in CITIES if a not in (FACTS[0].target, FACTS[0].target_new, FACTS[2].target_new)]
+    made = shared()
+    made.add([FACTS[0], FACTS[2], FACTS[4]])
+    first = replace(FACTS[4], id=FACTS[0].id, target_new=answers[0])
+    second = replace(FACTS[0], id=FACTS[2].id, target_new=answers[0])
+    added = made.replace([first, second])
+    assert added.added == () and set(added.kept_out) == {FACTS[0].id, FACTS[2].id}
+    assert set(made.facts) == {FACTS[0], FACTS[2], FACTS[4]}
+
+
 def test_one_fact_has_romes_edit(doubled):
     model = exact(trained())
     C = covariances(model)

@@ -69,7 +69,9 @@ def test_the_algebra(family, doubled):
         same, v_star = key_and_output(model, NEAR)
     assert_near(same, k)
     found = v_star - v0  # W'k* = v* exactly where δ was asked for
-    assert abs(after.per_token / before.per_token - 1) > 1e-6  # δ reached the answer, it is not what Adam makes of rounding
+    assert (
+        abs(after.per_token / before.per_token - 1) > 1e-6
+    )  # δ reached the answer, it is not what Adam makes of rounding
     size = v_star.abs().max()
     assert found.norm().item() == near(edit.notes["delta_norm"], size=size)
     assert_near(found, delta.matrix() @ k, size=size)

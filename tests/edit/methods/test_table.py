@@ -55,7 +55,6 @@ METHOD = Method(ToyConfig, prepare)
 # one edit for all facts that it is given: the sum of their edits by ROME
 TOGETHER = """
 import torch
-from support.rounding import LOGITS, assert_near, near
 
 from knowedit.edit.delta import LowRank
 from knowedit.edit.edit import make_edit
