@@ -31,6 +31,12 @@ def counterfact_lite(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "lite", configs, source, runs)
 
 
+@benchmark("reports.fact_sets", "What does one change that holds a hundred CounterFact records do?")
+def fact_sets(source: str, runs: Path = RUNS) -> Path:
+    """`source`: a CounterFact file."""
+    return _reported("edit", "counterfact", {"memit": "memit_smollm2_counterfact"}, source, runs)
+
+
 @benchmark("reports.relations", "What does ROME do to known facts of the relations data set?")
 def relations(source: str, runs: Path = RUNS) -> Path:
     """`source`: the folder of the relations data set."""
@@ -50,6 +56,7 @@ def neurons_relations(source: str, runs: Path = RUNS) -> Path:
 
 @builtin.row
 @counterfact_lite.row
+@fact_sets.row
 @relations.row
 def edits_row(record: dict) -> list[str]:
     lines = []
