@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy import stats
+import scipy  # whose parts load when they are first used: `scipy.stats` alone takes a second
 
 from .display.result import Record
 from .errors import InputError
@@ -66,7 +66,7 @@ def rate(hits: Sequence[bool]) -> Estimate:
     n, k = len(hits), int(sum(hits))
     if n < 2:
         return Estimate(k / n if n else None, None, None, n)
-    interval = stats.binomtest(k, n).proportion_ci(method="wilson")
+    interval = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
     return Estimate(k / n, float(interval.low), float(interval.high), n)
 
 
@@ -85,7 +85,7 @@ def estimate(statistic: Callable, samples: tuple[Sequence[float], ...], seed: in
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # degenerate data: told by the NaN that follows
-            interval = stats.bootstrap(
+            interval = scipy.stats.bootstrap(
                 samples,
                 statistic,
                 paired=True,
@@ -148,7 +148,7 @@ def mcnemar(first: Values, second: Values) -> float:
     if not np.isin([first, second], (0, 1)).all():
         raise InputError("McNemar's test was given other values than 0 and 1; use Wilcoxon's for these")
     up, down = int((second > first).sum()), int((second < first).sum())
-    return float(stats.binomtest(up, up + down).pvalue) if up + down else 1.0
+    return float(scipy.stats.binomtest(up, up + down).pvalue) if up + down else 1.0
 
 
 def wilcoxon(first: Values, second: Values) -> float | None:
@@ -165,7 +165,7 @@ def wilcoxon(first: Values, second: Values) -> float | None:
         return 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a small sample with ties, whose p is approximate
-        p = float(stats.wilcoxon(rounded, zero_method="zsplit").pvalue)
+        p = float(scipy.stats.wilcoxon(rounded, zero_method="zsplit").pvalue)
     return p if np.isfinite(p) else 1.0
 
 
@@ -181,7 +181,7 @@ def false_discovery(p: Sequence[float | None]) -> list[float | None]:
     None stays None and does not count.
     """
     there = [value for value in p if value is not None]
-    adjusted = iter(stats.false_discovery_control(there).tolist() if there else ())
+    adjusted = iter(scipy.stats.false_discovery_control(there).tolist() if there else ())
     return [None if value is None else next(adjusted) for value in p]
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy
 import torch
-from scipy import special, stats
 from torch import Tensor
 
 from ..display.result import Record, Table
@@ -165,11 +165,11 @@ def log_tail(d: int, epsilon: float) -> float:
     P = I_x(a, 1/2) with a = (d − 1)/2 and x = 1 − ε², as x^a √(1 − x) / (a B(a, 1/2)) · ₂F₁(a + 1/2, 1; a + 1; x).
     """
     a, x = (d - 1) / 2, 1 - epsilon**2
-    log = float(stats.beta.logsf(epsilon**2, 0.5, a))
+    log = float(scipy.stats.beta.logsf(epsilon**2, 0.5, a))
     if log > -600:
         return log
-    series = special.hyp2f1(a + 0.5, 1, a + 1, x)
-    return float(a * math.log(x) + math.log(epsilon) - math.log(a) - special.betaln(a, 0.5) + math.log(series))
+    series = scipy.special.hyp2f1(a + 0.5, 1, a + 1, x)
+    return float(a * math.log(x) + math.log(epsilon) - math.log(a) - scipy.special.betaln(a, 0.5) + math.log(series))
 
 
 def effective_dimension(rows: Tensor) -> float:
@@ -191,7 +191,7 @@ def _layer(layer: int, values: Tensor, name: str) -> LayerGeometry:
         raise InputError(f"layer {layer} of {name} has {n} value vectors that are not zero, expected two or more")
     counts = np.zeros(BINS)
     squares, sizes, close, far = [], [], 0.0, 0
-    limit = special.betaincinv(0.5, (d - 1) / 2, 1 - 1e-3) ** 0.5
+    limit = scipy.special.betaincinv(0.5, (d - 1) / 2, 1 - 1e-3) ** 0.5
     for start in range(0, n, 2048):  # rows of cosines at a time
         cosines = (unit[start : start + 2048] @ unit.T).clamp(-1, 1)
         rows = torch.arange(len(cosines))
@@ -210,10 +210,10 @@ def _layer(layer: int, values: Tensor, name: str) -> LayerGeometry:
         pairs=n * (n - 1) // 2,
         angles=tuple((counts / (n * (n - 1))).tolist()),
         closest=_degrees(close),
-        closest_random=_degrees(special.betaincinv(0.5, (d - 1) / 2, 1 - 2 / (n * (n - 1))) ** 0.5),
+        closest_random=_degrees(scipy.special.betaincinv(0.5, (d - 1) / 2, 1 - 2 / (n * (n - 1))) ** 0.5),
         closest_bound=_degrees(min(1.0, 2 * math.sqrt(math.log(n) / d))),
         cosine=mean(torch.cat(sizes).double().cpu().numpy()),
-        cosine_random=math.exp(special.gammaln(d / 2) - special.gammaln((d + 1) / 2)) / math.sqrt(math.pi),
+        cosine_random=math.exp(scipy.special.gammaln(d / 2) - scipy.special.gammaln((d + 1) / 2)) / math.sqrt(math.pi),
         beyond=far / (n * (n - 1)),
         interference=mean(interference),
         interference_random=(n - 1) / d,
@@ -234,5 +234,5 @@ def _degrees(cosine: float) -> float:
 def random_angles(d: int) -> list[float]:
     """The share of pairs of random directions in each of the `BINS` bins of angles."""
     edges = np.cos(np.radians(np.linspace(0, 180, BINS + 1)))
-    below = 0.5 + 0.5 * np.sign(edges) * special.betainc(0.5, (d - 1) / 2, edges**2)
+    below = 0.5 + 0.5 * np.sign(edges) * scipy.special.betainc(0.5, (d - 1) / 2, edges**2)
     return (below[:-1] - below[1:]).tolist()

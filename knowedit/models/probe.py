@@ -40,7 +40,6 @@ def probe(model: Model) -> None:
         model.cached = False
         _check_passes(model, ids, wanted)
         _check_causal(model, tokens, wanted)
-    _check_down_matters(model, tokens, wanted)
 
 
 def _check_passes(model: Model, ids: list[int], wanted: Tensor) -> None:
@@ -51,6 +50,7 @@ def _check_passes(model: Model, ids: list[int], wanted: Tensor) -> None:
     _check_equal(model, _head(model, one[3]), wanted, "the head after the last block")
     recording = record(model, ids, start=len(ids) - 1)
     _check_replay(model, recording, wanted)
+    _check_down_matters(model, recording)
     model.normalised = corner(recording, 0, [-1]) < NORMALISED
 
 
@@ -121,10 +121,13 @@ def _check_causal(model: Model, tokens: Tensor, wanted: Tensor) -> None:
         )
 
 
-def _check_down_matters(model: Model, tokens: Tensor, wanted: Tensor) -> None:
-    with hooked(on_input(model.down(0), torch.zeros_like)):
-        if torch.equal(_own_logits(model, tokens), wanted):
-            raise LayoutError(f"{model.down_path(0)} does not influence the output; {REMEDY}")
+def _check_down_matters(model: Model, recording: Recording) -> None:
+    outputs = []
+    for change in (None, torch.zeros_like):
+        with hooked(*([on_input(model.down(0), change)] if change else [])):
+            outputs.append(recording.block(0, recording.inputs[0]))
+    if torch.equal(*outputs):
+        raise LayoutError(f"{model.down_path(0)} does not influence the output; {REMEDY}")
 
 
 def _check_equal(model: Model, found: Tensor, wanted: Tensor, what: str) -> None:

@@ -416,6 +416,25 @@ def test_without_asking_there_is_no_log(run, caplog):
     assert not caplog.messages
 
 
+def test_converted_models_are_verified_on_request(run, monkeypatch):
+    monkeypatch.setattr("knowedit.models.conversion.verify_converted", lambda: {"gguf-a": None, "gguf-b": "b is gone"})
+    out = run("models", "--verify", model=None)[1]
+    assert "gguf-a in the cache is sound" in out and "gguf-b in the cache is damaged: b is gone" in out
+    assert json.loads(run("models", "--verify", "--json", model=None)[1])["cached"]["gguf-b"] == "b is gone"
+    assert json.loads(run("models", "--json", model=None)[1])["cached"] is None
+
+
+def test_a_neurons_words_import_no_statistics_no_figures_and_no_data_sets():
+    """What the command does not use is not waited for: scipy.stats alone takes a second."""
+    unused = {"scipy.stats", "matplotlib", "captum", "datasets", "ray", "pandas", "knowedit.locate.proof"}
+    code = (
+        "import sys; from knowedit.cli import main\ntry: main(['neuron', '24', '1005', '--json'])\n"
+        f"except SystemExit: pass\nprint(sorted(set(sys.modules) & {unused}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_models_are_listed_in_words(run):
     status, out, _ = run("models", model=None)
     assert status == 0

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 import pytest
 from support.commands import LIMIT
 
-from knowedit.errors import DataError, ModelError
+from knowedit.errors import DataError, InputError, ModelError
 from knowedit.models import cache
-from knowedit.models.cache import MANIFEST, cache_root, cached_dir, damage, sha256_file
+from knowedit.models.cache import MANIFEST, cache_root, cached_dir, damage, sha256_file, verify
 from knowedit.models.tensor_cache import TensorCache
 
 
@@ -46,7 +47,9 @@ def test_builds_once(root):
     assert first == root / "model" == cached_dir("model", build)
     assert build.calls == 1 and damage(first) is None and not leftovers(root)
     files = json.loads((first / MANIFEST).read_text())["files"]
-    assert files["weights"] == {"size": 10240, "sha256": sha256_file(first / "weights")}
+    weights = first / "weights"
+    modified = weights.stat().st_mtime_ns
+    assert files["weights"] == {"size": 10240, "modified": modified, "sha256": sha256_file(weights)}
     assert set(files) == {"weights", "sub/config.json"}
 
 
@@ -82,6 +85,58 @@ def test_damage_is_noticed_and_repaired(root, caplog, kind):
         assert cached_dir("model", build) == directory
     assert build.calls == 2 and damage(directory) is None and not leftovers(root)
     assert said in caplog.text and "built again" in caplog.text
+
+
+def flip_unseen(path: Path) -> None:
+    """As a disk does: another content under the same size and time."""
+    status = path.stat()
+    flip(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def hashed(monkeypatch) -> list[str]:
+    """The names of the files that are hashed from now on."""
+    names = []
+    monkeypatch.setattr(cache, "sha256_file", lambda path: names.append(path.name) or sha256_file(path))
+    return names
+
+
+def test_files_of_the_size_and_time_in_the_manifest_are_taken_unhashed(root, monkeypatch):
+    directory = cached_dir("model", Builder())
+    names = hashed(monkeypatch)
+    flip_unseen(directory / "weights")
+    assert cached_dir("model", None) == directory and names == []
+
+
+def test_a_file_of_another_time_is_hashed_once(root, monkeypatch):
+    directory = cached_dir("model", Builder())
+    names = hashed(monkeypatch)
+    (directory / "weights").touch()
+    assert [cached_dir("model", None) for _ in range(2)] == [directory] * 2 and names == ["weights"]
+    manifest = json.loads((directory / MANIFEST).read_text())
+    del manifest["files"]["weights"]["modified"]  # as in a cache that an earlier version made
+    (directory / MANIFEST).write_text(json.dumps(manifest))
+    assert [cached_dir("model", None) for _ in range(2)] == [directory] * 2 and names == ["weights"] * 2
+
+
+def test_a_cache_that_is_shared_read_only_is_hashed_each_time(root, monkeypatch):
+    directory = cached_dir("model", Builder())
+    names = hashed(monkeypatch)
+    (directory / "weights").touch()
+
+    def refused(path, text):
+        raise InputError("cannot write")
+
+    monkeypatch.setattr(cache, "write_text", refused)
+    assert [cached_dir("model", None) for _ in range(2)] == [directory] * 2 and names == ["weights"] * 2
+
+
+def test_what_is_verified_and_damaged_is_built_again(root):
+    directory, build = cached_dir("model", Builder()), Builder()
+    assert verify(directory) is None and cached_dir("model", build) == directory and not build.calls
+    flip_unseen(directory / "weights")
+    assert "another SHA-256" in verify(directory)
+    assert cached_dir("model", build) == directory and build.calls == 1 and verify(directory) is None
 
 
 def test_a_failed_build_leaves_nothing(root):

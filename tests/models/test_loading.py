@@ -396,6 +396,28 @@ def test_a_damaged_conversion_is_made_again(own_cache, small_gguf, caplog):
     assert "is damaged" in caplog.text and "built again" in caplog.text
 
 
+def spoil_unseen(path: Path) -> None:
+    """Weights that are not finite, under the same size and time."""
+    status = path.stat()
+    data = path.read_bytes()
+    path.write_bytes(data[:-4000] + b"\xff" * 4000)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_conversion_that_cannot_be_loaded_is_verified_and_made_again(own_cache, small_gguf, caplog):
+    wanted = knowedit.load(small_gguf).weights_hash()
+    spoil_unseen(next(own_cache.glob("*/model.safetensors")))
+    assert knowedit.load(small_gguf).weights_hash() == wanted
+    assert "small in the cache is damaged; it is built again" in caplog.text
+
+
+def test_a_load_that_fails_for_another_reason_converts_nothing_again(own_cache, small_gguf, monkeypatch):
+    knowedit.load(small_gguf)
+    monkeypatch.setattr(conversion, "_convert", None)
+    layout = knowedit.Layout("model.blocks", "self_attn", "mlp.down_proj", ("model.norm",))
+    fails(LayoutError, small_gguf, "model.blocks", layout=layout)
+
+
 @pytest.mark.parametrize("size", [0, 3, 10, 200, 5000, 0.5, -100])
 def test_a_truncated_gguf_file(own_cache, small_gguf, tmp_path, size):
     data = small_gguf.read_bytes()

@@ -32,7 +32,6 @@ def neuron(
 ) -> None:
     """What one neuron's value vector promotes and suppresses in the vocabulary; with --card, its whole card."""
     from ...errors import InputError
-    from ...evaluate.neurons.records import read_located
     from ...memory.neuron_card import CardConfig, card as make_card, neuron_words
 
     options = {"--corpus": corpus, "--tokens": tokens, "--located": located, "--figure": output.figure}
@@ -43,6 +42,8 @@ def neuron(
         run_command(SCHEMA, lambda model: neuron_words(model, layer, index), model, output)
         return
     if located is not None:
+        from ...evaluate.neurons.records import read_located
+
         read_located(located)  # a damaged folder is told before a model is loaded
     config = CardConfig(seed=seed) if tokens is None else CardConfig(seed=seed, tokens=tokens)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ...facts import Fact
 from ...statistics import Estimate, bounded_interval, harmonic_mean, rate
@@ -90,7 +90,7 @@ class Metric:
             ends = bounded_interval((values[:, None] - least) / span, harmonic_mean, seed)
             low, high = (least + span * end for end in ends)
         else:
-            half = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
+            half = scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n)
             low, high = values.mean() - half, values.mean() + half
             low = low if least is None else max(least, low)
         return Estimate(float(values.mean()), float(low), float(high), n)
