@@ -16,6 +16,7 @@ from . import explain, facts, locate, models
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits, set_effects
+from .serving import cache
 from .shared.command import command
 from .shared.help import Command, group
 from .shared.options import Verbose
@@ -52,6 +53,7 @@ bench.app.command("neurons", cls=Command)(command(bench_neurons.neurons))
 bench.app.command("configs", cls=Command)(command(configs.configs))
 app.add_typer(bench.app)
 app.add_typer(set_effects.app)  # with those of sets.py
+app.add_typer(cache.app)
 
 
 @app.callback(invoke_without_command=True)

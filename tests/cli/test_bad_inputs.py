@@ -36,6 +36,7 @@ RIGHT = {
     "set add": ("facts-set", *FACTS, *QUICK), "set replace": ("a-set", *FACTS, "--limit", "1"), "set list": ("a-set",),
     "set diff": ("a-set", "a-set"), "set ask": ("a-set", "Zarn lives in"), "set check": ("a-set", "--least", "0"),
     "set export": ("a-set", "set-exported", "--to", "peft"), "set remove": ("a-set", "home/zarn"),
+    "cache list": (), "cache clean": (),
     "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (),
 }  # fmt: skip
 NO_FACTS, NO_TEXT = ("nowhere.jsonl", "empty", "broken.jsonl", "binary"), ("", " ")
@@ -59,6 +60,7 @@ BAD = {  # by option; where it is not named here, by the type of its values
     "--config": ("no-such-config", "nowhere.yaml", "broken.jsonl"), "--checkpoints": ("x", "2,1", "0"),
     "--address": (), "--relations": ("no such relation",), "--located": ("nowhere", "edit"),
     "--snippets": ("nowhere",), "--revision": (),
+    "--older": ("x", "1.5", "-1", ""),
 }  # fmt: skip
 UNUSED = {("mlp", "--draws", "0")}  # no random dimensions are drawn
 

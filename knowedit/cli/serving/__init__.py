@@ -1,0 +1,1 @@
+"""An edit's life after it was made, and what lies on the disk."""
