@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         locate_prompts as locate_prompts,
     )
     from .locate.neurons import Neuron as Neuron, NeuronSet as NeuronSet
-    from .locate.proof import prove as prove
+    from .locate.proof.proof import prove as prove
     from .locate.rankings import rank as rank
     from .models.adapter import Model as Model
     from .models.intervene import amplify as amplify, set_to as set_to, suppress as suppress

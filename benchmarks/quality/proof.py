@@ -15,8 +15,9 @@ import knowedit
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.locate.neuron_kinds import ControlPool
-from knowedit.locate.proof import measure_located, summarise
+from knowedit.locate.proof.effect import measure_located
+from knowedit.locate.proof.neuron_kinds import ControlPool
+from knowedit.locate.proof.proof import summarise
 from knowedit.selection import evenly
 
 from ..registry import benchmark

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.locate.neuron_kinds import ControlPool
-from knowedit.locate.proof import draw, prove
+from knowedit.locate.proof.draws import draw
+from knowedit.locate.proof.neuron_kinds import ControlPool
+from knowedit.locate.proof.proof import prove
 from knowedit.models.passes.scaled_answers import ScaledAnswers
 from knowedit.statistics import rate
 

@@ -238,8 +238,8 @@ def _locate_one(
 ) -> dict:
     from ..answers import ask
     from ..locate.locate import locate_prompts
-    from ..locate.neuron_kinds import ControlPool
-    from ..locate.proof import prove_located
+    from ..locate.proof.neuron_kinds import ControlPool
+    from ..locate.proof.proof import prove_located
     from ..sources import builtin_facts
 
     if path is not None:

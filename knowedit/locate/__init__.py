@@ -10,7 +10,6 @@ neurons            `Neuron`, `NeuronSet`
 locate             `knowedit.locate_fact`: from a fact's prompts to its neurons
 fact_prompts       which prompts of a fact locate, and which only prove
 proof              `knowedit.prove`: suppressed and amplified on held-out prompts, against matched random sets
-neuron_kinds       what a neuron answers to, and the known facts that tell it
 figure             the neurons of one fact, and their proof beside random ones
 """
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from .attribution import Attribution as Attribution, attribute_many as attribute_many
     from .fact_prompts import FactPrompts as FactPrompts
     from .integration_path import mean_activation as mean_activation
-    from .proof import Proof as Proof
+    from .proof.proof import Proof as Proof
     from .rankings import RANKINGS as RANKINGS
 else:
     __getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -17,8 +17,8 @@ from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
 from .attribution import Attribution, AttributionConfig, attribute, with_baseline
 from .fact_prompts import FactPrompts
-from .neuron_kinds import ControlPool, kinds
 from .neurons import KINDS, Neuron, NeuronSet, vocabulary
+from .proof.neuron_kinds import ControlPool, kinds
 from .quadrature import ENDS
 from .rankings import RANKINGS, rank
 from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest

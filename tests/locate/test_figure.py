@@ -10,8 +10,8 @@ from knowedit.locate import figure as drawn
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.figure import located_figure
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.locate.neuron_kinds import ControlPool
-from knowedit.locate.proof import prove_located
+from knowedit.locate.proof.neuron_kinds import ControlPool
+from knowedit.locate.proof.proof import prove_located
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from knowedit.locate.attribution import INCOMPLETE, AttributionConfig, attribute
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import mean_activation
 from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts, score_prompts
-from knowedit.locate.neuron_kinds import ControlPool, Controls, kinds
 from knowedit.locate.neurons import KINDS, vocabulary
+from knowedit.locate.proof.neuron_kinds import ControlPool, Controls, kinds
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
 from knowedit.models.intervene import scale
 

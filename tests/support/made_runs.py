@@ -13,7 +13,7 @@ from knowedit.evaluate.neurons import summary as neuron_summary
 from knowedit.evaluate.runs.folder import RunFolder, summary_of, writing
 from knowedit.facts import Neighbour
 from knowedit.locate.neurons import Neuron, NeuronSet
-from knowedit.locate.proof import Effect
+from knowedit.locate.proof.effect import Effect
 from knowedit.sources import Source
 from knowedit.statistics import Estimate
 

@@ -27,8 +27,8 @@ from torch import Tensor
 from ...errors import InputError, ModelError
 from ...facts import Fact
 from ...locate.locate import LocateConfig, locate_fact
-from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
+from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.rankings import scoring_passes
 from ...models.adapter import Model
 from ...models.passes.replay import record

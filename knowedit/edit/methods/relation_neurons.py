@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ...errors import InputError
 from ...facts import Fact
 from ...locate.locate import LocateConfig, locate_fact
-from ...locate.neuron_kinds import ControlPool
+from ...locate.proof.neuron_kinds import ControlPool
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, write_json
 from ...selection import drawing_order

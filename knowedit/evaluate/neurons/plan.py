@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ...facts import Fact
 from ...locate.fact_prompts import FactPrompts
-from ...locate.neuron_kinds import CONTROLS
-from ...locate.proof import LAYER_DRAWS
+from ...locate.proof.effect import LAYER_DRAWS
+from ...locate.proof.neuron_kinds import CONTROLS
 from ...locate.rankings import scoring_passes
 from ...models.adapter import Model
 from ...sources import Source

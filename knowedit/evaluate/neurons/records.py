@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...errors import DataError, InputError
 from ...locate.neurons import NeuronSet
-from ...locate.proof import FACTORS, Effect
+from ...locate.proof.effect import FACTORS, Effect
 from ..runs.folder import RunFolder
 
 RANDOM = {"activation": "random", "layer": "random_by_layer"}  # what the controls of a proof are called in figures

@@ -21,9 +21,9 @@ from ...facts import Fact
 from ...locate.attribution import AttributionConfig, with_baseline
 from ...locate.fact_prompts import FactPrompts
 from ...locate.locate import LocateConfig, PromptScores, describe, score_negatives, score_prompts
-from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
-from ...locate.proof import measure_located
+from ...locate.proof.effect import measure_located
+from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.refinement import Site, refine, strongest
 from ...models.adapter import Model
 from ...selection import Keep, choose, evenly, evenly_spaced, known, of_relations, per_relation

@@ -16,7 +16,8 @@ from itertools import combinations
 import numpy as np
 
 from ...locate.attribution import INCOMPLETE
-from ...locate.proof import Effect, summarise
+from ...locate.proof.effect import Effect
+from ...locate.proof.proof import summarise
 from ...locate.refinement import Site
 from ...statistics import mean, mean_of_ratios, ratio_of_means
 from .records import effect_of, mean_probabilities, neurons_of

@@ -17,9 +17,9 @@ from ...errors import InputError
 from ...facts import Fact, fill
 from ...locate.attribution import AttributionConfig
 from ...locate.locate import LocateConfig, locate_fact
-from ...locate.neuron_kinds import ControlPool
 from ...locate.neurons import NeuronSet
-from ...locate.proof import prove_located
+from ...locate.proof.neuron_kinds import ControlPool
+from ...locate.proof.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
 from ...recall.flow.pipeline import recall_fact

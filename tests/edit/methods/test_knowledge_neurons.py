@@ -14,7 +14,7 @@ from knowedit.edit.methods.knowledge_neurons import EraseConfig, KnowledgeNeuron
 from knowedit.hooks import hooked, on_input
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.locate.neuron_kinds import ControlPool
+from knowedit.locate.proof.neuron_kinds import ControlPool
 
 NODES = AttributionConfig(nodes=8)
 LOCATE = LocateConfig(attribution=NODES, select="refined", prompts=None, adjust=True)

@@ -14,7 +14,7 @@ from knowedit.edit.methods.relation_neurons import RelationNeurons
 from knowedit.edit.methods.table import prepare
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.locate.neuron_kinds import ControlPool
+from knowedit.locate.proof.neuron_kinds import ControlPool
 
 LOCATE = LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", prompts=None, adjust=True)
 CONFIG = KnowledgeNeuronsConfig(locate=LOCATE, shared=0.2, others=6)

@@ -22,7 +22,7 @@ from knowedit.evaluate.runs.engine import run_study
 from knowedit.locate.attribution import AttributionConfig, attribute
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig
-from knowedit.locate.proof import measure
+from knowedit.locate.proof.effect import measure
 from knowedit.locate.refinement import coarse
 from knowedit.settings import overridden
 from knowedit.sources import Source

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import InputError
-from ..facts import Fact
-from ..models.adapter import Model
-from ..models.passes.scaled_answers import ScaledAnswers
-from .neurons import vocabulary
+from ...errors import InputError
+from ...facts import Fact
+from ...models.adapter import Model
+from ...models.passes.scaled_answers import ScaledAnswers
+from ..neurons import vocabulary
 
 DROP = 0.1
 SORTS = ("general", "relation", "answer")

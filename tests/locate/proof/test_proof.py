@@ -12,8 +12,10 @@ from knowedit import InputError, prove
 from knowedit.facts import fill
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.locate import LocateConfig, locate_fact
-from knowedit.locate.neuron_kinds import ControlPool
-from knowedit.locate.proof import Effect, draw, measure, strata, summarise
+from knowedit.locate.proof.draws import draw, strata
+from knowedit.locate.proof.effect import Effect, measure
+from knowedit.locate.proof.neuron_kinds import ControlPool
+from knowedit.locate.proof.proof import summarise
 
 CONFIG = LocateConfig(attribution=AttributionConfig(nodes=8))
 

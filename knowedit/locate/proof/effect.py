@@ -1,0 +1,156 @@
+"""What located neurons do: the target's probability on held-out prompts, with them taken away and doubled.
+
+Beside them stand random sets (`draws.py`), other facts whose targets should stay as they are, and other sets that are
+to be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from ...errors import InputError
+from ...models.adapter import Model
+from ...models.passes.scaled_answers import ScaledAnswers
+from ...prompts import Query
+from ...writing.mentions import mention
+from ..neurons import NeuronSet
+from .draws import Sites, draw
+from .neuron_kinds import ControlPool
+
+FACTORS = {"suppressed": 0.0, "amplified": 2.0}
+LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Raw measurements for one fact: probabilities of the target.
+
+    `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean
+    |activation| of the located neurons, and of the draws matched by layer and by activation. `specificity`: before,
+    suppressed and amplified probabilities of other facts' targets, by sort of control. `recalled`: share of prompts
+    whose target is the model's first choice. `rivals`: by name, suppressed and amplified (prompts,) probabilities with
+    other sets of neurons.
+    """
+
+    before: np.ndarray
+    suppressed: np.ndarray
+    amplified: np.ndarray
+    control: dict[str, dict[str, np.ndarray]]
+    match: dict[str, float]
+    neurons: int
+    specificity: dict[str, dict[str, np.ndarray]]
+    recalled: float
+    rivals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict:
+        """For JSON; `from_dict` reads it back."""
+        return _lists(asdict(self))
+
+    @classmethod
+    def from_dict(cls, record: dict) -> Effect:
+        keep = ("match", "neurons", "recalled")
+        return cls(**{name: value if name in keep else _arrays(value) for name, value in record.items()})
+
+
+def _lists(value):
+    if isinstance(value, dict):
+        return {name: _lists(item) for name, item in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _arrays(value):
+    return {n: _arrays(v) for n, v in value.items()} if isinstance(value, dict) else np.array(value)
+
+
+def measure_located(
+    model: Model,
+    located: NeuronSet,
+    prompts: Sequence[str],
+    *,
+    pool: ControlPool,
+    draws: int = 200,
+    seed: int = 0,
+    rivals: Mapping[str, Sites] | None = None,
+) -> Effect:
+    """The raw effect of located neurons on their target after `prompts`, and on the known facts of `pool`."""
+    chat, subject = located.config.get("chat", False), located.subject
+    queries = []
+    for prompt in prompts:  # a rephrasing may name the subject in other words
+        place = mention(prompt, subject) if subject else None
+        about = subject if place and place.whole else None
+        queries.append(model.query(prompt, located.target, about, chat=chat, separator=located.separator))
+    controls = pool.controls(subject, located.target, located.relation, sorts=("general", "relation"))
+    others = {"same_relation": controls.relation, "other_relations": controls.general}
+    return measure(model, located, queries, draws=draws, seed=seed, others=others, rivals=rivals)
+
+
+def measure(
+    model: Model,
+    neurons: Iterable[tuple[int, int]],
+    prompts: Sequence[Query],
+    *,
+    draws: int = 200,
+    seed: int = 0,
+    others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
+    rivals: Mapping[str, Sites] | None = None,
+) -> Effect:
+    """The raw effect of `neurons` on the target of `prompts`, with controls.
+
+    `rivals`, by name, are other sets of neurons to measure beside them.
+    """
+    located = [model.check_neuron(*site) for site in neurons]
+    if not located:
+        raise InputError("there are no neurons to prove; locate some first")
+    if not prompts:
+        raise InputError("a proof needs at least one prompt, best one that was not used to locate")
+    if draws < 1:
+        raise InputError(f"draws is {draws!r}, expected a number of random sets to compare with, such as 200")
+    answers = [ScaledAnswers(model, query) for query in prompts]
+    activations = sum(prompt.activations.abs() for prompt in answers) / len(answers)
+    rng = np.random.default_rng(seed)
+    by_activation = draw(located, activations, draws, rng, by_activation=True)
+    by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, by_activation=False)
+    rivals = rivals or {}
+    sets = [located, *by_activation, *by_layer, *map(list, rivals.values())]
+    scaled = {what: _scaled(answers, sets, factor) for what, factor in FACTORS.items()}  # (prompts, sets)
+    activation_sets, layer_sets = slice(1, 1 + draws), slice(1 + draws, len(sets) - len(rivals))
+    return Effect(
+        before=np.array([prompt.probability for prompt in answers]),
+        suppressed=scaled["suppressed"][:, 0],
+        amplified=scaled["amplified"][:, 0],
+        control={
+            kind: {what: values.mean(0)[chosen] for what, values in scaled.items()}
+            for kind, chosen in (("activation", activation_sets), ("layer", layer_sets))
+        },
+        match={
+            "located": _strength(activations, [located]),
+            "drawn": _strength(activations, by_activation),
+            "drawn_by_layer": _strength(activations, by_layer),
+        },
+        neurons=len(located),
+        specificity={name: _specificity(facts, located) for name, facts in (others or {}).items() if facts},
+        recalled=float(np.mean([prompt.known for prompt in answers])),
+        rivals={
+            name: {what: values[:, i] for what, values in scaled.items()}
+            for i, name in enumerate(rivals, len(sets) - len(rivals))
+        },
+    )
+
+
+def _scaled(answers: Sequence[ScaledAnswers], sets: Sequence[Sites], factor: float) -> np.ndarray:
+    return np.stack([prompt.scaled(sets, factor) for prompt in answers])
+
+
+def _strength(activations: Tensor, sets: Sequence[Sites]) -> float:
+    return float(np.mean([[activations[site].item() for site in neurons] for neurons in sets]))
+
+
+def _specificity(answers: Sequence[ScaledAnswers], located: Sites) -> dict[str, np.ndarray]:
+    return {
+        "before": np.array([fact.probability for fact in answers]),
+        **{what: _scaled(answers, [located], factor)[:, 0] for what, factor in FACTORS.items()},
+    }
