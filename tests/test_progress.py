@@ -18,6 +18,7 @@ from knowedit.edit.methods.v_star import request
 from knowedit.facts import Neighbour
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import LocateConfig
+from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.neuron_card import CardConfig
 from knowedit.memory.shared_neurons import PolysemanticityConfig
@@ -30,6 +31,10 @@ from knowedit.report.page.story import CHAPTERS, ExplainConfig
 THREE = facts()[:3]
 ROME = RomeConfig(layer=0, contexts=(), search=replace(SEARCH, steps=2), preserve=0.0)
 LANDMARK = Fact("The {} is located in the city of", "Eiffel Tower", "P")
+
+
+def _pool():
+    return ControlPool(trained(), facts())
 
 
 def _editable() -> list[Fact]:
@@ -70,10 +75,10 @@ CASES = {
     "locate.locate.locate_fact": lambda call, folder: call(trained(), THREE[0], negatives=["Zarn works as"]) and 4,
     "locate.locate.locate_prompts": lambda call, folder: call(trained(), FactPrompts.all_of(THREE[0])) and 3,
     "locate.locate.score_prompts": lambda call, folder: len(
-        call(trained(), FactPrompts.all_of(THREE[0]), LocateConfig(method="gradient"))
+        call(trained(), FactPrompts.all_of(THREE[0]), LocateConfig(method="gradient"), _pool())
     ),
     "locate.locate.score_negatives": lambda call, folder: len(
-        call(trained(), [f.prompt for f in THREE], LocateConfig(method="gradient"))
+        call(trained(), [f.prompt for f in THREE], LocateConfig(method="gradient"), _pool())
     ),
     "memory.neuron_card.cards": lambda call, folder: (
         call(tiny("gpt2"), [(1, 5)], config=CardConfig(tokens=120))[0].tokens

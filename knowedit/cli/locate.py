@@ -34,7 +34,7 @@ from .shared.progress import Clock, progress
 
 OBJECTIVES = ("probability", "log_probability", "logit", "logit_difference")
 QUADRATURES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
-BASELINES = ("zero", "mean")
+ABLATIONS = ("zero", "mean", "patch")
 KINDS = ("fact", "relation", "answer", "general")
 
 
@@ -84,9 +84,7 @@ class ScoreOptions:
     budget: Annotated[
         int, typer.Option("--budget", help="The gradients that `auto` may spend, a layer on average.")
     ] = 512
-    baseline: Annotated[
-        str, choice(BASELINES, "--baseline", help="Where paths start; the mean is one over built-in prompts.")
-    ] = "zero"
+    baseline: Annotated[str, choice(ABLATIONS, "--baseline", help="Where paths start: as --ablation has it.")] = "zero"
     position: Annotated[
         str, typer.Option("--position", metavar="read|lookup|INDEX", help="The token whose neurons are scored.")
     ] = "read"
@@ -107,6 +105,15 @@ class SelectionOptions:
             "prompts share.",
         ),
     ] = "causal"
+    ablation: Annotated[
+        str,
+        choice(
+            ABLATIONS,
+            "--ablation",
+            help="What neurons are set to that are taken away: zero, their mean over built-in prompts, or patch: what "
+            "they are for another subject of the relation.",
+        ),
+    ] = "zero"
     candidates: Annotated[
         int | None,
         typer.Option("--candidates", help="Causal: of so many neurons with the largest scores, by default 64."),
@@ -175,6 +182,7 @@ def locate(
             position=_integer(scores.position, "read", "lookup"),
         ),
         select=selection.select,
+        ablation=selection.ablation,
         candidates=selection.candidates,
         prompts=selection.prompts,
         t=selection.t,

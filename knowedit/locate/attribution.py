@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -44,8 +44,8 @@ class AttributionConfig:
     - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"`: Gauss-Legendre, refined
       where the layer's gap exceeds `tolerance`, in units of F, or `INCOMPLETE` of a probability F.
     - `budget`: the gradients that `"auto"` may spend, a layer on average, for each token of the target.
-    - `baseline`: `"zero"`, `"mean"` (over built-in prompts), or a tensor (n_layers, n_neurons) such as
-      `mean_activation` gives.
+    - `baseline`: `"zero"`, `"mean"` (over built-in prompts), a tensor (n_layers, n_neurons) such as `mean_activation`
+      gives, or where a fact is located `"patch"`: the same prompt about another subject (`proof/ablation.py`).
     - `position`: `"read"`, `"lookup"`, or a token index of the prompt.
     - `joint`: for targets of several tokens, scale all read positions together and attribute the product of the
       conditional probabilities; otherwise each token is attributed at its own read position and scores are averaged.
@@ -90,7 +90,8 @@ class AttributionConfig:
             raise InputError(f"the row limit is {self.row_limit!r}, expected at least 1 row-layer")
         if not torch.is_tensor(self.baseline) and self.baseline not in BASELINES:
             raise InputError(
-                f"the baseline is {self.baseline!r}, expected 'zero', 'mean' or a tensor as `mean_activation` gives it"
+                f"the baseline is {self.baseline!r}, expected 'zero', 'mean', 'patch' or a tensor as `mean_activation` "
+                "gives it"
             )
         if self.of != "logit_difference" and self.foil is not None:
             raise InputError(f"a foil is what a logit_difference compares with, {self.of} has none; leave it out")
@@ -293,8 +294,3 @@ def _integral(path: IntegrationPath, config: AttributionConfig) -> Integral:
             tolerance = min(tolerance, INCOMPLETE * path.clean)
         return refine(path, tolerance, config.budget * path.model.n_layers, config.quadrature)
     return integrate(path, config.quadrature, cast(int, config.nodes))
-
-
-def with_baseline(model: Model, config: AttributionConfig) -> AttributionConfig:
-    """`config` with the mean activation computed, so that many prompts share it."""
-    return replace(config, baseline=baseline_tensor(model, "mean")) if config.baseline_name == "mean" else config

@@ -21,7 +21,7 @@ from ..models.passes.replay import Recording, record
 from ..models.passes.sweep import chunks, counts, sweep
 from ..sources import builtin_facts
 
-BASELINES = ("zero", "mean")
+BASELINES = ("zero", "mean", "patch")
 EVERY = 10  # built-in facts from one whose prompt counts in the mean to the next
 
 
@@ -127,6 +127,8 @@ def baseline_tensor(model: Model, baseline: str | Tensor) -> Tensor:
     if isinstance(baseline, str):
         if baseline == "zero":
             return torch.zeros(model.n_layers, model.n_neurons)
+        if baseline == "patch":
+            raise InputError("a patch needs a fact with others of its relation: locate it, or give the baseline itself")
         return mean_activation(model, [fact.prompt for fact in builtin_facts()[::EVERY]])
     if tuple(baseline.shape) != (model.n_layers, model.n_neurons):
         raise InputError(f"the baseline is {tuple(baseline.shape)}, expected {(model.n_layers, model.n_neurons)}")

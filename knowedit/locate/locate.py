@@ -15,9 +15,10 @@ from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
-from .attribution import Attribution, AttributionConfig, attribute, with_baseline
+from .attribution import Attribution, AttributionConfig, attribute
 from .fact_prompts import FactPrompts
 from .neurons import KINDS, Neuron, NeuronSet, vocabulary
+from .proof.ablation import ABLATIONS, ablation_values
 from .proof.neuron_kinds import ControlPool, kinds
 from .quadrature import ENDS
 from .rankings import RANKINGS, rank
@@ -35,6 +36,7 @@ class LocateConfig:
     - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates.
     - `select`: `causal`, those of the `candidates` with the largest scores that do most together when set to zero and
       doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
+    - `ablation`: what neurons are set to when a causal selection or a proof takes them away (`proof/ablation.py`).
     - `prompts`: at most so many prompts locate, the fact's own and the first paraphrases; None for all.
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
     - `most`: the largest number of neurons that are kept; of a causal selection 10 unless said otherwise.
@@ -47,6 +49,7 @@ class LocateConfig:
     method: str = "ig"
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     select: str = "causal"
+    ablation: str = "zero"
     candidates: int | None = None
     prompts: int | None = 4
     t: float = 0.2
@@ -67,6 +70,11 @@ class LocateConfig:
         if self.select not in SELECTIONS:
             raise InputError(
                 f"select is {self.select!r}{did_you_mean(self.select, SELECTIONS)}, expected {' or '.join(SELECTIONS)}"
+            )
+        if self.ablation not in ABLATIONS:
+            raise InputError(
+                f"no ablation is called {self.ablation!r}{did_you_mean(self.ablation, ABLATIONS)}; "
+                f"there are {', '.join(ABLATIONS)}"
             )
         if self.candidates is not None and self.candidates < 1:
             raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")
@@ -149,17 +157,16 @@ def locate_prompts(
     progress: Progress = silent,
 ) -> NeuronSet:
     """The neurons that the locating ones of `prompts` share, as `locate_fact` returns them."""
-    config = config or LocateConfig()
-    scoring = replace(config, attribution=with_baseline(model, config.attribution))
-    scored = score_prompts(model, prompts, scoring, progress=progress)
-    others = score_negatives(model, negatives, scoring, progress=lambda done: progress(len(scored) + done))
+    config, pool = config or LocateConfig(), pool or ControlPool(model, builtin_facts())
+    scored = score_prompts(model, prompts, config, pool, progress=progress)
+    others = score_negatives(model, negatives, config, pool, progress=lambda done: progress(len(scored) + done))
     return describe(model, prompts, scored, config, negatives=others, pool=pool, weights_hash=weights_hash)
 
 
 def score_prompts(
-    model: Model, prompts: FactPrompts, config: LocateConfig, *, progress: Progress = silent
+    model: Model, prompts: FactPrompts, config: LocateConfig, pool: ControlPool, *, progress: Progress = silent
 ) -> list[PromptScores]:
-    """The scores of all neurons for each of the locating prompts."""
+    """The scores of all neurons for each of the locating prompts; `pool` has what patches are of."""
     if not prompts.locating:
         raise InputError("there is no prompt to locate neurons with; give one that the target continues")
     for layer in config.layers or ():
@@ -167,14 +174,22 @@ def score_prompts(
     scored = []
     for text in counted(prompts.locating[: config.prompts], progress):
         query = prompts.query(model, text, chat=config.chat)
-        scored.append(_score(model, text, query, config))
+        base, away = (
+            ablation_values(name, pool, text, prompts, chat=config.chat) if name in ABLATIONS else None
+            for name in (config.attribution.baseline_name, config.ablation)
+        )
+        scored.append(_score(model, text, query, _from(config, base), away))
     return scored
 
 
 def score_negatives(
-    model: Model, prompts: Sequence[str], config: LocateConfig, *, progress: Progress = silent
+    model: Model, prompts: Sequence[str], config: LocateConfig, pool: ControlPool, *, progress: Progress = silent
 ) -> list[PromptScores]:
     """The scores for each of the prompts, whose target is the model's own first choice."""
+    name = config.attribution.baseline_name
+    if prompts and name == "patch":
+        raise InputError("a negative prompt has no other subject for a patch; take mean or zero as the baseline")
+    config = _from(config, pool.mean_activation if name == "mean" else None)
     return [_score(model, text, _own_answer(model, text, config), config) for text in counted(prompts, progress)]
 
 
@@ -185,11 +200,11 @@ def describe(
     config: LocateConfig,
     *,
     negatives: Sequence[PromptScores] = (),
-    pool: ControlPool | None = None,
+    pool: ControlPool,
     weights_hash: str | None = None,
 ) -> NeuronSet:
     """The neurons that scored prompts share, with their kinds and words: the second half of `locate_prompts`."""
-    first, pool = scored[0], pool or ControlPool(model, builtin_facts())
+    first = scored[0]
     others = [prompt.scores for prompt in negatives]
     taken: dict[Site, Taken] = {}
     if config.select == "causal":
@@ -258,12 +273,17 @@ def _selected(
     return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}, len(candidates)), taken
 
 
-def _score(model: Model, text: str, query: Query, config: LocateConfig) -> PromptScores:
+def _from(config: LocateConfig, baseline: Tensor | None) -> LocateConfig:
+    """`config` with its paths from `baseline`; as it is without one."""
+    return config if baseline is None else replace(config, attribution=replace(config.attribution, baseline=baseline))
+
+
+def _score(model: Model, text: str, query: Query, config: LocateConfig, ablation: Tensor | None = None) -> PromptScores:
+    answers = ScaledAnswers(model, query, ablation)
     if config.method == "ig":
         attribution = attribute(model, query, config=config.attribution)
-        return PromptScores(text, query, attribution.scores, ScaledAnswers(model, query), attribution)
-    scores = rank(model, query, method=config.method, config=config.attribution)
-    return PromptScores(text, query, scores, ScaledAnswers(model, query), None)
+        return PromptScores(text, query, attribution.scores, answers, attribution)
+    return PromptScores(text, query, rank(model, query, method=config.method, config=config.attribution), answers, None)
 
 
 def _own_answer(model: Model, prompt: str, config: LocateConfig) -> Query:

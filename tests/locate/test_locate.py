@@ -163,7 +163,7 @@ def test_strongest_are_above_zero_and_in_the_layers():
 def test_a_selection_leaves_out_what_is_coarse_for_a_negative_prompt(selected):
     model = trained()
     negative = selected.refined_on[:1]
-    (scored,) = score_prompts(model, FactPrompts(negative, "Aldor"), CAUSAL)
+    (scored,) = score_prompts(model, FactPrompts(negative, "Aldor"), CAUSAL, ControlPool(model, facts()))
     left = locate_prompts(
         model, FactPrompts(negative, "Aldor"), CAUSAL, negatives=negative, pool=ControlPool(model, facts())
     )

@@ -59,6 +59,7 @@ def proof(before, suppressed, amplified, *, rivals=None, control=None, specifici
         neurons=3,
         specificity=specificity or {},
         recalled=1.0,
+        alone={"located": np.divide(before, 2), "none": np.divide(before, 9), "drawn": np.full(4, np.mean(before) / 8)},
         rivals=rivals or {},
     )
     return effect.as_dict()

@@ -18,7 +18,7 @@ import numpy as np
 from ...edit.methods.knowledge_neurons import EraseConfig, erase
 from ...errors import InputError
 from ...facts import Fact
-from ...locate.attribution import AttributionConfig, with_baseline
+from ...locate.attribution import AttributionConfig
 from ...locate.fact_prompts import FactPrompts
 from ...locate.locate import LocateConfig, PromptScores, describe, score_negatives, score_prompts
 from ...locate.neurons import NeuronSet
@@ -124,7 +124,7 @@ class NeuronStudy(FactStudy):
     def _record(self, fact: Fact) -> dict:
         start = time.perf_counter()
         prompts = FactPrompts.split(fact)
-        scored = score_prompts(self.model, prompts, self._scoring)
+        scored = score_prompts(self.model, prompts, self.settings.locate, self._pool)
         located = describe(
             self.model, prompts, scored, self.settings.locate, negatives=self._negatives, pool=self._pool,
             weights_hash=self._weights_hash,
@@ -174,9 +174,10 @@ class NeuronStudy(FactStudy):
 
     def _coarse(self, fact: Fact, nodes: int) -> dict[Site, float]:
         """The coarse neurons of the fact's own prompt, integrated by `nodes` points a layer."""
-        scoring = replace(self._scoring, attribution=replace(self._scoring.attribution, nodes=nodes))
+        locate = self.settings.locate
+        scoring = replace(locate, attribution=replace(locate.attribution, nodes=nodes))
         prompts = replace(FactPrompts.all_of(fact), locating=(fact.prompt,))
-        (prompt,) = score_prompts(self.model, prompts, scoring)
+        (prompt,) = score_prompts(self.model, prompts, scoring, self._pool)
         return refine([prompt.scores], scoring.t, 1.0, layers=scoring.layers).scores
 
     # ---------------------------------------------------------------- a relation
@@ -219,14 +220,8 @@ class NeuronStudy(FactStudy):
     # ---------------------------------------------------------------- parts
 
     @cached_property
-    def _scoring(self) -> LocateConfig:
-        """The settings with their baseline computed."""
-        locate = self.settings.locate
-        return replace(locate, attribution=with_baseline(self.model, locate.attribution))
-
-    @cached_property
     def _negatives(self) -> list[PromptScores]:
-        return score_negatives(self.model, self.settings.negatives, self._scoring)
+        return score_negatives(self.model, self.settings.negatives, self.settings.locate, self._pool)
 
     @cached_property
     def _pool(self) -> ControlPool:

@@ -1,4 +1,8 @@
-"""What located neurons do: the target's probability on held-out prompts, with them taken away and doubled.
+"""What located neurons do: the target's probability on held-out prompts, with them taken away, doubled, and alone.
+
+Taken away, they tell whether the answer needs them; alone, with all other neurons of their layers taken away at the
+same place, whether they are enough for it (*sufficient*). What "away" means is said in `ablation.py`; doubled means as
+far again from there.
 
 Beside them stand random sets (`draws.py`), other facts whose targets should stay as they are, and other sets that are
 to be compared.
@@ -10,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ...errors import InputError
@@ -18,11 +23,13 @@ from ...models.passes.scaled_answers import ScaledAnswers
 from ...prompts import Query
 from ...writing.mentions import mention
 from ..neurons import NeuronSet
+from .ablation import ablation_values
 from .draws import Sites, draw
 from .neuron_kinds import ControlPool
 
 FACTORS = {"suppressed": 0.0, "amplified": 2.0}
 LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on
+ALONE_DRAWS = 20  # draws whose sufficiency is measured
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,9 @@ class Effect:
 
     `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean
     |activation| of the located neurons, and of the draws matched by layer and by activation. `specificity`: before,
-    suppressed and amplified probabilities of other facts' targets, by sort of control. `recalled`: share of prompts
+    suppressed and amplified probabilities of other facts' targets, by sort of control, always by zero. `alone`:
+    (prompts,) probabilities with the neurons and with none of the layers' (`located`, `none`), and of draws matched
+    by activation, averaged over prompts (`drawn`). `recalled`: share of prompts
     whose target is the model's first choice. `rivals`: by name, suppressed and amplified (prompts,) probabilities with
     other sets of neurons.
     """
@@ -44,6 +53,7 @@ class Effect:
     neurons: int
     specificity: dict[str, dict[str, np.ndarray]]
     recalled: float
+    alone: dict[str, np.ndarray]
     rivals: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
@@ -78,11 +88,13 @@ def measure_located(
 ) -> Effect:
     """The raw effect of located neurons on their target after `prompts`, and on the known facts of `pool`."""
     chat, subject = located.config.get("chat", False), located.subject
-    queries = []
+    queries, ablation = [], located.config.get("ablation", "zero")
     for prompt in prompts:  # a rephrasing may name the subject in other words
         place = mention(prompt, subject) if subject else None
         about = subject if place and place.whole else None
-        queries.append(model.query(prompt, located.target, about, chat=chat, separator=located.separator))
+        query = model.query(prompt, located.target, about, chat=chat, separator=located.separator)
+        away = ablation_values(ablation, pool, prompt, located, chat=chat)
+        queries.append(ScaledAnswers(model, query, away))
     controls = pool.controls(subject, located.target, located.relation, sorts=("general", "relation"))
     others = {"same_relation": controls.relation, "other_relations": controls.general}
     return measure(model, located, queries, draws=draws, seed=seed, others=others, rivals=rivals)
@@ -91,7 +103,7 @@ def measure_located(
 def measure(
     model: Model,
     neurons: Iterable[tuple[int, int]],
-    prompts: Sequence[Query],
+    prompts: Sequence[Query | ScaledAnswers],
     *,
     draws: int = 200,
     seed: int = 0,
@@ -100,7 +112,8 @@ def measure(
 ) -> Effect:
     """The raw effect of `neurons` on the target of `prompts`, with controls.
 
-    `rivals`, by name, are other sets of neurons to measure beside them.
+    `rivals`, by name, are other sets of neurons to measure beside them. Prompts as `ScaledAnswers` say themselves what
+    neurons are set to; otherwise it is zero.
     """
     located = [model.check_neuron(*site) for site in neurons]
     if not located:
@@ -109,7 +122,7 @@ def measure(
         raise InputError("a proof needs at least one prompt, best one that was not used to locate")
     if draws < 1:
         raise InputError(f"draws is {draws!r}, expected a number of random sets to compare with, such as 200")
-    answers = [ScaledAnswers(model, query) for query in prompts]
+    answers = [p if isinstance(p, ScaledAnswers) else ScaledAnswers(model, p) for p in prompts]
     activations = sum(prompt.activations.abs() for prompt in answers) / len(answers)
     rng = np.random.default_rng(seed)
     by_activation = draw(located, activations, draws, rng, by_activation=True)
@@ -134,11 +147,23 @@ def measure(
         neurons=len(located),
         specificity={name: _specificity(facts, located) for name, facts in (others or {}).items() if facts},
         recalled=float(np.mean([prompt.known for prompt in answers])),
+        alone=_alone(answers, located, by_activation[:ALONE_DRAWS]),
         rivals={
             name: {what: values[:, i] for what, values in scaled.items()}
             for i, name in enumerate(rivals, len(sets) - len(rivals))
         },
     )
+
+
+def _alone(answers: Sequence[ScaledAnswers], located: Sites, drawn: Sequence[Sites]) -> dict[str, np.ndarray]:
+    """Probabilities with no neurons of the layers but `located`, none, or each of the drawn sets."""
+    layers = sorted({layer for layer, _ in located})
+    masks = torch.zeros(2 + len(drawn), len(layers), len(answers[0].activations[0]), dtype=torch.bool)
+    for mask, sites in zip(masks, (located, [], *drawn), strict=True):
+        for layer, index in sites:
+            mask[layers.index(layer), index] = True
+    values = np.stack([prompt.kept(masks, layers) for prompt in answers])  # (prompts, sets)
+    return {"located": values[:, 0], "none": values[:, 1], "drawn": values[:, 2:].mean(0)}
 
 
 def _scaled(answers: Sequence[ScaledAnswers], sets: Sequence[Sites], factor: float) -> np.ndarray:

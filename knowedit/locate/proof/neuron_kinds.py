@@ -18,13 +18,16 @@ import random
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model
 from ...models.passes.scaled_answers import ScaledAnswers
+from ..integration_path import baseline_tensor
 from ..neurons import vocabulary
 
 DROP = 0.1
@@ -87,6 +90,23 @@ class ControlPool:
         return Controls(
             **{sort: self._known(groups, n) if sort in sorts else () for sort, groups in candidates.items()}
         )
+
+    def other_subject(self, subject: str | None, target: str, relation: str | None) -> str | None:
+        """Another subject of the relation, which has another answer; the same one every time, None without one."""
+        if subject is None or relation is None:
+            return None
+        facts = [
+            fact
+            for group in self._groups
+            for fact, answers in group
+            if fact.relation == relation and fact.subject not in (None, subject) and target.casefold() not in answers
+        ]
+        return random.Random(subject).choice(facts).subject if facts else None
+
+    @cached_property
+    def mean_activation(self) -> Tensor:
+        """Of every neuron over built-in prompts, (n_layers, n_neurons)."""
+        return baseline_tensor(self.model, "mean")
 
     def needed(self, neurons: Sequence[tuple[int, int]], controls: Sequence[ScaledAnswers]) -> list[bool]:
         """Whether other answers need each neuron, too: the controls' mean probability changes by at least `DROP` of

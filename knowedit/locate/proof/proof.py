@@ -1,9 +1,10 @@
 """Do the located neurons make the answer? Suppress and amplify them on held-out prompts, beside matched random ones.
 
 For every held-out prompt the target's probability is measured with the neurons at the read position multiplied by
-0 and by 2. The controls are random sets with the same number of neurons in each layer: one kind is matched by layer
-only, the other by layer *and* activation (same stratum of |activation| in its layer, averaged over the prompts). The
-match is reported, since a strong neuron has few equals.
+0 and by 2 (or moved to and from the values of another ablation), and with all others of their layers taken away. The
+controls are random sets with the same number of neurons in each layer: one kind is matched by layer only, the other by
+layer *and* activation (same stratum of |activation| in its layer, averaged over the prompts). The match is reported,
+since a strong neuron has few equals.
 
 Under the hypothesis that the located neurons are nothing special among those of their strata, they are one more
 draw, so p = (1 + draws at least as extreme) / (1 + draws). Over several facts the draws are taken fact by fact and
@@ -38,6 +39,8 @@ class Proof:
     - `suppress`, `amplify`: ratio of means; `*_ratios`: mean of ratios; `*_log_odds`: mean change of log-odds.
     - `control_*`: the same for random sets matched by layer and activation, `layer_control_*` by layer only.
     - `p_suppress`, `p_amplify`: one-sided, against the draws matched by layer and activation.
+    - `sufficient`: what the neurons alone restore, P(all others of their layers taken away) less P(these, too) over P
+      less P(these, too), a ratio of means; `control_sufficient` the same of random sets.
     - `recalled`: share of prompts whose target is the model's first choice.
     - `significant`: whether the neurons make the answer: there is one to make (`recalled` is not 0), p is at most 0.05,
       and the probability falls (rises) by at least a tenth. On random weights some neurons push any token up a little
@@ -63,6 +66,8 @@ class Proof:
     control_amplify: Estimate
     layer_control_suppress: Estimate
     layer_control_amplify: Estimate
+    sufficient: Estimate
+    control_sufficient: Estimate
     p_suppress: float
     p_amplify: float
     significant: dict[str, bool]
@@ -140,6 +145,8 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
         control_amplify=estimate(np.mean, (controls["activation", "amplified"],)),
         layer_control_suppress=estimate(np.mean, (controls["layer", "suppressed"],)),
         layer_control_amplify=estimate(np.mean, (controls["layer", "amplified"],)),
+        sufficient=_sufficient(effects, before),
+        control_sufficient=_drawn_sufficient(effects),
         p_suppress=p_suppress,
         p_amplify=p_amplify,
         significant={
@@ -159,6 +166,29 @@ def _log_odds_change(effects: Sequence[Effect], what: str) -> Estimate:
     """The mean change of log-odds over facts, or over prompts where there is one fact."""
     changes = [log_odds(getattr(e, what)) - log_odds(e.before) for e in effects]
     return estimate(np.mean, (changes[0] if len(effects) == 1 else np.array([change.mean() for change in changes]),))
+
+
+def _sufficient(effects: Sequence[Effect], before: np.ndarray) -> Estimate:
+    """The ratio of means over facts, or over the prompts of a single one."""
+    located, none = (
+        effects[0].alone[name] if len(effects) == 1 else np.array([e.alone[name].mean() for e in effects])
+        for name in ("located", "none")
+    )
+    return estimate(_restored, (located, none, before))
+
+
+def _drawn_sufficient(effects: Sequence[Effect]) -> Estimate:
+    """The mean over rounds of draws."""
+    before, none = (np.mean([values.mean() for values in column]) for column in zip(
+        *((e.before, e.alone["none"]) for e in effects), strict=True
+    ))  # fmt: skip
+    draws = min(len(e.alone["drawn"]) for e in effects)
+    drawn = np.mean([e.alone["drawn"][:draws] for e in effects], axis=0)
+    return estimate(np.mean, ((drawn - none) / (before - none),))
+
+
+def _restored(after: np.ndarray, none: np.ndarray, before: np.ndarray, axis: int = -1) -> np.ndarray:
+    return (after.mean(axis) - none.mean(axis)) / (before.mean(axis) - none.mean(axis))
 
 
 def _round_changes(effects: Sequence[Effect], kind: str, what: str) -> np.ndarray:

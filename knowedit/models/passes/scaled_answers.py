@@ -2,7 +2,10 @@
 
 `ScaledAnswers` is one prompt with its target, run once. `scaled` then gives the target's probability with each of
 many sets of neurons multiplied by a factor at the read position, one row a set: proofs, labels and ablation are made
-of it. It equals running the model inside `knowedit.scale`, for a small part of the cost.
+of it. It equals running the model inside `knowedit.scale`, for a small part of the cost. `kept` is the reverse: all
+neurons but those of a set are taken away.
+
+Neurons are taken away to a *baseline*, zero unless another is given. A factor f then stands for b + f · (a − b).
 """
 
 from __future__ import annotations
@@ -29,13 +32,14 @@ class ScaledAnswers:
     """One prompt and target of one model, ready to be run again with neurons scaled.
 
     A target of several tokens counts as a whole: neurons are scaled at every read position and the conditional
-    probabilities multiplied.
+    probabilities multiplied. `baseline`: (n_layers, n_neurons), what factor 0 stands for; None is zero.
     """
 
-    def __init__(self, model: Model, query: Query):
+    def __init__(self, model: Model, query: Query, baseline: Tensor | None = None):
         self.model = model
         self.query = query
-        self._parts = [_Part(*part) for part in recordings(model, query)]
+        self.baseline = baseline
+        self._parts = [_Part(*part, baseline) for part in recordings(model, query)]
 
     @cached_property
     def probability(self) -> float:
@@ -85,13 +89,22 @@ class ScaledAnswers:
             result[chosen] = np.prod([part.scaled(rows, factor) for part in self._parts], axis=0)
         return result
 
+    def kept(self, masks: Tensor, layers: Sequence[int]) -> np.ndarray:
+        """The target's probability with the neurons of `layers` at the baseline but those of a mask, (masks,).
+
+        `masks`: (masks, layers, n_neurons), true for the neurons that are kept as they come.
+        """
+        rows = masks.split(SWEEP_ROWS)
+        return np.concatenate([np.prod([part.kept(m, layers) for part in self._parts], axis=0) for m in rows])
+
 
 class _Part:
     """One recording with the places where it is read."""
 
-    def __init__(self, recording: Recording, reads: list[int], targets: list[int]):
+    def __init__(self, recording: Recording, reads: list[int], targets: list[int], baseline: Tensor | None):
         self.recording = recording
         self.reads = reads
+        self.baseline = baseline
         self.objectives = [Objective("probability", target) for target in targets]
 
     @torch.no_grad()
@@ -114,10 +127,26 @@ class _Part:
                 return neurons
             rows, indices = (torch.tensor(i, device=neurons.device) for i in by_layer[layer])
             neurons = neurons.clone()
+            base = 0 if self.baseline is None else self.baseline[layer].to(neurons)[indices]
             for position in self.reads:
-                neurons[rows, position, indices] *= factor
+                neurons[rows, position, indices] = base + factor * (neurons[rows, position, indices] - base)
             return neurons
 
+        return self.read(sweep(self.recording, joining, patch)).double().cpu().numpy()
+
+    @torch.no_grad()
+    def kept(self, masks: Tensor, layers: Sequence[int]) -> np.ndarray:
+        place = {layer: i for i, layer in enumerate(layers)}
+
+        def patch(layer: int, neurons: Tensor) -> Tensor:
+            if layer not in place:
+                return neurons
+            base = torch.zeros(()) if self.baseline is None else self.baseline[layer]
+            keep = masks[:, place[layer], None].to(neurons.device)  # (masks, 1, n_neurons)
+            altered = torch.where(keep, neurons[:, self.reads], base.to(neurons))
+            return neurons.index_copy(1, torch.tensor(self.reads, device=neurons.device), altered)
+
+        joining = counts([min(layers)] * len(masks), self.recording.model.n_layers)
         return self.read(sweep(self.recording, joining, patch)).double().cpu().numpy()
 
 

@@ -1,0 +1,151 @@
+"""Neurons taken away to zero, their mean, or a patch; neurons alone; faithfulness curves."""
+
+import numpy as np
+import pytest
+import torch
+from support.rounding import near_probability
+from support.tiny import tiny
+from support.trained import facts, trained
+
+import knowedit
+from knowedit import InputError
+from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.fact_prompts import FactPrompts
+from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.proof.ablation import ABLATIONS, ablation_values
+from knowedit.locate.proof.faithfulness import faithfulness
+from knowedit.locate.proof.neuron_kinds import ControlPool
+from knowedit.locate.proof.proof import prove_located
+from knowedit.models.passes.scaled_answers import ScaledAnswers
+
+PROMPT = "The capital of France is"
+
+
+def asked_by_hand(model, query, change) -> float:
+    """P(target) with `change(layer, neurons)` made at the read position of every layer, by plain hooks."""
+
+    def hook(layer):
+        def pre(module, inputs):
+            neurons = inputs[0].clone()
+            flat = neurons.view(-1, neurons.shape[-1])
+            flat[query.prompt.read] = change(layer, flat[query.prompt.read])
+            return (neurons,)
+
+        return pre
+
+    handles = [model.down(layer).register_forward_pre_hook(hook(layer)) for layer in range(model.n_layers)]
+    try:
+        with torch.no_grad():
+            logits = model.hf(torch.tensor([query.prompt.ids])).logits[0, query.prompt.read]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return logits.double().softmax(-1)[query.target_ids[0]].item()
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_factor_is_taken_from_the_baseline(family, factor):
+    model = tiny(family)
+    query = model.query(PROMPT, "Paris")
+    baseline = torch.randn(model.n_layers, model.n_neurons)
+    sites = [(0, 3), (1, 5), (1, 7)]
+
+    def change(layer, neurons):
+        for at, index in sites:
+            if at == layer:
+                neurons[index] = baseline[layer, index] + factor * (neurons[index] - baseline[layer, index])
+        return neurons
+
+    (scaled,) = ScaledAnswers(model, query, baseline).scaled([sites], factor)
+    assert scaled == near_probability(asked_by_hand(model, query, change))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_neurons_that_are_kept_stand_alone_in_their_layers(family):
+    model = tiny(family)
+    query = model.query(PROMPT, "Paris")
+    baseline = torch.randn(model.n_layers, model.n_neurons)
+    mask = torch.rand(2, 1, model.n_neurons) < 0.3
+
+    def change(layer, neurons):
+        return torch.where(mask[1, 0], neurons, baseline[1]) if layer == 1 else neurons
+
+    kept = ScaledAnswers(model, query, baseline).kept(mask, [1])
+    assert kept[1] == near_probability(asked_by_hand(model, query, change))
+
+
+def test_all_neurons_kept_are_the_model():
+    model = tiny("llama")
+    answers = ScaledAnswers(model, model.query(PROMPT, "Paris"), torch.ones(model.n_layers, model.n_neurons))
+    everything = torch.ones(1, model.n_layers, model.n_neurons, dtype=torch.bool)
+    assert answers.kept(everything, range(model.n_layers))[0] == near_probability(answers.probability)
+
+
+def test_a_patch_is_what_the_neurons_are_for_another_subject():
+    model, fact = trained(), facts()[0]
+    pool = ControlPool(model, facts())
+    other = pool.other_subject(fact.subject, fact.target, fact.relation)
+    assert other not in (None, fact.subject)
+    assert other == ControlPool(model, facts()).other_subject(fact.subject, fact.target, fact.relation)
+    (another,) = [f for f in facts() if f.subject == other and f.relation == fact.relation]
+    assert another.target != fact.target
+    prompts = FactPrompts.all_of(fact)
+    patch = ablation_values("patch", pool, fact.prompt, prompts)
+    same_words = model.query(fact.prompt.replace(fact.subject, other), fact.target, other)
+    assert torch.equal(patch, ScaledAnswers(model, same_words).activations)
+    assert torch.equal(ablation_values("mean", pool, fact.prompt, prompts), pool.mean_activation)
+    assert ablation_values("zero", pool, fact.prompt, prompts) is None
+
+
+@pytest.mark.parametrize("relation", [None, "no such relation"])
+def test_a_patch_without_another_subject_is_refused(relation):
+    model, fact = trained(), facts()[0]
+    prompts = FactPrompts((fact.prompt,), fact.target, (), fact.subject, relation)
+    with pytest.raises(InputError, match="take mean or zero"):
+        ablation_values("patch", ControlPool(model, facts()), fact.prompt, prompts)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_located_neurons_are_needed_and_do_more_alone_than_random_ones(ablation):
+    model, fact = trained(), facts()[1]
+    pool = ControlPool(model, facts())
+    config = LocateConfig(attribution=AttributionConfig(nodes=8), ablation=ablation)
+    located = locate_fact(model, fact, config, pool=pool)
+    proof = prove_located(model, located, FactPrompts.all_of(fact).heldout, pool=pool, draws=50)
+    assert proof.suppress.high < 0 and proof.suppress.value < proof.control_suppress.value
+    assert proof.sufficient.value > proof.control_sufficient.value
+    assert located.config["ablation"] == ablation
+
+
+def test_paths_from_a_patch_add_up_to_what_the_patch_does():
+    model, fact = trained(), facts()[1]
+    config = LocateConfig(attribution=AttributionConfig(baseline="patch", nodes=64), kinds=False, prompts=1)
+    located = locate_fact(model, fact, config, pool=ControlPool(model, facts()))
+    assert located.missing < 0.01 and located.config["attribution"]["baseline"] == "patch"
+
+
+def test_a_negative_prompt_has_no_patch():
+    model, fact = trained(), facts()[1]
+    config = LocateConfig(attribution=AttributionConfig(baseline="patch", nodes=8), prompts=1)
+    with pytest.raises(InputError, match="negative prompt"):
+        locate_fact(model, fact, config, negatives=["Zarn works as"], pool=ControlPool(model, facts()))
+    with pytest.raises(InputError, match="locate it"):
+        knowedit.attribute(model, fact.prompt, fact.target, AttributionConfig(baseline="patch"))
+
+
+def test_a_faithfulness_curve_goes_from_none_to_all():
+    model, fact = trained(), facts()[1]
+    query = model.query(fact.prompt, fact.target, fact.subject)
+    answers = ScaledAnswers(model, query)
+    scores = knowedit.rank(model, query, method="ablation")
+    found = faithfulness([answers], scores)
+    assert found.sizes[0] == 0 and found.sizes[-1] == found.neurons == scores.numel()
+    none = answers.scaled([[(a, i) for a in range(len(scores)) for i in range(scores.shape[1])]], 0.0)[0]
+    assert (found.kept[0], found.removed[-1]) == near_probability((none, none))
+    assert (found.kept[-1], found.removed[0]) == near_probability((answers.probability, answers.probability))
+    assert found.curve[0] == 0 and found.curve[-1] == 1
+    by_hand = np.trapezoid(found.curve, np.array(found.sizes) / found.neurons)
+    assert found.cpr == pytest.approx(by_hand)
+    random = faithfulness([answers], torch.rand_like(scores))
+    assert found.cpr > random.cpr and found.cmd < random.cmd
