@@ -46,11 +46,8 @@ if TYPE_CHECKING:
     )
     from .facts import Fact as Fact, Neighbour as Neighbour
     from .locate.attribution import AttributionConfig as AttributionConfig, attribute as attribute
-    from .locate.locate import (
-        LocateConfig as LocateConfig,
-        locate_fact as locate_fact,
-        locate_prompts as locate_prompts,
-    )
+    from .locate.config import LocateConfig as LocateConfig
+    from .locate.locate import locate_fact as locate_fact, locate_prompts as locate_prompts
     from .locate.neurons import Neuron as Neuron, NeuronSet as NeuronSet
     from .locate.proof.proof import prove as prove
     from .locate.rankings import rank as rank

@@ -16,8 +16,8 @@ from knowedit import Fact, RomeConfig
 from knowedit.edit import Covariance
 from knowedit.edit.methods.v_star import request
 from knowedit.facts import Neighbour
+from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
-from knowedit.locate.locate import LocateConfig
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.neuron_card import CardConfig

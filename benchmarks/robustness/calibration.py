@@ -14,7 +14,8 @@ import torch
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.config import LocateConfig
+from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.draws import draw
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.locate.proof.proof import prove

@@ -155,8 +155,8 @@ def locate(
     """
     from ..errors import InputError
     from ..locate.attribution import AttributionConfig
+    from ..locate.config import LocateConfig
     from ..locate.fact_prompts import FactPrompts
-    from ..locate.locate import LocateConfig
     from ..sources import find_fact
     from ..writing.separators import check_separator
 

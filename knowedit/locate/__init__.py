@@ -7,6 +7,7 @@ captum_engine      the same attributions by captum, as an independent check
 rankings           the baselines: activation × gradient, contribution, random
 refinement         from the scores of several prompts to the neurons that they share
 neurons            `Neuron`, `NeuronSet`
+config             which neurons are chosen, and how
 locate             `knowedit.locate_fact`: from a fact's prompts to its neurons
 fact_prompts       which prompts of a fact locate, and which only prove
 proof              `knowedit.prove`: suppressed and amplified on held-out prompts, against matched random sets

@@ -3,107 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from torch import Tensor
 
-from ..errors import InputError, did_you_mean
+from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
-from .attribution import Attribution, AttributionConfig, attribute
+from .attribution import Attribution, attribute
+from .config import CANDIDATES, MOST, LocateConfig, P
 from .fact_prompts import FactPrompts
-from .neurons import KINDS, Neuron, NeuronSet, vocabulary
+from .neurons import Neuron, NeuronSet, vocabulary
 from .proof.ablation import ABLATIONS, ablation_values
 from .proof.neuron_kinds import ControlPool, kinds
 from .quadrature import ENDS
-from .rankings import RANKINGS, rank
+from .rankings import rank
 from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
-
-SELECTIONS = ("causal", "refined")
-CANDIDATES, MOST = 64, 10  # of a causal selection, unless said otherwise
-P = 0.7  # of refined neurons, unless said otherwise
-
-
-@dataclass(frozen=True)
-class LocateConfig:
-    """How neurons are chosen.
-
-    - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates.
-    - `select`: `causal`, those of the `candidates` with the largest scores that do most together when set to zero and
-      doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
-    - `ablation`: what neurons are set to when a causal selection or a proof takes them away (`proof/ablation.py`).
-    - `prompts`: at most so many prompts locate, the fact's own and the first paraphrases; None for all.
-    - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
-    - `most`: the largest number of neurons that are kept; of a causal selection 10 unless said otherwise.
-    - `layers`: locate in these layers only.
-    - `kinds`: try each neuron on known facts, to tell its kind. `drop`: kinds to leave out of the set, `("general",)`
-      for instance.
-    - `chat`: ask through the tokenizer's chat template.
-    """
-
-    method: str = "ig"
-    attribution: AttributionConfig = field(default_factory=AttributionConfig)
-    select: str = "causal"
-    ablation: str = "zero"
-    candidates: int | None = None
-    prompts: int | None = 4
-    t: float = 0.2
-    p: float | None = None
-    adjust: bool = False
-    most: int | None = None
-    layers: tuple[int, ...] | None = None
-    kinds: bool = True
-    drop: tuple[str, ...] = ()
-    chat: bool = False
-
-    def __post_init__(self):
-        if self.method not in RANKINGS:
-            raise InputError(
-                f"no ranking is called {self.method!r}{did_you_mean(self.method, RANKINGS)}; "
-                f"there are {', '.join(RANKINGS)}"
-            )
-        if self.select not in SELECTIONS:
-            raise InputError(
-                f"select is {self.select!r}{did_you_mean(self.select, SELECTIONS)}, expected {' or '.join(SELECTIONS)}"
-            )
-        if self.ablation not in ABLATIONS:
-            raise InputError(
-                f"no ablation is called {self.ablation!r}{did_you_mean(self.ablation, ABLATIONS)}; "
-                f"there are {', '.join(ABLATIONS)}"
-            )
-        if self.candidates is not None and self.candidates < 1:
-            raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")
-        if self.prompts is not None and self.prompts < 1:
-            raise InputError(f"prompts is {self.prompts!r}, expected a number of prompts from 1 on")
-        if self.select == "causal" and (self.adjust or self.p is not None):
-            raise InputError("p and adjust choose among refined neurons; set select to refined, or leave them out")
-        if self.select == "refined" and self.candidates is not None:
-            raise InputError("candidates are those of a causal selection; set select to causal, or leave them out")
-        for name, value in (("t", self.t), ("p", self.p)):
-            if value is not None and not 0 < value <= 1:
-                raise InputError(f"{name} is {value!r}, expected a fraction above 0 and up to 1")
-        for kind in self.drop:
-            if kind not in KINDS:
-                raise InputError(f"no kind is called {kind!r}{did_you_mean(kind, KINDS)}; there are {', '.join(KINDS)}")
-        if self.drop and not self.kinds:
-            raise InputError(
-                f"kinds to leave out ({', '.join(self.drop)}) are not told without kinds; set kinds to true"
-            )
-        if self.most is not None and self.most < 1:
-            raise InputError(f"most is {self.most!r}, expected a number of neurons from 1 on")
-
-    def as_dict(self) -> dict:
-        """For JSON: a baseline tensor is only named."""
-        record = asdict(replace(self, attribution=replace(self.attribution, baseline="zero")))
-        record["attribution"]["baseline"] = self.attribution.baseline_name
-        for name in ("layers", "drop"):
-            record[name] = None if record[name] is None else list(record[name])
-        return record
 
 
 @dataclass(frozen=True)

@@ -306,7 +306,7 @@ def test_the_same_call_gives_the_same_scores():
         ({"budget": 0}, "the budget is 0, expected a number of gradients a layer"),
         ({"row_limit": 0}, "the row limit is 0"),
         ({"row_limit": 1.5}, "the row limit is 1.5"),
-        ({"baseline": [0.0]}, r"the baseline is \[0.0\], expected 'zero', 'mean' or a tensor"),
+        ({"baseline": [0.0]}, r"the baseline is \[0.0\], expected 'zero', 'mean', 'patch' or a tensor"),
         ({"of": "logit_difference"}, "needs a foil"),
     ],
 )

@@ -8,8 +8,9 @@ from support.trained import facts, trained
 from knowedit import InputError
 from knowedit.locate import figure as drawn
 from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.config import LocateConfig
 from knowedit.locate.figure import located_figure
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.locate.proof.proof import prove_located
 

@@ -12,9 +12,10 @@ from support.trained import facts, trained
 
 from knowedit import DataError, Fact, InputError, NeuronSet, ask
 from knowedit.locate.attribution import INCOMPLETE, AttributionConfig, attribute
+from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import mean_activation
-from knowedit.locate.locate import LocateConfig, locate_fact, locate_prompts, score_prompts
+from knowedit.locate.locate import locate_fact, locate_prompts, score_prompts
 from knowedit.locate.neurons import KINDS, vocabulary
 from knowedit.locate.proof.neuron_kinds import ControlPool, Controls, kinds
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest

@@ -11,7 +11,8 @@ from support.trained import facts, trained
 
 import knowedit
 from knowedit.errors import InputError
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.config import LocateConfig
+from knowedit.locate.locate import locate_fact
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.neuron_card import CardConfig, Trigger, card, cards
 
@@ -72,7 +73,8 @@ def test_located_facts_share_their_neurons():
     model = trained()
     hashed = model.weights_hash()
     located = [
-        locate_fact(model, f, LocateConfig(method="gradient", t=0.1, p=0.5), weights_hash=hashed) for f in facts()[:3]
+        locate_fact(model, f, LocateConfig(method="gradient", select="refined", t=0.1, p=0.5), weights_hash=hashed)
+        for f in facts()[:3]
     ]
     site = next(iter(located[0]))
     shown = card(model, *site, located=located)

@@ -14,6 +14,7 @@ from knowedit.evaluate.runs.folder import RunFolder, summary_of, writing
 from knowedit.facts import Neighbour
 from knowedit.locate.neurons import Neuron, NeuronSet
 from knowedit.locate.proof.effect import Effect
+from knowedit.locate.proof.faithfulness import Faithfulness
 from knowedit.sources import Source
 from knowedit.statistics import Estimate
 
@@ -65,6 +66,9 @@ def proof(before, suppressed, amplified, *, rivals=None, control=None, specifici
     return effect.as_dict()
 
 
+CURVES = Faithfulness((0, 5, 10), 10, (0.0, 0.6, 0.5), (0.5, 0.2, 0.0), (0.0, 0.3, 0.5), 0.8, 0.4).as_dict()
+
+
 def neuron_row(i: int, rng: np.random.Generator, method: str, strength: float = 1.0) -> dict:
     before = rng.uniform(0.2, 0.9, 3)
 
@@ -84,7 +88,7 @@ def neuron_row(i: int, rng: np.random.Generator, method: str, strength: float = 
     return {
         "id": f"r/{i}", "relation": relation, "subject": f"s{i}", "located": located(method, sites, relation, f"r/{i}"),
         "proof": proof(before, **own, rivals=rivals, control=changed("random"), specificity=specificity),
-        "rivals": rival_sites, "seconds": {"locate": 0.1},
+        "rivals": rival_sites, "faithfulness": CURVES, "seconds": {"locate": 0.1},
     }  # fmt: skip
 
 

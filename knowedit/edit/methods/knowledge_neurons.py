@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ...errors import InputError, ModelError
 from ...facts import Fact
-from ...locate.locate import LocateConfig, locate_fact
+from ...locate.config import LocateConfig
+from ...locate.locate import locate_fact
 from ...locate.neurons import NeuronSet
 from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.rankings import scoring_passes

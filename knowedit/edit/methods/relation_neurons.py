@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from ...errors import InputError
 from ...facts import Fact
-from ...locate.locate import LocateConfig, locate_fact
+from ...locate.config import LocateConfig
+from ...locate.locate import locate_fact
 from ...locate.proof.neuron_kinds import ControlPool
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, write_json

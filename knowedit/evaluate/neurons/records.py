@@ -4,6 +4,7 @@ id, relation, subject
 located     the fact's neurons, as a `NeuronSet` is saved
 proof       the raw `Effect` of the neurons on held-out prompts; null without neurons or without such a prompt
 rivals      by name other sets of as many neurons, whose effects the proof holds too
+faithfulness  the curves of all neurons by their scores, as `Faithfulness` has them; null where `proof` is
 stability   by setting: number of neurons, and their overlap with the located ones
 seconds     what the two steps took
 """

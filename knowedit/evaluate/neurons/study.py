@@ -19,10 +19,12 @@ from ...edit.methods.knowledge_neurons import EraseConfig, erase
 from ...errors import InputError
 from ...facts import Fact
 from ...locate.attribution import AttributionConfig
+from ...locate.config import LocateConfig
 from ...locate.fact_prompts import FactPrompts
-from ...locate.locate import LocateConfig, PromptScores, describe, score_negatives, score_prompts
+from ...locate.locate import PromptScores, describe, score_negatives, score_prompts
 from ...locate.neurons import NeuronSet
-from ...locate.proof.effect import measure_located
+from ...locate.proof.effect import located_answers, measure_located
+from ...locate.proof.faithfulness import faithfulness
 from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.refinement import Site, refine, strongest
 from ...models.adapter import Model
@@ -137,6 +139,7 @@ class NeuronStudy(FactStudy):
             "located": located.as_dict(),
             "proof": None,
             "rivals": {},
+            "faithfulness": None,
         }
         if len(located) and prompts.heldout:
             compared = self.settings.activation and located.method != "activation"
@@ -145,7 +148,9 @@ class NeuronStudy(FactStudy):
                 self.model, located, prompts.heldout, pool=self._pool, draws=self.settings.draws,
                 seed=self.settings.seed, rivals=rivals,
             )  # fmt: skip
-            record |= {"proof": effect.as_dict(), "rivals": rivals}
+            answers = located_answers(self.model, located, prompts.heldout, self._pool)
+            curves = faithfulness(answers, sum(prompt.scores for prompt in scored) / len(scored))
+            record |= {"proof": effect.as_dict(), "rivals": rivals, "faithfulness": curves.as_dict()}
         if self.settings.stability:
             record["stability"] = self._stability(fact, scored, located)
         record["seconds"] = {"locate": scored_at - start, "effect": time.perf_counter() - scored_at}

@@ -37,6 +37,7 @@ class _Fact:
     sites: dict[str, list[Site]]
     effect: Effect | None
     probabilities: dict[str, dict[str, float]]
+    faithfulness: dict | None
     stability: dict[str, list[float]]
 
     @property
@@ -45,7 +46,8 @@ class _Fact:
 
 
 def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0, layers: int | None = None) -> dict:
-    """`metrics`, `by_relation`, `proof`, `layers`, `overlap`, `specificity`, `stability`, `completeness` and `located`.
+    """`metrics`, `by_relation`, `proof`, `layers`, `overlap`, `specificity`, `faithfulness`, `stability`,
+    `completeness` and `located`.
 
     `empty` counts facts without neurons, `unproved` those with neurons and without a prompt to prove them on. Records
     may come in any order. Only the means of each record are kept, its neurons, and its random draws.
@@ -66,6 +68,7 @@ def summary(rows: Iterable[dict], metrics: Sequence[str] = (), seed: int = 0, la
         "layers": _layers(full, layers),
         "overlap": _overlap(full, seed),
         "specificity": {} if proof is None else proof["specificity"],
+        "faithfulness": _faithfulness(facts, seed),
         "stability": _stability(facts, seed),
         "located": {name: {f.id: f.located for f in full if f.relation == name} for name in relations},
     }
@@ -82,6 +85,7 @@ def _kept(row: dict) -> _Fact:
         sites={neurons.method: list(neurons), **rivals},
         effect=effect,
         probabilities={} if effect is None else mean_probabilities(effect, neurons.method),
+        faithfulness=row["faithfulness"],
         stability=row.get("stability", {}),
     )
 
@@ -153,6 +157,23 @@ def _pairs(n: int, seed: int) -> Iterable[tuple[int, int]]:
     i = np.searchsorted(first, drawn, side="right")
     j = drawn - np.concatenate([[0], first])[i] + i + 1
     return zip(i.tolist(), j.tolist(), strict=True)
+
+
+def _faithfulness(facts: Sequence[_Fact], seed: int) -> dict:
+    """At each share of all neurons P with only these, and without these, over P (ratios of means); CPR and CMD."""
+    curves = [fact.faithfulness for fact in facts if fact.faithfulness is not None]
+    if not curves:
+        return {}
+    whole = np.mean([curve["kept"][-1] for curve in curves])
+    areas = {name: [c[name] for c in curves if c[name] is not None] for name in ("cpr", "cmd")}
+    return {
+        "share": [size / curves[0]["neurons"] for size in curves[0]["sizes"]],
+        **{
+            name: (np.mean([curve[name] for curve in curves], axis=0) / whole).tolist()
+            for name in ("kept", "removed", "kept_by_size")
+        },
+        **{name: mean(values, seed).as_dict() for name, values in areas.items()},
+    }
 
 
 def _stability(facts: Sequence[_Fact], seed: int) -> dict[str, dict]:

@@ -87,17 +87,22 @@ def measure_located(
     rivals: Mapping[str, Sites] | None = None,
 ) -> Effect:
     """The raw effect of located neurons on their target after `prompts`, and on the known facts of `pool`."""
+    controls = pool.controls(located.subject, located.target, located.relation, sorts=("general", "relation"))
+    others = {"same_relation": controls.relation, "other_relations": controls.general}
+    answers = located_answers(model, located, prompts, pool)
+    return measure(model, located, answers, draws=draws, seed=seed, others=others, rivals=rivals)
+
+
+def located_answers(model: Model, located: NeuronSet, prompts: Sequence[str], pool: ControlPool) -> list[ScaledAnswers]:
+    """The target of located neurons after each of `prompts`, with the ablation that they were located with."""
+    answers, ablation = [], located.config.get("ablation", "zero")
     chat, subject = located.config.get("chat", False), located.subject
-    queries, ablation = [], located.config.get("ablation", "zero")
     for prompt in prompts:  # a rephrasing may name the subject in other words
         place = mention(prompt, subject) if subject else None
         about = subject if place and place.whole else None
         query = model.query(prompt, located.target, about, chat=chat, separator=located.separator)
-        away = ablation_values(ablation, pool, prompt, located, chat=chat)
-        queries.append(ScaledAnswers(model, query, away))
-    controls = pool.controls(subject, located.target, located.relation, sorts=("general", "relation"))
-    others = {"same_relation": controls.relation, "other_relations": controls.general}
-    return measure(model, located, queries, draws=draws, seed=seed, others=others, rivals=rivals)
+        answers.append(ScaledAnswers(model, query, ablation_values(ablation, pool, prompt, located, chat=chat)))
+    return answers
 
 
 def measure(

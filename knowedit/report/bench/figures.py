@@ -69,6 +69,24 @@ def neurons_by_layer(layers: Mapping[str, Sequence[int]], paths: Sequence[str | 
         _save(fig, paths)
 
 
+def faithfulness_curve(curve: Mapping, paths: Sequence[str | Path]) -> None:
+    """What is left of the answer's probability with only the strongest neurons, and without them (MIB 2025)."""
+    least = 0.5 * min(share for share in curve["share"] if share)
+    shares = [100 * max(share, least) for share in curve["share"]]
+    lines = (("kept", "only these, by score", BLUE), ("kept_by_size", "only these, by |score|", ORANGE))
+    with figure(7, 3) as (fig, axes):
+        for name, label, colour in (*lines, ("removed", "without these, by score", GREY)):
+            axes.plot(shares, [100 * value for value in curve[name]], marker="o", color=colour, label=label)
+        axes.axhline(100, color="black", linewidth=0.6)
+        axes.set_xscale("log")
+        axes.set_xlabel("strongest neurons, % of all (leftmost: none)")
+        axes.set_ylabel("probability, % of the model's")
+        areas = ", ".join(f"{name.upper()} {curve[name]['value']:.2f}" for name in ("cpr", "cmd") if curve[name]["n"])
+        axes.set_title(f"Faithfulness over {curve['cpr']['n']} facts" + (f": {areas}" if areas else ""))
+        _legend(fig, axes, 3)
+        _save(fig, paths)
+
+
 def drawn_of(summaries: Iterable[Figures]) -> list[str]:
     """The headline metrics that one of the summaries has."""
     measured = {name for figures in summaries for name in figures}

@@ -20,7 +20,7 @@ def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) ->
     parts = [_runs(runs), _settings(runs)]
     if runs[0].study == "neurons":
         parts += [_effects(runs), _counts(runs), _neuron_relations(runs), _layers(runs), _overlap(runs)]
-        parts += [_specificity(runs), _stability(runs), _erasure(runs)]
+        parts += [_specificity(runs), _faithfulness(runs), _stability(runs), _erasure(runs)]
     else:
         parts += [_metrics(runs), _edit_relations(runs), _checkpoints(runs), _perplexity(runs)]
     if comparison is not None:
@@ -258,6 +258,20 @@ def _specificity(runs: Sequence[ReportedRun]) -> Table:
 
     columns = ("other facts", "n", "suppress", "amplify")
     return _named_rows(runs, "specificity", "Change of other facts' targets", columns, rows)
+
+
+def _faithfulness(runs: Sequence[ReportedRun]) -> Table:
+    def rows(run):
+        curve = run.summary.get("faithfulness")
+        if curve:
+            for share, *values in zip(
+                *(curve[name] for name in ("share", "kept", "kept_by_size", "removed")), strict=True
+            ):
+                yield (Value(share, digits=2), *map(Value, values))
+            yield ("area: CPR, CMD", value("", curve["cpr"]), value("", curve["cmd"]), None)
+
+    columns = ("strongest neurons", "only these, by score", "only these, by size of score", "without these")
+    return _named_rows(runs, "faithfulness", "What is left of the answer's probability", columns, rows)
 
 
 def _stability(runs: Sequence[ReportedRun]) -> Table:

@@ -69,7 +69,7 @@ class BenchReport:
     # ---------------------------------------------------------------- figures
 
     def _neuron_figures(self) -> dict[str, Draw]:
-        from .figures import effects_by_relation, neurons_by_layer
+        from .figures import effects_by_relation, faithfulness_curve, neurons_by_layer
 
         drawings: dict[str, Draw] = {}
         for i, run in enumerate(self.runs, 1):
@@ -80,6 +80,8 @@ class BenchReport:
                 drawings[f"effects{end}"] = partial(effects_by_relation, by_relation, summary["metrics"], methods)
             if layers := summary.get("layers"):
                 drawings[f"layers{end}"] = partial(neurons_by_layer, layers)
+            if curve := summary.get("faithfulness"):
+                drawings[f"faithfulness{end}"] = partial(faithfulness_curve, curve)
         return drawings
 
     def _edit_figures(self) -> dict[str, Draw]:

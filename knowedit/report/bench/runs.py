@@ -126,6 +126,10 @@ _SHAPES: dict[str, Fits] = {
     "layers": _each(_list),
     "overlap": _each(_with(pairs=_number, shared=_number, jaccard=_number)),
     "specificity": _each(_figures),
+    "faithfulness": lambda value: (
+        value == {}
+        or _with(share=_list, kept=_list, removed=_list, kept_by_size=_list, cpr=_figure, cmd=_figure)(value)
+    ),
     "stability": _each(_with(neurons=_number, jaccard=_figure)),
     "erasure": _each(
         lambda value: isinstance(value, dict) and all(_number(part) or _each(_number)(part) for part in value.values())

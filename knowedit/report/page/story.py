@@ -16,7 +16,8 @@ from ...edit.preflight import outcome, preflight
 from ...errors import InputError
 from ...facts import Fact, fill
 from ...locate.attribution import AttributionConfig
-from ...locate.locate import LocateConfig, locate_fact
+from ...locate.config import LocateConfig
+from ...locate.locate import locate_fact
 from ...locate.neurons import NeuronSet
 from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.proof.proof import prove_located

@@ -16,7 +16,7 @@ from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import RunFolder, writing
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.locate import LocateConfig
+from knowedit.locate.config import LocateConfig
 from knowedit.sources import Source
 
 LOCATE = LocateConfig(attribution=AttributionConfig(nodes=4))

@@ -13,7 +13,8 @@ from knowedit.edit.delta import weight_hash
 from knowedit.edit.methods.knowledge_neurons import EraseConfig, KnowledgeNeuronsConfig, erase, knowledge_neurons
 from knowedit.hooks import hooked, on_input
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.config import LocateConfig
+from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.neuron_kinds import ControlPool
 
 NODES = AttributionConfig(nodes=8)

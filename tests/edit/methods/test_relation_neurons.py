@@ -13,7 +13,8 @@ from knowedit.edit.methods.knowledge_neurons import KnowledgeNeuronsConfig, know
 from knowedit.edit.methods.relation_neurons import RelationNeurons
 from knowedit.edit.methods.table import prepare
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.config import LocateConfig
+from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.neuron_kinds import ControlPool
 
 LOCATE = LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", prompts=None, adjust=True)

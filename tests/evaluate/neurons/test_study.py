@@ -20,8 +20,8 @@ from knowedit.evaluate.neurons.records import read_located
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.locate.attribution import AttributionConfig, attribute
+from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
-from knowedit.locate.locate import LocateConfig
 from knowedit.locate.proof.effect import measure
 from knowedit.locate.refinement import coarse
 from knowedit.settings import overridden

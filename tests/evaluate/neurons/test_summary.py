@@ -14,7 +14,7 @@ from knowedit.evaluate.neurons.summary import _pairs, summary
 
 def row(i, relation, before, suppressed, amplified, sites, *, specificity=None, **more):
     return {
-        "id": i, "relation": relation, "located": located("ig", sites, relation, i), "rivals": {},
+        "id": i, "relation": relation, "located": located("ig", sites, relation, i), "rivals": {}, "faithfulness": None,
         "proof": proof(before, suppressed, amplified, specificity=specificity), **more,
     }  # fmt: skip
 
@@ -23,7 +23,7 @@ ROWS = [
     row("a", "capital", [0.5, 0.7], [0.1, 0.3], [0.8, 0.8], [[2, 1], [3, 4]]),
     row("b", "capital", [0.2], [0.1], [0.4], [[2, 1]]),
     row("c", "author", [0.4], [0.4], [0.6], [[0, 5], [3, 4], [3, 5]]),
-    {"id": "d", "relation": "author", "located": located("ig", []), "rivals": {}, "proof": None},
+    {"id": "d", "relation": "author", "located": located("ig", []), "rivals": {}, "faithfulness": None, "proof": None},
 ]
 
 

@@ -10,8 +10,9 @@ from support.trained import facts, trained
 import knowedit
 from knowedit import InputError
 from knowedit.locate.attribution import AttributionConfig
+from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.ablation import ABLATIONS, ablation_values
 from knowedit.locate.proof.faithfulness import faithfulness
 from knowedit.locate.proof.neuron_kinds import ControlPool

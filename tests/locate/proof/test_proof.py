@@ -11,7 +11,8 @@ from support.trained import facts, trained
 from knowedit import InputError, prove
 from knowedit.facts import fill
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.locate import LocateConfig, locate_fact
+from knowedit.locate.config import LocateConfig
+from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.draws import draw, strata
 from knowedit.locate.proof.effect import Effect, measure
 from knowedit.locate.proof.neuron_kinds import ControlPool

@@ -119,7 +119,7 @@ def test_every_figure_is_written_as_png_and_svg(tmp_path, kind):
         runs = [sequential_run(tmp_path / "a").folder, edit_run(tmp_path / "b").folder]
         names = {"metrics", "sequential", "differences"}
     else:
-        runs, names = [neuron_run(tmp_path / "a").folder], {"effects", "layers"}
+        runs, names = [neuron_run(tmp_path / "a").folder], {"effects", "layers", "faithfulness"}
     figures = bench_report(runs).figures()
     assert set(figures) == names
     for name, draw in figures.items():

@@ -17,7 +17,7 @@ from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import writing
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.locate import LocateConfig
+from knowedit.locate.config import LocateConfig
 from knowedit.report.bench.report import bench_report
 from knowedit.report.bench.tables import Value
 from knowedit.sources import Source
