@@ -116,6 +116,14 @@ def _with(**parts: Fits) -> Fits:
     return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in parts.items())
 
 
+def _curves(value: object) -> bool:
+    """Nothing, or as many points on each curve."""
+    lists = dict.fromkeys(("share", "kept", "removed", "kept_by_size"), _list)
+    if value == {} or not isinstance(value, dict) or not _with(**lists, cpr=_figure, cmd=_figure)(value):
+        return value == {}
+    return len({len(value[name]) for name in lists}) == 1 and any(value["share"])
+
+
 _figures = _each(_figure)
 _SHAPES: dict[str, Fits] = {
     **dict.fromkeys(COUNTS, _maybe),
@@ -126,10 +134,7 @@ _SHAPES: dict[str, Fits] = {
     "layers": _each(_list),
     "overlap": _each(_with(pairs=_number, shared=_number, jaccard=_number)),
     "specificity": _each(_figures),
-    "faithfulness": lambda value: (
-        value == {}
-        or _with(share=_list, kept=_list, removed=_list, kept_by_size=_list, cpr=_figure, cmd=_figure)(value)
-    ),
+    "faithfulness": _curves,
     "stability": _each(_with(neurons=_number, jaccard=_figure)),
     "erasure": _each(
         lambda value: isinstance(value, dict) and all(_number(part) or _each(_number)(part) for part in value.values())

@@ -58,7 +58,7 @@ def test_the_tables_of_edits_hold_the_figures_of_the_summary(tmp_path):
 def test_the_tables_of_neurons_hold_the_figures_of_the_summary(tmp_path):
     run = neuron_run(tmp_path / "a")
     found = tables(run.folder)
-    assert list(found) == ["runs", "effects", "counts", "relations", "layers", "overlap", "specificity"]
+    assert list(found) == ["runs", "effects", "counts", "relations", "layers", "overlap", "specificity", "faithfulness"]
     summary = run.summary
     assert column(found["effects"], "neurons by") == ["ig", "activation", "random", "random_by_layer"]
     for method, suppress in zip(*(column(found["effects"], name) for name in ("neurons by", "suppress")), strict=True):
