@@ -6,6 +6,7 @@ status 2, an edit that its guard refuses in status 3; anything else is a bug and
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -77,7 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         with warnings_as_notes():
-            status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False) or 0
+            line = shlex.join(["knowedit", *(sys.argv[1:] if arguments is None else arguments)])  # for an edit's record
+            status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False, obj=line) or 0
     except KnoweditError as error:
         _fail(str(error), error.status)
     except (KeyboardInterrupt, typer.Abort):

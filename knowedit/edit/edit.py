@@ -11,12 +11,15 @@ Making an edit never touches a model; `apply.py` does, and takes it back. Method
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+
+import torch
 
 from ..errors import DataError, InputError
 from ..facts import Fact
@@ -38,9 +41,12 @@ class Edit:
     - `method`, `config`, `seed`: how it was made; `facts`: what for.
     - `model`: the model's name; `versions`: of knowedit, torch and transformers.
     - `notes`: what the method measured on the way (JSON values): steps, losses, kᵀC⁻¹k and the like.
-    - `created`: a time stamp, outside of `content_hash`, as are `versions` and `notes`.
+    - `made`: the model's id and revision where they are known, the number of threads, the command.
+    - `measured`: pre-flight, figures before and after, and the guard's verdict, where somebody measured (`checked`).
+    - `created`: a time stamp. `content_hash` is over none of `versions`, `notes`, `made`, `measured` and `created`.
 
-    The same request on the same model with the same seed and thread count gives the same bytes and `content_hash`.
+    The same request on the same model with the same seed gives the same `content_hash`, but for a boundary case
+    (`storage.py`); with the same number of threads it gives the same `factors_hash`, and so the same bits.
     """
 
     deltas: Mapping[str, Delta]
@@ -52,10 +58,12 @@ class Edit:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping = field(default_factory=dict)
+    made: Mapping = field(default_factory=dict)
+    measured: Mapping = field(default_factory=dict)
     created: str = ""
 
     def __post_init__(self):
-        for name in ("deltas", "bases", "config", "versions", "notes"):
+        for name in ("deltas", "bases", "config", "versions", "notes", "made", "measured"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         if not self.deltas:
             raise InputError("an edit without a change, expected at least one module path with its factors")
@@ -72,8 +80,13 @@ class Edit:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over the change, what it is for and how it was made."""
+        """SHA-256 over what the change does, rounded, what it is for and how it was made."""
         return storage.content_hash(self.content(), self.deltas)
+
+    @property
+    def factors_hash(self) -> str:
+        """SHA-256 over every bit of the change."""
+        return storage.factors_hash(self.deltas)
 
     def content(self) -> dict:
         """What besides the factors makes the edit what it is, for JSON."""
@@ -94,7 +107,8 @@ def save_edit(edit: Edit, folder: str | Path) -> Path:
     nothing is left behind then.
     """
     with new_folder(folder) as new:
-        stored = storage.Stored(edit.deltas, edit.content(), edit.versions, edit.notes, edit.created)
+        rest = (edit.versions, edit.notes, edit.made, edit.measured, edit.created)
+        stored = storage.Stored(edit.deltas, edit.content(), *rest)
         storage.write(new, stored)
         _check_readable(new)
     return Path(folder).expanduser()
@@ -139,6 +153,8 @@ def _loaded(folder: Path) -> Edit:
         seed=content["seed"],
         versions=stored.versions,
         notes=stored.notes,
+        made=stored.made,
+        measured=stored.measured,
         created=stored.created,
     )
     if edit.content_hash != stored.content_hash:
@@ -161,6 +177,19 @@ def check_request(fact: Fact) -> str:
     if target_new.strip() == fact.target.strip():
         raise InputError(f"target_new is {target_new!r}, the fact's own target; name what the model is to say instead")
     return target_new
+
+
+def origin(model: Model) -> dict[str, str | None]:
+    """The Hub id that `model` was loaded by and its commit, None where they are not known.
+
+    The revision of a converted GGUF file is the SHA-256 of that file.
+    """
+    place = getattr(model.hf, "name_or_path", "") or ""
+    revision = getattr(model.config, "_commit_hash", None)
+    if gguf := re.search(r"gguf-([0-9a-f]{64})-", Path(place).name):
+        revision = f"gguf {gguf[1]}"
+    hub = place.count("/") == 1 and not Path(place).exists()
+    return {"model_id": place if hub else None, "revision": revision}
 
 
 def make_edit(
@@ -192,5 +221,6 @@ def make_edit(
         seed=seed,
         versions=versions(),
         notes=notes or {},
+        made={**origin(model), "threads": torch.get_num_threads()},
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )

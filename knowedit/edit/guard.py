@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+from ..display.result import plain
 from ..errors import InputError, KnoweditError
+from .edit import Edit
 from .preflight import LARGE, Outcome, Preflight
 
 
@@ -71,6 +73,29 @@ def check(before: Preflight, after: Outcome | None, guard: Guard) -> None:
             f"{after.neighbours_lost:.0%} of the neighbours turn to the new target, the guard allows "
             f"{guard.neighbours:.0%}; try another layer or prompt"
         )
+
+
+def checked(
+    edit: Edit, before: Preflight, after: Outcome, guard: Guard | None = None, command: str | None = None
+) -> Edit:
+    """`edit` with what was measured of it in its record, and the verdict of `guard` (by default the usual bounds).
+
+    The verdict is None where the guard lets the edit through, else why it does not.
+    """
+    guard = guard or Guard()
+    try:
+        check(before, after, guard)
+        refused = None
+    except GuardError as error:
+        refused = str(error)
+    measured = {
+        "preflight": before,
+        "facts": after.facts,
+        "perplexity": {"before": after.perplexity_before, "after": after.perplexity_after},
+        "guard": {"bounds": guard, "refused": refused},
+    }
+    made = edit.made if command is None else {**edit.made, "command": command}
+    return replace(edit, made=made, measured=plain(measured))
 
 
 def did_not_take(outcome: Outcome) -> str | None:

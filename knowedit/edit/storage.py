@@ -2,14 +2,24 @@
 
 The JSON carries the SHA-256 of the factors, the edit's content hash and a checksum of its own text, and must be byte
 for byte what this file would write. So a bit that flips anywhere, in either file, is refused and never read as
-another edit. The folder appears whole, by a rename, or not at all. Nothing in it names another file, and nothing is
+another edit. The folder appears whole, by a rename, or not at all. No file that it names is opened, and nothing is
 ever unpickled; whether the edit fits a model is seen when it is applied.
+
+There are two hashes, for two questions:
+
+- `checksum`, over `edit.json` and by it over the factors: are these files, to the bit, those that were written?
+- `content_hash`, over the request and what ΔW does, rounded: was the same edit made again? Another number of threads
+  adds in another order, which moves ΔW by some 1e-6 of its norm. So of each ΔW only its norm counts, to a sixteenth,
+  and rᵀ ΔW s for 16 fixed pairs of signs r and s, to a sixteenth of the norm. Two ΔW that differ by a share ε of their
+  norm have other hashes with a probability of some 270 ε a weight, where one of these 17 numbers lies that near to a
+  boundary. It takes no effort to make another ΔW with these numbers: against intent only `checksum` holds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -17,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -26,7 +37,7 @@ from ..errors import DataError, InputError
 from ..models.checks import one_line
 from .delta import Delta, Dense, LowRank
 
-SCHEMA = "knowedit.edit/1"
+SCHEMA = "knowedit.edit/2"
 FACTORS, RECORD = "edit.safetensors", "edit.json"
 _LARGEST = {FACTORS: 2**34, RECORD: 2**26}  # bytes that are read: dense changes of every layer of 8 B parameters fit
 
@@ -37,11 +48,16 @@ _FIELDS: dict[str, type] = {
     "created": str,
     "versions": dict,
     "notes": dict,
+    "made": dict,
+    "measured": dict,
     "factors_sha256": str,
     "checksum": str,
 }
 _CONTENT: dict[str, type] = {"method": str, "config": dict, "facts": list, "model": str, "seed": int, "bases": dict}
 _KINDS = ({"u", "v"}, {"delta"})  # the tensors of one module: low rank, dense
+
+
+_DIRECTIONS, _GRID = 16, 16  # pairs of signs of a weight; steps of a norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,18 +68,43 @@ class Stored:
     content: Mapping[str, Any]
     versions: Mapping[str, str]
     notes: Mapping[str, Any]
+    made: Mapping[str, Any]
+    measured: Mapping[str, Any]
     created: str
     content_hash: str = ""  # as it was read
+    checksum: str = ""
 
 
 def content_hash(content: Mapping[str, Any], deltas: Mapping[str, Delta]) -> str:
-    """SHA-256 over `content` and every factor of `deltas`, by module path."""
+    """SHA-256 over `content` and what each ΔW does, rounded as this file says, by module path."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode())
     for path, delta in sorted(deltas.items()):
-        for name, tensor in delta.tensors().items():
-            digest.update(f"{path} {name} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(f"{path} {delta.shape} {_rounded(path, delta)}".encode())
     return digest.hexdigest()
+
+
+def factors_hash(deltas: Mapping[str, Delta]) -> str:
+    """SHA-256 of the file of factors: of every bit of them."""
+    return hashlib.sha256(save(_named_tensors(deltas))).hexdigest()
+
+
+def _rounded(path: str, delta: Delta) -> list[int]:
+    """ln ‖ΔW‖ and rᵀ ΔW s / ‖ΔW‖ for pairs of signs, in whole steps of the grid; nothing of a ΔW that is zero."""
+    if not (norm := delta.norm()):
+        return []
+    left, right = (_signs(f"{path} {side}", size) for side, size in zip("rs", delta.shape, strict=True))
+    if isinstance(delta, Dense):
+        sketch = ((left @ delta.delta.double()) * right).sum(1)
+    else:
+        sketch = ((left @ delta.u.double()) * (right @ delta.v.double())).sum(1)
+    return [round(value * _GRID) for value in (math.log(norm), *(sketch / norm).tolist())]
+
+
+def _signs(seed: str, size: int) -> Tensor:
+    """(directions, size) of ±1, float64, the same everywhere: the bits of SHAKE-256 of `seed`."""
+    bits = hashlib.shake_256(seed.encode()).digest((_DIRECTIONS * size + 7) // 8)
+    signs = np.unpackbits(np.frombuffer(bits, np.uint8))[: _DIRECTIONS * size].reshape(_DIRECTIONS, size)
+    return torch.from_numpy(signs * 2.0 - 1.0)
 
 
 # ---------------------------------------------------------------- writing
@@ -93,12 +134,14 @@ def _record(stored: Stored, factors: bytes) -> dict:
             "created": stored.created or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "versions": dict(stored.versions),
             "notes": dict(stored.notes),
+            "made": dict(stored.made),
+            "measured": dict(stored.measured),
             "factors_sha256": hashlib.sha256(factors).hexdigest(),
         }
         record = json.loads(json.dumps(record, allow_nan=False))  # tuples become lists, as they do when it is read
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"the config and notes of this edit are not plain JSON ({one_line(error)}); leave such values out"
+            f"the config, notes and figures of this edit are not plain JSON ({one_line(error)}); leave such values out"
         ) from None
     return {**record, "checksum": _checksum(record)}
 
@@ -132,8 +175,11 @@ def read(folder: Path) -> Stored:
         record["content"],
         record["versions"],
         record["notes"],
+        record["made"],
+        record["measured"],
         record["created"],
         record["content_hash"],
+        record["checksum"],
     )
 
 

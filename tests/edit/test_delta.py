@@ -111,14 +111,13 @@ def test_what_makes_an_edit_another_one(model):
     edit = random_edit(model, 1, rank=2, config={"steps": 3})
     path = model.down_path(1)
     delta = edit.deltas[path]
-    nudged = delta.u.clone()
-    nudged[0, 0] = torch.nextafter(nudged[0, 0], torch.tensor(9.0))
     others = [
         dataclasses.replace(edit, **change)
         for change in (
-            {"deltas": {path: LowRank(nudged, delta.v)}},
+            {"deltas": {path: LowRank(1.2 * delta.u, delta.v)}},
+            {"deltas": {path: LowRank(-delta.u, delta.v)}},
+            {"deltas": {path: LowRank(delta.u.flip(0), delta.v)}},
             {"deltas": {path: LowRank(delta.v, delta.u)}},
-            {"deltas": {path: Dense(delta.matrix())}},
             {"deltas": {model.down_path(2): delta}, "bases": {model.down_path(2): edit.bases[path]}},
             {"bases": {path: "other"}},
             {"method": "other"},
@@ -130,6 +129,24 @@ def test_what_makes_an_edit_another_one(model):
         )
     ]
     assert len({edit.content_hash, *(other.content_hash for other in others)}) == 1 + len(others)
+
+
+def test_another_order_of_addition_is_the_same_edit_of_other_bits(model):
+    for seed in range(20):
+        edit = random_edit(model, 1, rank=2, seed=seed)
+        path = model.down_path(1)
+        delta = edit.deltas[path]
+        noise = torch.randn(delta.u.shape, generator=torch.Generator().manual_seed(seed))
+        near = dataclasses.replace(edit, deltas={path: LowRank(delta.u * (1 + 2e-6 * noise), delta.v)})
+        assert near.content_hash == edit.content_hash and near.factors_hash != edit.factors_hash
+    dense = dataclasses.replace(edit, deltas={path: Dense(delta.matrix())})  # it does the same
+    assert dense.content_hash == edit.content_hash and dense.factors_hash != edit.factors_hash
+
+
+def test_a_change_of_nothing_has_a_hash(model):
+    zero = LowRank(torch.zeros(model.d_model, 1), torch.zeros(model.n_neurons, 1))
+    edit = random_edit(model, 1)
+    assert len(dataclasses.replace(edit, deltas={model.down_path(1): zero}).content_hash) == 64
 
 
 def test_the_hash_of_a_weight():

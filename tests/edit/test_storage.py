@@ -40,6 +40,8 @@ def edit(model):
         config={"steps": 25, "lr": 0.5, "prefixes": ["東京 – “São Tomé”\n", "\ud800"], "layer": None, "kl": True},
         versions={"torch": "2.9"},
         notes={"losses": [1e-300, -0.0, 3], "nested": {"a": [{}]}},
+        made={"command": "knowedit edit --fact x", "threads": 2, "model_id": None},
+        measured={"perplexity": {"before": 1.5, "after": None}},
         seed=2**63,
     )
 
@@ -83,7 +85,7 @@ def forge(folder: Path, change=None, tensors: dict | None = None) -> None:
 def test_there_and_back(edit, saved):
     read = load_edit(saved)
     assert read.content_hash == edit.content_hash and sorted(p.name for p in saved.iterdir()) == [RECORD, FACTORS]
-    for name in ("bases", "config", "versions", "notes"):
+    for name in ("bases", "config", "versions", "notes", "made", "measured"):
         assert dict(getattr(read, name)) == dict(getattr(edit, name))
     assert (read.method, read.facts, read.model, read.seed) == (edit.method, edit.facts, edit.model, edit.seed)
     for path, delta in edit.deltas.items():
@@ -349,7 +351,7 @@ def nest(depth: int) -> list:
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda r: r.update(schema="knowedit.edit/2"), "schema 'knowedit.edit/2', expected 'knowedit.edit/1'"),
+        (lambda r: r.update(schema="knowedit.edit/9"), "schema 'knowedit.edit/9', expected 'knowedit.edit/2'"),
         (lambda r: r.update(schema=["x" * 9999]), "schema"),
         (lambda r: r.pop("notes"), "the record has the fields"),
         (lambda r: r.update(file="../../other.safetensors"), "the record has the fields"),
@@ -385,14 +387,14 @@ def test_other_records(copied, change, said):
         "7",
         "{",
         "NaN",
-        '{"schema": "knowedit.edit/1"}',
-        '{"schema": "knowedit.edit/1", "checksum": NaN}',
-        '{"schema": "knowedit.edit/1", "notes": 1e999}',
-        '{"schema": "knowedit.edit/1", "notes": ' + "9" * 5000 + "}",
-        '{"schema": "knowedit.edit/1", "notes": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"schema": "knowedit.edit/2"}',
+        '{"schema": "knowedit.edit/2", "checksum": NaN}',
+        '{"schema": "knowedit.edit/2", "notes": 1e999}',
+        '{"schema": "knowedit.edit/2", "notes": ' + "9" * 5000 + "}",
+        '{"schema": "knowedit.edit/2", "notes": ' + "[" * 100_000 + "]" * 100_000 + "}",
         "[" * 100_000,
         '{"a":' * 100_000,
-        '{"schema": "knowedit.edit/1", "schema": "knowedit.edit/1"}',
+        '{"schema": "knowedit.edit/2", "schema": "knowedit.edit/2"}',
         "\ufeff{}",
         "\x00",
     ],

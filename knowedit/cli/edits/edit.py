@@ -66,6 +66,7 @@ def edit(
         bool, typer.Option("--lens", help="Also whether the old answer survives: by layer, and its neurons.")
     ] = False,
     *,
+    context: typer.Context,
     model: ModelOptions,
     output: Output,
 ) -> None:
@@ -90,7 +91,7 @@ def edit(
         request = replace(request, target=_first_choice(edited, request))
     _check_prompts(edited, request)
     change, preserved = _make(edited, request, method, layer, method_settings, seconds)
-    checks = _checked(edited, change, preserved, guard, lens, seconds)
+    change, checks = _checked(edited, change, preserved, guard, lens, seconds, context.obj)
     report = {
         "schema": SCHEMA,
         "model": edited.name,
@@ -243,9 +244,12 @@ def _make(model, fact, method: str, layer: str | None, settings: dict, seconds: 
     return change, editor.preserved
 
 
-def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict) -> dict:
-    """What is seen before and after the edit, as the report has it; raises `GuardError` with `guard`."""
-    from ...edit.guard import Guard, check, did_not_take
+def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict, command: str) -> tuple:
+    """The edit with its figures, and what is seen before and after it, as the report has it.
+
+    Raises `GuardError` with `guard`.
+    """
+    from ...edit.guard import Guard, check, checked, did_not_take
     from ...edit.preflight import outcome, preflight
 
     clock = Clock()
@@ -256,7 +260,7 @@ def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict) -
     if guard:
         check(before, after, Guard())
     seconds["check"] = clock.lap()
-    return {
+    return checked(change, before, after, command=command), {
         "did_not_take": did_not_take(after),
         **asdict(after.facts[0]),
         "perplexity": {"before": after.perplexity_before, "after": after.perplexity_after},

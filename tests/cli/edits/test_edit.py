@@ -51,6 +51,11 @@ def test_edit_reports_what_the_saved_edit_does(run, tmp_path):
     assert len(report["lens"]) == 3
     edit, model = knowedit.load_edit(out), trained()
     assert edit.content_hash == report["content_hash"]
+    assert edit.made["command"].startswith("knowedit edit 'Zarn lives in' --subject Zarn --target-new Bexum")
+    assert edit.made["threads"] == torch.get_num_threads() and edit.measured["preflight"]["relative_norm"] > 0
+    measured = edit.measured["facts"][0]
+    assert measured["before"] == report["before"] and measured["after"] == report["after"]
+    assert edit.measured["perplexity"] == report["perplexity"] and "refused" in edit.measured["guard"]
     fact = edit.facts[0]
     assert fact.paraphrases == ("The home of {} is", "Today {} stays in")
     (before,) = rewrite_quality(model, [fact])

@@ -73,7 +73,7 @@ def test_the_order_of_adding_leaves_no_trace(full):
     one_by_one = fact_set()
     for fact in reversed(FACTS):
         one_by_one.add([fact])
-    assert one_by_one.edit().content_hash == full.edit().content_hash
+    assert one_by_one.edit().factors_hash == full.edit().factors_hash
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -96,7 +96,7 @@ def test_random_histories_end_in_the_bits_of_a_fresh_solve(layers, shared, other
         generator.shuffle(left)
         fresh = shared(layers)
         fresh.add(left)
-        assert fresh.edit().content_hash == made.edit().content_hash
+        assert fresh.edit().factors_hash == made.edit().factors_hash
 
 
 @pytest.mark.parametrize("layers", LAYERS)
@@ -200,7 +200,7 @@ def test_a_set_goes_on_from_its_folder(full, tmp_path):
     made.add(FACTS[:5])
     again = loaded(tmp_path / "set")
     again.add(FACTS[5:])
-    assert loaded(tmp_path / "set").edit().content_hash == full.edit().content_hash
+    assert loaded(tmp_path / "set").edit().factors_hash == full.edit().factors_hash
 
 
 def test_what_a_killed_add_found_is_not_searched_for_again(tmp_path):

@@ -30,7 +30,7 @@ def test_a_batch_has_the_edit_of_its_set(name, editor):
     assert edits[0] is edits[1] is edits[2]
     alone = FactSet(trained(), method_config(name, SETTINGS, None, trained()))
     alone.add(facts)
-    assert alone.edit().content_hash == edits[0].content_hash
+    assert alone.edit().factors_hash == edits[0].factors_hash
 
 
 def test_batches_tell_nothing_of_one_another_and_a_fact_that_is_kept_out_has_no_edit(editor):
@@ -39,6 +39,6 @@ def test_batches_tell_nothing_of_one_another_and_a_fact_that_is_kept_out_has_no_
     contrary = replace(facts[4], id="contrary", target_new="Aldor")
     edits = make([facts[4], contrary, facts[6]])
     assert edits[:2] == [None, None] and [fact.id for fact in edits[2].facts] == [facts[6].id]
-    (again,) = {edit.content_hash for edit in make(facts[:2])}
-    assert again == first.content_hash
+    (again,) = {edit.factors_hash for edit in make(facts[:2])}
+    assert again == first.factors_hash
     assert torch.isfinite(next(iter(first.deltas.values())).matrix()).all()

@@ -40,7 +40,7 @@ def test_a_folder_holds_the_set(folder):
     assert list(store.members) == [f.id for f in (*FACTS[:2], *FACTS[3:], FACTS[2])]
     fresh = fact_set()
     fresh.add(FACTS)
-    assert loaded(folder).edit().content_hash == fresh.edit().content_hash
+    assert loaded(folder).edit().factors_hash == fresh.edit().factors_hash
     for name, row in fresh._store.rows.items():
         assert torch.equal(row.key, store.rows[name].key) and torch.equal(row.delta, store.rows[name].delta)
         assert (row.probability, row.steps) == (store.rows[name].probability, store.rows[name].steps)

@@ -110,7 +110,7 @@ def test_located_as_locate_fact_does(pool):
     assert edit.notes["neurons"] == [list(site) for site in found]
     given = knowledge_neurons(model, fact, CONFIG, neurons=found)
     assert all(torch.equal(edit.deltas[path].matrix(), delta.matrix()) for path, delta in given.deltas.items())
-    assert edit.content_hash == knowledge_neurons(model, fact, CONFIG, pool=pool).content_hash
+    assert edit.factors_hash == knowledge_neurons(model, fact, CONFIG, pool=pool).factors_hash
 
 
 def test_neurons_that_other_facts_share_are_left_out(pool):

@@ -117,6 +117,19 @@ def test_same_request_same_edit():
     assert one.content_hash != rome(model, OTHER, CONFIG, covariance=covariance(model)).content_hash
 
 
+def test_the_number_of_threads_makes_no_other_edit():
+    model = tiny("llama", hidden_size=256, intermediate_size=1024)  # as large as work is spread from
+    before, edits = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            edits.append(rome(model, FACT, CONFIG, covariance=covariance(model)))
+    finally:
+        torch.set_num_threads(before)
+    assert [edit.made["threads"] for edit in edits] == [1, 2]
+    assert edits[0].content_hash == edits[1].content_hash
+
+
 def test_many_edits_are_as_each_alone(doubled):
     model = tiny("llama", torch.float64)
     C = covariance(model)
