@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import cast
 
-from .answers import ask_facts
+from .answers import ask_facts, first_choice
 from .errors import InputError, did_you_mean
-from .facts import Fact
+from .facts import SLOT, Fact, templated
 from .models.adapter import Model
-from .sources import Source, load_source
+from .sources import Source, builtin_facts, find_fact, load_source
 
 AT_ONCE = 128  # facts of which `choose` asks whether they are to be kept
 
@@ -108,6 +110,31 @@ def choose(
 def drawing_order(facts: Sequence[Fact], seed: int) -> list[Fact]:
     """The order in which samples are drawn: by the hash of seed and id, whatever the order of the source."""
     return sorted(facts, key=lambda fact: hashlib.sha256(f"{seed}/{fact.id}".encode()).hexdigest())
+
+
+def build_fact(
+    model: Model,
+    prompt: str | None,
+    subject: str | None,
+    target: str | None,
+    fact_id: str | None = None,
+    separator: str | None = None,
+) -> Fact:
+    """The fact of that id, or the one that prompt, subject and target make.
+
+    Without a target the model's first choice is the target. Raises `InputError` where the subject is the whole prompt.
+    """
+    if fact_id is not None:
+        known = find_fact(fact_id)
+        return replace(known, target=known.target if target is None else target, separator=separator)
+    template = templated(cast(str, prompt), subject)
+    if template.strip() == SLOT:
+        raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
+    fact = Fact(template=template, subject=subject, target=target or "?", separator=separator)
+    if target is None:
+        fact = replace(fact, target=first_choice(model, fact))
+    same = [f for f in builtin_facts() if (f.subject, f.target) == (subject, fact.target)]
+    return replace(fact, relation=same[0].relation, relation_name=same[0].relation_name) if same else fact
 
 
 def source_of(config) -> Source:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import typer
 
 from ..writing.inert import inert
-from . import explain, facts, locate, models
+from . import explain, facts, locate, models, ui
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits, set_effects
@@ -41,6 +41,7 @@ COMMANDS: dict[str, Callable] = {
     "merge": merge.merge,
     "report": report.report,
     "explain": explain.explain,
+    "ui": ui.ui,
     "neuron": neuron.neuron,
     "memory": memory.memory,
     "mlp": mlp.mlp,

@@ -1,5 +1,7 @@
 """Interventions act where they say, nest, and leave nothing behind."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from support.rounding import near_probability
@@ -105,6 +107,19 @@ def test_a_response_equals_the_model_inside_the_context(factor):
     fast = ScaledAnswers(model, query).scaled(sets, factor)
     for neurons, found in zip(sets, fast, strict=True):
         with amplify(model, neurons, factor), torch.no_grad():
+            logits = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1]
+        assert found == near_probability(logits.softmax(-1)[query.target_ids[0]].item())
+
+
+def test_each_neuron_of_a_set_may_have_a_factor_of_its_own():
+    model = trained()
+    query = model.query_of(facts()[0])
+    sets, factors = [[(0, 1), (2, 5)], [(1, 7)]], [[0.0, 3.0], [0.5]]
+    fast = ScaledAnswers(model, query).scaled(sets, factors)
+    for neurons, of_set, found in zip(sets, factors, fast, strict=True):
+        with ExitStack() as on, torch.no_grad():
+            for neuron, factor in zip(neurons, of_set, strict=True):
+                on.enter_context(amplify(model, [neuron], factor))
             logits = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1]
         assert found == near_probability(logits.softmax(-1)[query.target_ids[0]].item())
 

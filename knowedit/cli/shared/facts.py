@@ -28,6 +28,8 @@ class OneFact:
 
     def build(self, model):
         """The fact; without a target the model's first choice is the target."""
+        from ...selection import build_fact
+
         return build_fact(model, self.prompt, self.subject, self.target, self.fact, self.separator)
 
 
@@ -95,38 +97,6 @@ def check_choice(
         raise InputError(
             "give one of: a PROMPT with --subject, --fact ID" + (", or --facts FILE (or builtin)" if many else "")
         )
-
-
-def build_fact(
-    model,
-    prompt: str | None,
-    subject: str | None,
-    target: str | None,
-    fact_id: str | None,
-    separator: str | None = None,
-):
-    """The fact of that id, or the one that prompt, subject and target make.
-
-    Without a target the model's first choice is the target. Raises `InputError` where the subject is the whole prompt.
-    """
-    from dataclasses import replace
-
-    from ...answers import first_choice
-    from ...errors import InputError
-    from ...facts import SLOT, Fact, templated
-    from ...sources import builtin_facts, find_fact
-
-    if fact_id is not None:
-        known = find_fact(fact_id)
-        return replace(known, target=known.target if target is None else target, separator=separator)
-    template = templated(prompt, subject)
-    if template.strip() == SLOT:
-        raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
-    fact = Fact(template=template, subject=subject, target=target or "?", separator=separator)
-    if target is None:
-        fact = replace(fact, target=first_choice(model, fact))
-    same = [f for f in builtin_facts() if (f.subject, f.target) == (subject, fact.target)]
-    return replace(fact, relation=same[0].relation, relation_name=same[0].relation_name) if same else fact
 
 
 def choose_facts(facts: str | Path | None, relation: str | None = None, separator: str | None = None):

@@ -78,15 +78,19 @@ class ScaledAnswers:
         parts = [torch.stack([at_least_float(n[p.reads]).cpu() for n in p.recording.neurons]) for p in self._parts]
         return torch.cat(parts, dim=1).mean(1)
 
-    def scaled(self, sets: Sequence[Neurons], factor: float) -> np.ndarray:
-        """The target's probability with each set of neurons multiplied by `factor`, (sets,)."""
+    def scaled(self, sets: Sequence[Neurons], factor: float | Sequence[Sequence[float]]) -> np.ndarray:
+        """The target's probability with each set of neurons multiplied by `factor`, (sets,).
+
+        Instead of one factor each set may have one for each of its neurons.
+        """
         order = sorted(range(len(sets)), key=lambda i: _entry(sets[i], self.model.n_layers))
         result = np.full(len(sets), self.probability)
         order = [i for i in order if len(sets[i])]
         for start in range(0, len(order), SWEEP_ROWS):
             chosen = order[start : start + SWEEP_ROWS]
             rows = [sets[i] for i in chosen]
-            result[chosen] = np.prod([part.scaled(rows, factor) for part in self._parts], axis=0)
+            factors = [[factor] * len(sets[i]) if isinstance(factor, int | float) else factor[i] for i in chosen]
+            result[chosen] = np.prod([part.scaled(rows, factors) for part in self._parts], axis=0)
         return result
 
     def kept(self, masks: Tensor, layers: Sequence[int]) -> np.ndarray:
@@ -112,24 +116,22 @@ class _Part:
         return read_rows(self.recording.model, hidden, self.reads, self.objectives).value
 
     @torch.no_grad()
-    def scaled(self, sets: Sequence[Neurons], factor: float) -> np.ndarray:
+    def scaled(self, sets: Sequence[Neurons], factors: Sequence[Sequence[float]]) -> np.ndarray:
         model = self.recording.model
         joining = counts([_entry(neurons, model.n_layers) for neurons in sets], model.n_layers)
-        by_layer: dict[int, tuple[list[int], list[int]]] = {}
-        for row, neurons in enumerate(sets):
-            for layer, index in neurons:
-                rows, indices = by_layer.setdefault(layer, ([], []))
-                rows.append(row)
-                indices.append(index)
+        by_layer: dict[int, list[tuple[int, int, float]]] = {}  # layer → (row, index, factor)
+        for row, (neurons, of_row) in enumerate(zip(sets, factors, strict=True)):
+            for (layer, index), factor in zip(neurons, of_row, strict=True):
+                by_layer.setdefault(layer, []).append((row, index, factor))
 
         def patch(layer: int, neurons: Tensor) -> Tensor:
             if layer not in by_layer:
                 return neurons
-            rows, indices = (torch.tensor(i, device=neurons.device) for i in by_layer[layer])
+            rows, indices, by = (torch.tensor(v, device=neurons.device) for v in zip(*by_layer[layer], strict=True))
             neurons = neurons.clone()
             base = 0 if self.baseline is None else self.baseline[layer].to(neurons)[indices]
             for position in self.reads:
-                neurons[rows, position, indices] = base + factor * (neurons[rows, position, indices] - base)
+                neurons[rows, position, indices] = base + by.to(neurons) * (neurons[rows, position, indices] - base)
             return neurons
 
         return self.read(sweep(self.recording, joining, patch)).double().cpu().numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, replace
+from typing import Any
 
 from ...display.result import plain
 from ...edit.edit import Edit
@@ -45,12 +46,9 @@ def explain(
         fact = edited_fact(fact, edit)
     for layer in config.layers or ():
         model.check_layer(layer)
-    query = model.query_of(fact)
-    check_length(model, query.steps[-1].ids)
-    prompt = query.prompt
-    first, after = prompt.subject or (0, 0)
+    check_length(model, model.query_of(fact).steps[-1].ids)
     story = Story(model, fact, edit, config)
-    told, notes, seconds = dict.fromkeys(chapter.name for chapter in CHAPTERS), {}, {}
+    told, notes, seconds = {}, {}, {}
     for chapter in counted(in_order(), progress):
         started = time.perf_counter()
         try:
@@ -60,6 +58,14 @@ def explain(
                 raise
             notes[chapter.name] = str(error)
         seconds[chapter.name] = time.perf_counter() - started
+    return record_of(story, told, notes, seconds)
+
+
+def record_of(story: Story, told: dict[str, Any], notes: dict[str, str], seconds: dict[str, float]) -> dict:
+    """The record of a story whose chapters are `told` by name; `notes` say why one that is not told cannot be."""
+    model, fact = story.model, story.fact
+    prompt = model.query_of(fact).prompt
+    first, after = prompt.subject or (0, 0)
     return plain(
         {
             "schema": SCHEMA,
@@ -81,9 +87,10 @@ def explain(
                 }
                 for i, token in enumerate(prompt.ids)
             ],
+            **dict.fromkeys(chapter.name for chapter in CHAPTERS),
             **told,
             "notes": notes,
-            "config": asdict(config),
+            "config": asdict(story.config),
             "seconds": {**seconds, "all": sum(seconds.values())},
         }
     )

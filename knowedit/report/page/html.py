@@ -14,10 +14,11 @@ import base64
 import hashlib
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ...errors import InputError
@@ -32,23 +33,49 @@ NOTHING = "\N{EN DASH}"  # where there is no number
 
 def page(record: dict) -> str:
     """The page as text."""
+    script = source("explain.js")
+    return _rendered(
+        record,
+        "page",
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup(source("explain.css")),
+    )
+
+
+def chapter(record: dict, name: str) -> str:
+    """One chapter of the page as HTML, for another page that has `explain.css`."""
+    return _rendered(record, name)
+
+
+@cache
+def templates(*more: str) -> Environment:
+    """The page's templates, and those in the folders `more` of the package, which autoescape fills."""
+    folders = [PackageLoader("knowedit", folder) for folder in (*more, "report/page/templates")]
     environment = Environment(
-        loader=PackageLoader("knowedit", "report/page/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        lstrip_blocks=True,
+        loader=ChoiceLoader(folders), autoescape=True, undefined=StrictUndefined, lstrip_blocks=True
     )
     environment.filters |= {"inert": inert, "token": token}
     environment.globals |= {"charts": charts, "max": max, "min": min, "zip": zip, "shown": shown}
-    script = environment.loader.get_source(environment, "explain.js")[0]
-    style = environment.loader.get_source(environment, "explain.css")[0]
-    return environment.get_template("explain.html.j2").render(
-        r=record,
-        sections=[chapter for chapter in CHAPTERS if chapter.title and _is_told(record, chapter.name)],
-        num=lambda path, kind="percent": number(record, path, kind),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup(style),
+    return environment
+
+
+def source(name: str) -> str:
+    """The text of one of the page's files."""
+    return templates().loader.get_source(templates(), name)[0]  # type: ignore[union-attr]
+
+
+def _rendered(record: dict, body: str, **more: Any) -> str:
+    return (
+        templates()
+        .get_template("explain.html.j2")
+        .render(
+            r=record,
+            body=f"{body}.html.j2",
+            sections=[chapter for chapter in CHAPTERS if chapter.title and _is_told(record, chapter.name)],
+            num=lambda path, kind="percent": number(record, path, kind),
+            **more,
+        )
     )
 
 

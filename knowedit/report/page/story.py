@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ...answers import ask
 from ...edit.edit import Edit
-from ...edit.preflight import outcome, preflight
+from ...edit.preflight import Outcome, Preflight, outcome, preflight
 from ...errors import InputError
 from ...facts import Fact, fill
 from ...locate.attribution import AttributionConfig
@@ -57,9 +58,14 @@ class Story:
 
     def __init__(self, model: Model, fact: Fact, edit: Edit | None, config: ExplainConfig):
         self.model, self.fact, self.edit, self.config = model, fact, edit, config
-        self.weights_hash = model.weights_hash()
         self.pool = ControlPool(model, builtin_facts())
         self.neurons: NeuronSet | None = None
+        self.before: Preflight | None = None
+        self.after: Outcome | None = None
+
+    @cached_property
+    def weights_hash(self) -> str:
+        return self.model.weights_hash()
 
 
 def _prediction(story: Story) -> dict:
@@ -151,8 +157,8 @@ def _edit(story: Story) -> dict | None:
         return None
     saved = story.edit
     edit = replace(saved, facts=(story.fact,))  # asked about this fact, whatever prompt it was made for
-    before = preflight(story.model, edit)
-    after = outcome(story.model, edit, lens=True)
+    before = story.before = story.before or preflight(story.model, edit)
+    after = story.after = outcome(story.model, edit, lens=True)
     layers = story.model.down_layers()
     return {
         "method": saved.method,

@@ -1,0 +1,264 @@
+"""The page: its stages from top to bottom, and what is done when something on it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from threading import Event
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr  # noqa: E402
+
+from ..errors import InputError, KnoweditError  # noqa: E402
+from ..models.adapter import Model  # noqa: E402
+from . import asking, editing, locating, stacking  # noqa: E402
+from .jobs import Desk, Report  # noqa: E402
+from .render import doing, fill, head, notes, problem  # noqa: E402
+from .tab import Tab  # noqa: E402
+
+HOST = "127.0.0.1"
+
+
+def serve(model: Model, port: int | None = None, *, ready: Callable[[str], object] = print) -> None:
+    """Serve the page until it is interrupted; `ready` is called with its address.
+
+    Raises `InputError` for a port that is taken.
+    """
+    with served(model, port) as address:
+        ready(address)
+        Event().wait()
+
+
+@contextmanager
+def served(model: Model, port: int | None = None) -> Iterator[str]:
+    """Serve the page on the loopback while the context lasts, and yield its address."""
+    page = build(model)
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    try:
+        _, address, _ = page.launch(
+            server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, footer_links=[],
+            theme=theme, head=head(), run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
+            mcp_server=False, inbrowser=False, inline=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise InputError(f"the port {port} cannot be used ({error}); take another, or none") from None
+    try:
+        yield address
+    finally:
+        page.close(verbose=False)
+
+
+class Wiring:
+    """Ties what is used on the page to the work that it starts."""
+
+    def __init__(self, model: Model):
+        self.model, self.desk = model, Desk(model)
+        self.unedited = model.weights_hash()
+        self.tab = gr.State(lambda: Tab())  # one for each browser tab
+
+    def on(
+        self,
+        register: Callable[..., Any],
+        work: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        status: Any,
+        *,
+        asked: bool = False,
+        bare: bool = False,
+        live: bool = False,
+    ) -> Any:
+        """Run `work(tab, report, *inputs)` as a job whenever the event of `register` fires; it returns the `outputs`.
+
+        The tab's edits are on meanwhile, or with `asked` those that were on when its fact was asked, with `bare` none.
+        `live` work follows a slider: it says nothing of itself, and of several events the last one counts.
+        """
+
+        def handle(tab: Tab, *values: Any) -> Iterator[tuple]:
+            still = [gr.skip()] * len(outputs)
+            edits = () if bare else tab.told.edits if asked and tab.told else tab.edits
+            job = self.desk.job(lambda report: work(tab, report, *values), edits)
+            tab.running.append(job)
+            try:
+                for step in job:
+                    if not live:
+                        yield (doing(step), *still)
+            except KnoweditError as error:
+                yield (problem(str(error)), *still)
+            else:
+                value = job.value if isinstance(job.value, tuple) else (job.value,)
+                yield (notes(job.notes), *value[: len(outputs)])
+            finally:
+                tab.running.remove(job)
+
+        return register(
+            handle, [self.tab, *inputs], [status, *outputs], show_progress="hidden", api_visibility="private",
+            concurrency_limit=None, trigger_mode="always_last" if live else "once",
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """A button that stops what this tab has running."""
+        button = gr.Button("Stop", size="sm", elem_classes="stop")
+        button.click(Tab.stop, [self.tab], None, queue=False, show_progress="hidden", api_visibility="private")
+
+
+def build(model: Model) -> gr.Blocks:
+    """The page, not yet served."""
+    with gr.Blocks(title=f"knowedit: {model.name}", analytics_enabled=False) as page:
+        wiring = Wiring(model)
+        gr.HTML(fill("welcome", model=model), **PLAIN)
+        asked = _ask(wiring)
+        _locate(wiring, asked)
+        changed = _edit(wiring)
+        _stack(wiring, [asked, changed])
+    return page
+
+
+PLAIN = {"apply_default_css": False, "padding": False}
+
+
+def _stage(number: int, title: str, words: str) -> gr.Column:
+    """A stage of the page: a heading, and what it is about in a sentence."""
+    stage = gr.Column(elem_classes="stage", elem_id=f"stage-{number}")
+    with stage:
+        gr.HTML(fill("heading", number=number, title=title, words=words), **PLAIN)
+    return stage
+
+
+def _shown(**more: Any) -> gr.HTML:
+    """A place where HTML is put."""
+    return gr.HTML("", **PLAIN, **more)
+
+
+def _ask(wiring: Wiring) -> Any:
+    with _stage(1, "Ask", "What does the model say, and how sure is it?"):
+        start = asking.words(asking.START)
+        chosen = gr.Dropdown(asking.choices(), value=asking.START, label="A built-in fact", filterable=True)
+        with gr.Row():
+            prompt = gr.Textbox(start[0], label="Prompt", scale=3, elem_id="prompt")
+            subject = gr.Textbox(start[1], label="Subject, as it stands there", scale=2, elem_id="subject")
+            target = gr.Textbox(start[2], label="Answer (empty: the model's)", scale=1, elem_id="target")
+        with gr.Row():
+            button = gr.Button("Ask", variant="primary", elem_id="ask")
+            wiring.stop()
+        status, shown = _shown(), _shown(elem_id="asked")
+        words = [prompt, subject, target]
+        chosen.input(asking.words, [chosen], words, show_progress="hidden", api_visibility="private")
+        register = partial(gr.on, [button.click, *(box.submit for box in words)])
+        return wiring.on(register, partial(asking.ask, wiring.model), words, [shown], status)
+
+
+def _locate(wiring: Wiring, asked: Any) -> None:
+    model = wiring.model
+    with _stage(3, "Locate", "Which neurons make the answer, and what is it without them?"):
+        with gr.Row():
+            button = gr.Button("Locate and prove", variant="primary", elem_id="locate")
+            wiring.stop()
+        status, shown = _shown(), _shown(elem_id="located")
+        with gr.Column(visible=False, elem_id="sliders") as panel:
+            live, live_status = _shown(elem_id="live"), _shown()
+            every = gr.Slider(0, 3, 1, step=0.1, label="All of them, times", elem_id="all")
+            with gr.Row(elem_classes="sliders"):
+                sliders = [gr.Slider(0, 3, 1, step=0.1, visible=False, min_width=220) for _ in range(locating.SLIDERS)]
+            reset = gr.Button("All back to × 1", size="sm")
+            card = gr.Radio([], label="The card of a neuron", elem_id="cards")
+            card_status, carded = _shown(), _shown(elem_id="card")
+
+        def located(tab: Tab, report: Report) -> tuple:
+            html, names = locating.locate(model, tab, report)
+            ours = [gr.Slider(label=f"Neuron {name}, times", value=1, visible=True) for name in names]
+            ours += [gr.Slider(visible=False, value=1)] * (len(sliders) - len(names))
+            cards = gr.Radio(choices=names, value=None)
+            return (
+                html,
+                gr.Column(visible=bool(names)),
+                locating.gauge(tab, [1.0] * len(names)) if names else "",
+                cards,
+                "",
+                1,
+                *ours,
+            )
+
+        def scaled(tab: Tab, _: Report, *factors: float) -> str:
+            return locating.gauge(tab, factors)
+
+        def together(tab: Tab, _: Report, factor: float) -> tuple:
+            return locating.gauge(tab, [factor] * len(sliders)), factor, *[factor] * len(sliders)
+
+        outputs = [shown, panel, live, card, carded, every, *sliders]
+        wiring.on(button.click, located, [], outputs, status, asked=True)
+        asked.then(lambda: ("", gr.Column(visible=False)), None, [shown, panel], show_progress="hidden",
+                   api_visibility="private")  # fmt: skip
+        for slider in sliders:
+            wiring.on(slider.input, scaled, sliders, [live], live_status, asked=True, live=True)
+        all_together = partial(wiring.on, outputs=[live, every, *sliders], status=live_status, asked=True, live=True)
+        all_together(every.input, together, [every])
+        all_together(reset.click, lambda tab, report: together(tab, report, 1.0), [])
+        carding = partial(locating.card, model)
+        wiring.on(card.input, carding, [card], [carded], card_status, asked=True)
+
+
+def _edit(wiring: Wiring) -> Any:
+    model = wiring.model
+    with _stage(4, "Edit", "Another answer. What an edit may do wrong is shown before anything is changed."):
+        with gr.Row():
+            new = gr.Textbox(label="New answer", elem_id="new", scale=2)
+            method = gr.Dropdown(editing.methods(), value="rome", label="Method", scale=3)
+            layers = [editing.OWN_LAYER, *map(str, range(model.n_layers))]
+            layer = gr.Dropdown(layers, value=editing.OWN_LAYER, label="Layer", scale=1)
+        with gr.Row():
+            look = gr.Button("Pre-flight", variant="primary", elem_id="preflight")
+            put = gr.Button("Put the edit on", elem_id="put-on")
+            wiring.stop()
+        status, shown = _shown(), _shown(elem_id="edited")
+        proposing = partial(editing.propose, model)
+        register = partial(gr.on, [look.click, new.submit])
+        wiring.on(register, proposing, [new, method, layer], [shown], status)
+        return wiring.on(put.click, partial(editing.put_on, model), [], [shown], status)
+
+
+def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
+    model = wiring.model
+    with _stage(5, "The stack", "The edits of this tab. Any of them comes off, and the bits are back."):
+        shown = _shown(elem_id="stack")
+        on = gr.CheckboxGroup([], label="On the model (the others are set aside)", elem_id="on")
+        chosen = gr.Radio([], label="One of them", elem_id="chosen")
+        with gr.Row():
+            off = gr.Button("Take it off", elem_id="take-off")
+            none = gr.Button("Take all off", elem_id="take-all-off")
+        folder = gr.Textbox(label="A folder on this machine", elem_id="folder", placeholder="~/edits/eiffel-in-dubai")
+        with gr.Row():
+            save = gr.Button("Save the one", elem_id="save")
+            load = gr.Button("Load an edit or a set of facts", elem_id="load")
+            kind = gr.Dropdown(list(stacking.EXPORTS), value="peft", label="Export as", min_width=120)
+            export = gr.Button("Export all that are on", elem_id="export")
+            wiring.stop()
+        status = _shown()
+
+        def refreshed(tab: Tab, _: Report) -> tuple:
+            html = stacking.stack(model, tab, wiring.unedited)
+            names = stacking.entries(tab)
+            places = [place for place, entry in enumerate(tab.stack) if entry.on]
+            return html, gr.CheckboxGroup(choices=names, value=places), gr.Radio(choices=names, value=None)
+
+        def refresh(event: Any) -> None:
+            wiring.on(event.then, refreshed, [], [shown, on, chosen], still)
+
+        still = _shown()  # where a refresh says that it waits
+        acts = [
+            (on.input, lambda tab, _, places: stacking.set_aside(tab, places), [on]),
+            (off.click, lambda tab, _, place: stacking.take_off(tab, place), [chosen]),
+            (none.click, lambda tab, _: tab.stack.clear(), []),
+            (load.click, partial(stacking.load, model), [folder]),
+        ]
+        for event in (*changes, *(wiring.on(event, act, inputs, [], status) for event, act, inputs in acts)):
+            refresh(event)
+        said = partial(fill, "saved")
+        wiring.on(save.click, lambda tab, _, place, to: said(folder=stacking.save(tab, place, to)), [chosen, folder],
+                  [still], status, bare=True)  # fmt: skip
+        wiring.on(export.click, lambda tab, _, to, kind: said(folder=stacking.export(model, tab, to, kind)),
+                  [folder, kind], [still], status, bare=True)  # fmt: skip

@@ -1,0 +1,86 @@
+"""Stage 5: the edits of a tab: set aside, taken off in any order, saved, loaded and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..answers import ask
+from ..edit.apply import applied
+from ..edit.edit import load_edit
+from ..edit.export import to_checkpoint, to_peft
+from ..edit.fact_set.fact_set import FactSet
+from ..edit.fact_set.store import HEADER
+from ..errors import InputError
+from ..models.adapter import Model
+from .editing import name_of
+from .jobs import Report
+from .render import fill
+from .tab import Entry, Tab
+
+EXPORTS = {"peft": to_peft, "checkpoint": to_checkpoint}
+
+
+def entries(tab: Tab) -> list[tuple[str, int]]:
+    """The stack as (what people see, place)."""
+    return [(f"{place + 1}. {entry.name}", place) for place, entry in enumerate(tab.stack)]
+
+
+def stack(model: Model, tab: Tab, unedited: str) -> str:
+    """The stack, and the model with it: its weights beside the `unedited` hash, and the answer to what was asked."""
+    answers = []
+    if tab.told is not None:
+        fact = tab.told.story.fact
+        targets = [target for target in (fact.target, fact.target_new) if target]
+        answers = list(zip(targets, ask(model, [model.query_of(fact, target) for target in targets]), strict=True))
+    now = model.weights_hash()
+    return fill("stack", stack=tab.stack, unedited=unedited, now=now, answers=answers, told=tab.told)
+
+
+def set_aside(tab: Tab, on: Sequence[int]) -> None:
+    """Let the edits at the places `on` be on, the others set aside."""
+    for place, entry in enumerate(tab.stack):
+        entry.on = place in on
+
+
+def take_off(tab: Tab, place: int | None) -> None:
+    """Take one edit off, whatever came after it. Raises `InputError` where none is chosen."""
+    if place is None or not 0 <= place < len(tab.stack):
+        raise InputError("no edit is chosen; choose one of the stack")
+    del tab.stack[place]
+
+
+def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
+    """Put a saved edit, or a set of facts as one edit, on the stack.
+
+    Raises `InputError` for a folder that holds neither, and what loading and applying raise.
+    """
+    path = _folder(folder)
+    if (path / HEADER).is_file():
+        report("solving the set of facts")
+        facts = FactSet.load(model, path)
+        edit, name = facts.edit(), f"{len(facts)} facts of {path.name}"
+    else:
+        edit = load_edit(path)
+        name = name_of(edit.facts[0]) if len(edit.facts) == 1 else f"{len(edit.facts)} facts by {edit.method}"
+    with applied(model, edit):
+        pass  # whether it fits this model
+    tab.stack.append(Entry(edit, name))
+
+
+def save(tab: Tab, place: int | None, folder: str) -> str:
+    """Save one edit into a new folder."""
+    if place is None or not 0 <= place < len(tab.stack):
+        raise InputError("no edit is chosen; choose one of the stack")
+    return str(tab.stack[place].edit.save(_folder(folder)))
+
+
+def export(model: Model, tab: Tab, folder: str, kind: str) -> str:
+    """Export the edits that are on, together, as a PEFT adapter or a checkpoint. `model` is to be without edits."""
+    return str(EXPORTS[kind](tab.edits, model, _folder(folder)))
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise InputError("where? Name a folder on this machine")
+    return Path(text.strip()).expanduser()

@@ -1,0 +1,3 @@
+"""A browser for the tests in this folder."""
+
+from support.browser import browser as browser

@@ -1,0 +1,135 @@
+"""The page in a real browser, on a tiny model: nothing from elsewhere, two tabs, hostile text, a stopped job."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+from support.commands import LIMIT
+from support.edits import same, strong, weights
+from support.trained import trained
+
+gradio = pytest.importorskip("gradio")
+
+from knowedit.errors import InputError  # noqa: E402
+from knowedit.ui.app import served  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what gradio uses of pandas is deprecated there
+HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=2'>\x1b[31m Zarn"
+
+
+@pytest.fixture(scope="module")
+def address():
+    with served(trained()) as address:
+        yield address
+
+
+@contextmanager
+def opened(browser, address, width=1280, scheme="light"):
+    """The page in a tab that remembers what went wrong: requests to elsewhere, messages, errors."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(20_000)
+    tab, wrong = context.new_page(), []
+    local = (address, "data:", "blob:")
+    tab.on("request", lambda request: None if request.url.startswith(local) else wrong.append(request.url))
+    tab.on("console", lambda message: wrong.append(message.text))
+    tab.on("pageerror", lambda error: wrong.append(str(error)))
+    tab.on("dialog", lambda dialog: wrong.append(dialog.message))
+    try:
+        tab.goto(address)
+        tab.wait_for_selector("#ask")
+        yield tab, wrong
+    finally:
+        context.close()
+
+
+def ask(tab, prompt, subject, answer=""):
+    for name, text in (("prompt", prompt), ("subject", subject), ("target", answer)):
+        tab.locator(f"#{name} :is(textarea, input)").fill(text)
+    tab.click("#ask")
+
+
+def load(tab, folder):
+    tab.locator("#folder :is(textarea, input)").fill(str(folder))
+    tab.click("#load")
+
+
+def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhere(browser, address, tmp_path):
+    base = weights(trained())
+    edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
+    with opened(browser, address) as (tab, wrong):
+        ask(tab, "Zarn lives in", "Zarn")
+        tab.wait_for_selector("#asked .strip")
+        tab.click("#locate")
+        tab.wait_for_selector("#located table")
+        before = tab.inner_text("#live")
+        tab.locator("#all input[type=range]").focus()
+        for _ in range(10):
+            tab.keyboard.press("ArrowLeft")
+        tab.wait_for_function("was => document.querySelector('#live').innerText != was", arg=before)
+        tab.locator("#cards input").first.click()
+        tab.wait_for_selector("#card details")
+        load(tab, edit)
+        tab.wait_for_selector("#stack .stack li")
+        assert "are edited" in tab.inner_text("#stack") and same(weights(trained()), base)
+        with opened(browser, address) as (other, _):  # which has a stack of its own
+            ask(other, "Zarn lives in", "Zarn")
+            other.wait_for_selector("#stack section")
+            assert "No edit is on" in other.inner_text("#stack") and "Aldor" in other.inner_text("#asked .bars")
+        tab.click("#take-all-off")
+        tab.get_by_text("bit for bit").wait_for()
+        assert wrong == []
+    assert same(weights(trained()), base)
+
+
+def test_hostile_text_and_wrong_input_are_said_in_a_line(browser, address, tmp_path):
+    with opened(browser, address) as (tab, wrong):
+        ask(tab, f"{HOSTILE} lives in", "Zarn")
+        tab.wait_for_selector("#asked .strip")
+        ask(tab, "Zarn lives in", "Zarn", HOSTILE)
+        tab.locator(".status.problem", has_text="does not know the target").wait_for()
+        ask(tab, "nobody lives in", "Zarn")
+        tab.locator(".status.problem", has_text="is not in the prompt").wait_for()
+        load(tab, tmp_path / "<img src=x onerror='window.ran=3'>")
+        tab.locator("#stage-5 .status.problem").wait_for()
+        assert tab.evaluate("window.ran") is None and wrong == []
+
+
+def test_a_stopped_job_says_so_and_the_next_one_runs(browser, address, monkeypatch):
+    begun = threading.Event()
+
+    def endless(model, tab, report, *_):
+        while True:
+            begun.set()
+            report("counting")
+
+    monkeypatch.setattr("knowedit.ui.locating.locate", endless)
+    with opened(browser, address) as (tab, wrong):
+        ask(tab, "Zarn lives in", "Zarn")
+        tab.wait_for_selector("#asked .strip")
+        tab.click("#locate")
+        assert begun.wait(LIMIT)
+        tab.locator("#stage-3 .status.busy").wait_for()
+        tab.locator("#stage-3 .stop").click()
+        tab.get_by_text("stopped; nothing was changed").wait_for()
+        ask(tab, "Quill lives in", "Quill")
+        tab.locator("#asked .strip", has_text="Quill").wait_for()
+        assert wrong == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_never_scrolls_sideways_on_a_phone(browser, address, tmp_path, scheme):
+    edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
+    with opened(browser, address, 375, scheme) as (tab, _):
+        ask(tab, "Zarn lives in", "Zarn")
+        tab.wait_for_selector("#asked .strip")
+        tab.click("#locate")
+        tab.wait_for_selector("#located table")
+        load(tab, edit)
+        tab.wait_for_selector("#stack .stack li")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+def test_a_port_that_is_taken_is_said(address):
+    port = int(address.rstrip("/").rpartition(":")[2])
+    with pytest.raises(InputError, match=f"the port {port}"), served(trained(), port):
+        pass

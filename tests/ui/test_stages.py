@@ -1,0 +1,178 @@
+"""The stages of the dashboard without a browser: what each of them does with a tab, and that text stays text."""
+
+import json
+import re
+from contextlib import ExitStack
+from dataclasses import replace
+from threading import Event
+
+import pytest
+import torch
+from support.edits import same, strong, weights
+from support.fact_sets import fact_set, requests
+from support.rounding import near_probability
+from support.trained import facts, trained
+
+from knowedit import InputError, amplify, applied, ask, find_fact, load_edit, preflight
+from knowedit.edit.preflight import outcome
+from knowedit.ui import asking, editing, locating, stacking
+from knowedit.ui.jobs import Doing, Report
+from knowedit.ui.render import doing, problem
+from knowedit.ui.tab import Entry, Tab
+
+HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=2'>\x1b[31m\u202e"
+REPORT = Report(lambda doing: None, Event())
+
+
+def data(html):
+    """The exact numbers of a piece of HTML, by their place in the record."""
+    return {path: float(value) for value, path in re.findall(r'<data value="([^"]*)" data-path="([^"]*)"', html)}
+
+
+@pytest.fixture
+def asked():
+    """A tab that has asked where Zarn lives."""
+    tab = Tab()
+    fact = facts()[0]
+    html = asking.ask(trained(), tab, REPORT, fact.prompt, fact.subject, "")
+    return tab, html
+
+
+def test_a_fact_is_asked_as_the_library_asks_it(asked):
+    tab, html = asked
+    fact = facts()[0]
+    assert tab.told.story.fact.target == fact.target  # which is the model's own first choice
+    (answer,) = ask(trained(), [trained().query_of(fact)])
+    assert data(html)["prediction.top.0.1"] == answer.top[0][1]
+    assert html.count("part of the subject") == 1 and html.count("where the answer is read</span>") == 2
+
+
+def test_the_words_of_a_built_in_fact_are_that_fact_with_all_its_ways_to_ask():
+    fact = find_fact(asking.START)
+    assert asking.fact_in(trained(), *asking.words(asking.START)) == fact
+    assert (f"{fact.prompt} {fact.target}", fact.id) in asking.choices()
+
+
+def test_scaled_neurons_give_what_the_model_gives_with_them_scaled(asked):
+    tab, _ = asked
+    html, names = locating.locate(trained(), tab, REPORT)
+    assert names and all(f">{name}</th>" in html for name in names)
+    sites = list(tab.told.story.neurons)
+    factors = [(0.0, 3.0, 0.5, 1.0)[i % 4] for i in range(locating.SLIDERS)]
+    before, after = locating.scaled(tab, factors)
+    query = trained().query_of(tab.told.story.fact)
+    with ExitStack() as on, torch.no_grad():
+        for site, factor in zip(sites, factors, strict=False):
+            on.enter_context(amplify(trained(), [site], factor))
+        logits = trained().hf(torch.tensor([query.prompt.ids])).logits[0, -1]
+    assert after == near_probability(logits.softmax(-1)[query.target_ids[0]].item())
+    assert before == near_probability(ask(trained(), [query])[0].probability)
+    assert f"<strong>{after * 100:.1f}" in locating.gauge(tab, factors)
+
+
+def test_nothing_is_scaled_or_edited_before_there_is_something_to_do_it_to(asked):
+    tab, _ = asked
+    for act, what in (
+        (lambda: locating.scaled(tab, [1.0]), "locate them first"),
+        (lambda: locating.card(trained(), tab, REPORT, "0/1"), "locate them again"),
+        (lambda: editing.put_on(trained(), tab, REPORT), "make one first"),
+        (lambda: locating.locate(trained(), Tab(), REPORT), "no fact was asked"),
+        (lambda: editing.propose(trained(), tab, REPORT, " ", "rome", editing.OWN_LAYER), "target_new"),
+        (lambda: stacking.take_off(tab, 0), "choose one"),
+        (lambda: stacking.save(tab, None, "x"), "choose one"),
+        (lambda: stacking.load(trained(), tab, REPORT, " "), "Name a folder"),
+        (lambda: stacking.load(trained(), tab, REPORT, "/nowhere/at/all"), "is no folder"),
+    ):
+        with pytest.raises(InputError, match=what):
+            act()
+
+
+def test_an_edit_is_looked_at_before_it_is_made_and_asked_about_after(asked):
+    tab, _ = asked
+    model, base = trained(), weights(trained())
+    shown = editing.propose(model, tab, REPORT, "Bexum", "fine_tune", "1")
+    assert "Nothing is changed yet" in shown and not tab.stack and same(weights(model), base)
+    found = preflight(model, tab.proposal)
+    assert data(shown)["preflight.relative_norm"] == found.relative_norm
+    assert all(near.subject in shown for near in found.facts[0].nearest)
+    edit = tab.proposal
+    done = editing.put_on(model, tab, REPORT)
+    assert same(weights(model), base) and tab.edits == (edit,) and tab.proposal is None
+    after = outcome(model, edit).facts[0].after.prompt
+    assert data(done)["edit.after.prompt.p_new"] == near_probability(after.p_new)
+    assert data(done)["drift"] >= 0 and "Written freely" in done
+
+
+def test_before_is_asked_with_the_edits_that_are_on(asked):
+    tab, _ = asked
+    tab.stack.append(Entry(strong("Zarn", "Bexum"), "Zarn"))
+    with pytest.raises(InputError, match="ask it again"):
+        editing.propose(trained(), tab, REPORT, "Cirra", "fine_tune", "1")
+
+
+@pytest.fixture
+def stacked(asked):
+    """Three edits on the stack, of which the middle one is set aside."""
+    tab, _ = asked
+    tab.stack += [Entry(strong(name, city), name) for name, city in (("Zarn", "Bexum"), ("Quill", "Cirra"))]
+    tab.stack.insert(1, Entry(strong("Tavo", "Aldor"), "Tavo", on=False))
+    return tab
+
+
+def test_any_edit_comes_off_or_is_set_aside(stacked):
+    first, second, third = (entry.edit for entry in stacked.stack)
+    assert stacked.edits == (first, third)
+    stacking.set_aside(stacked, [1, 2])
+    assert stacked.edits == (second, third)
+    stacking.take_off(stacked, 1)
+    assert stacked.edits == (third,)
+    assert [place for _, place in stacking.entries(stacked)] == [0, 1]
+
+
+def test_the_stack_says_whether_the_bits_are_those_that_were_loaded(asked):
+    tab, _ = asked
+    model, edit = trained(), strong("Zarn", "Bexum")
+    unedited = model.weights_hash()
+    assert "bit for bit" in stacking.stack(model, tab, unedited)
+    tab.stack.append(Entry(edit, "Zarn"))
+    with applied(model, edit):
+        html = stacking.stack(model, tab, unedited)
+        assert "are edited" in html and model.weights_hash()[:16] in html
+        (answer,) = ask(model, [model.query_of(tab.told.story.fact)])
+    assert f"{100 * answer.probability:.1f}" in html
+    assert "bit for bit" in stacking.stack(model, tab, unedited)
+
+
+def test_edits_are_saved_loaded_and_exported(stacked, tmp_path):
+    model = trained()
+    stacking.save(stacked, 1, str(tmp_path / "saved"))
+    assert load_edit(tmp_path / "saved").content_hash == stacked.stack[1].edit.content_hash
+    tab = Tab()
+    stacking.load(model, tab, REPORT, str(tmp_path / "saved"))
+    assert [entry.name for entry in tab.stack] == ["Tavo lives in Aldor"]
+    stacking.export(model, stacked, str(tmp_path / "lora"), "peft")
+    assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["r"] == 2  # of the two that are on
+
+
+def test_a_set_of_facts_is_one_entry(tmp_path):
+    model = trained()
+    held = fact_set()
+    held.add(requests()[:3])
+    held.save(tmp_path / "set")
+    tab = Tab()
+    stacking.load(model, tab, REPORT, str(tmp_path / "set"))
+    assert [entry.name for entry in tab.stack] == ["3 facts of set"] and len(tab.edits[0].facts) == 3
+
+
+def test_text_from_outside_is_text(asked, tmp_path):
+    tab, _ = asked
+    tab.stack.append(Entry(strong("Zarn", "Bexum"), HOSTILE))
+    tab.told.story.fact = replace(tab.told.story.fact, target_new=HOSTILE)
+    pieces = [
+        doing(Doing(HOSTILE)),
+        problem(HOSTILE),
+        stacking.stack(trained(), tab, ""),
+        asking.ask(trained(), tab, REPORT, f"{HOSTILE} Zarn lives in", "Zarn", ""),
+    ]
+    for html in pieces:
+        assert "<script" not in html and "<img" not in html and "\x1b" not in html and "\u202e" not in html
