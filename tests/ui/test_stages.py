@@ -3,7 +3,6 @@
 import json
 import re
 from contextlib import ExitStack
-from dataclasses import replace
 from threading import Event
 
 import pytest
@@ -164,10 +163,9 @@ def test_a_set_of_facts_is_one_entry(tmp_path):
     assert [entry.name for entry in tab.stack] == ["3 facts of set"] and len(tab.edits[0].facts) == 3
 
 
-def test_text_from_outside_is_text(asked, tmp_path):
+def test_text_from_outside_is_text(asked):
     tab, _ = asked
     tab.stack.append(Entry(strong("Zarn", "Bexum"), HOSTILE))
-    tab.told.story.fact = replace(tab.told.story.fact, target_new=HOSTILE)
     pieces = [
         doing(Doing(HOSTILE)),
         problem(HOSTILE),
