@@ -25,10 +25,11 @@ from ..files import new_folder
 from ..models.adapter import Model
 from ..models.checks import quiet
 from .apply import edits_on, stacked
+from .card import CARD, card
 from .delta import Dense
 from .edit import Edit
 
-PROVENANCE = "knowedit.json"  # in both kinds of export: which edits, of which facts
+PROVENANCE = "knowedit.json"  # in every export, beside its card: which edits, of which facts
 
 
 def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, base: str | None = None) -> Path:
@@ -54,7 +55,7 @@ def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, b
         tensors, ranks = _factors(edits)
         (temporary / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_json(temporary / "adapter_config.json", _config(model, ranks, base or _loaded_from(model)))
-        _write_json(temporary / PROVENANCE, _provenance(edits))
+        write_provenance(temporary, edits, "peft", base or _loaded_from(model))
     return Path(folder).expanduser()
 
 
@@ -69,7 +70,7 @@ def to_checkpoint(edits: Edit | Sequence[Edit], model: Model, folder: str | Path
     with new_folder(folder) as temporary, stacked(model, edits), quiet():
         model.hf.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
-        _write_json(temporary / PROVENANCE, _provenance(edits))
+        write_provenance(temporary, edits, "checkpoint")
     return Path(folder).expanduser()
 
 
@@ -130,11 +131,11 @@ def _fan_in_fan_out(model: Model, paths) -> bool:
     return kinds.pop()
 
 
-def _provenance(edits: Sequence[Edit]) -> dict:
-    return {
-        "schema": "knowedit.export/1",
-        "edits": [{"content_hash": edit.content_hash, **edit.content()} for edit in edits],
-    }
+def write_provenance(folder: Path, edits: Sequence[Edit], kind: str, base: str | None = None) -> None:
+    """Write what was exported, for programs and as a card, into `folder`."""
+    known = [{"content_hash": edit.content_hash, **edit.content()} for edit in edits]
+    _write_json(folder / PROVENANCE, {"schema": "knowedit.export/1", "edits": known})
+    (folder / CARD).write_text(card(edits, kind, base), encoding="utf-8")
 
 
 def _write_json(path: Path, record: dict) -> None:

@@ -161,8 +161,27 @@ def _answers(model, queries: list, what: str) -> list:
 # ---------------------------------------------------------------- show
 
 
-def show(folder: Annotated[Path, typer.Argument(help="A saved edit.")], *, output: Output) -> None:
-    """What a saved edit is: its facts, how it was made, and the size of the change. Loads no model."""
+def show(
+    folder: Annotated[Path, typer.Argument(help="A saved edit.")],
+    card: Annotated[bool, typer.Option("--card", help="Write its card, a README.md, into the folder.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Load the model, and tell by the weights alone which subjects they act on.")
+    ] = False,
+    *,
+    model: ModelOptions,
+    output: Output,
+) -> None:
+    """What a saved edit is: its facts, how it was made, what was measured, and the size of the change.
+
+    Loads no model without --probe. An edit's weights disclose its subject to whoever has the model: --probe shows it.
+    """
+    from ...edit.card import CARD, card as card_of
+    from ...edit.storage import read
+    from ...errors import InputError
+    from ...files import check_new, write_text
+
+    if card and probe:
+        raise InputError("--card writes a file and --probe tries subjects; ask for one of them")
     (edit,) = _loaded([folder])
     record = {
         "content_hash": edit.content_hash,
@@ -182,11 +201,24 @@ def show(folder: Annotated[Path, typer.Argument(help="A saved edit.")], *, outpu
         },
         "config": dict(edit.config),
         "notes": dict(edit.notes),
+        "made": dict(edit.made),
+        "measured": dict(edit.measured),
         "versions": dict(edit.versions),
         "created": edit.created,
+        "file_hash": read(folder.expanduser()).checksum,
         "bytes": sum(file.stat().st_size for file in folder.expanduser().iterdir()),
     }
-    run_command("knowedit.show/1", lambda _: Printout(record, _shown(record)), None, output)
+    if card:
+        path = check_new(folder.expanduser() / CARD)
+        write_text(path, card_of([edit]))
+        wrote = Printout({"card": str(path)}, (f"the card of this edit: {path}",))
+        run_command("knowedit.card/1", lambda _: wrote, None, output)
+    elif probe:
+        from ...serving.disclosure import acts_on
+
+        run_command("knowedit.probe/1", lambda loaded: acts_on(loaded, edit), model, output)
+    else:
+        run_command("knowedit.show/1", lambda _: Printout(record, _shown(record)), None, output)
 
 
 def _shown(record: dict) -> Iterator[str | Table]:
@@ -205,7 +237,12 @@ def _shown(record: dict) -> Iterator[str | Table]:
     yield Table(("weight", "shape", "change", "‖ΔW‖"), rows)
     yield ""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    values = {"created": record["created"], "versions": versions, "content hash": record["content_hash"]}
+    values = {"created": record["created"], "versions": versions}
+    values |= {"content hash": record["content_hash"], "file hash": record["file_hash"]}
+    values |= {name.replace("_", " "): str(value) for name, value in record["made"].items() if value is not None}
+    if record["measured"]:
+        refused = record["measured"]["guard"]["refused"]
+        values["guard"] = "lets it through" if refused is None else f"refuses it: {refused}"
     for what in ("config", "notes"):
         values |= {f"{what}: {name}": _short(value) for name, value in record[what].items()}
     width = max(map(len, values))

@@ -14,7 +14,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...writing.inert import inert
+from ...writing.inert import for_markdown, inert
 
 
 @dataclass(frozen=True)
@@ -83,37 +83,27 @@ def _numeric(table: Table, column: int) -> bool:
 
 # ---------------------------------------------------------------- Markdown
 
-_MARKDOWN = str.maketrans(
-    {c: f"\\{c}" for c in r"\`*_[]"}
-    | {c: f"&#{ord(c)};" for c in "<>&|$~"}  # as entities, since a backslash does not stop every reader of Markdown
-)
-
 
 def markdown(table: Table) -> str:
     """A table of GitHub's Markdown under its title."""
     lines = [
-        f"**{_for_markdown(table.title)}**",
+        f"**{for_markdown(table.title)}**",
         "",
         _markdown_row(table.columns),
         _markdown_row_of("---:" if _numeric(table, i) else "---" for i in range(len(table.columns))),
         *(_markdown_row(row) for row in cells(table)),
     ]
     if table.note:
-        lines += ["", _for_markdown(table.note)]
+        lines += ["", for_markdown(table.note)]
     return "\n".join(lines) + "\n"
 
 
 def _markdown_row(texts: Sequence[str]) -> str:
-    return _markdown_row_of(_for_markdown(text) for text in texts)
+    return _markdown_row_of(for_markdown(text) for text in texts)
 
 
 def _markdown_row_of(texts) -> str:
     return f"| {' | '.join(texts)} |"
-
-
-def _for_markdown(text: str) -> str:
-    text = inert(text).translate(_MARKDOWN)
-    return text.replace("://", "&#58;//").replace("www.", "www&#46;")  # no links that nobody meant
 
 
 # ---------------------------------------------------------------- LaTeX

@@ -287,6 +287,25 @@ def test_covariance_reports_its_conditioning(run):
     assert status == 0 and "effective rank" in out and "found in" in out
 
 
+def test_show_writes_a_card_once(run, saved, tmp_path):
+    folder = shutil.copytree(saved[0], tmp_path / "zarn")
+    status, out, err = run("show", str(folder), "--card", model=None)
+    assert status == 0, err
+    assert "disclose" in (folder / "README.md").read_text() and knowedit.load_edit(folder)
+    (folder / "README.md").write_text("mine")
+    fails(run("show", str(folder), "--card", model=None), "exists already")
+    assert (folder / "README.md").read_text() == "mine"
+    fails(run("show", str(folder), "--card", "--probe"), "ask for one of them")
+
+
+def test_show_probe_tries_the_built_in_subjects(run, saved):
+    status, out, err = run("show", saved[0], "--probe", "--json")
+    assert status == 0, err
+    record = json.loads(out)
+    moved = [subject["moved"] for subject in record["subjects"]]
+    assert record["model"] and moved == sorted(moved, reverse=True) and len(moved) > 100
+
+
 # ---------------------------------------------------------------- bad input
 
 

@@ -1,0 +1,25 @@
+"""The weights of an edit tell its subject, without a word of its record."""
+
+from dataclasses import replace
+
+import pytest
+from support.edits import random_edit, strong
+from support.tiny import tiny
+from support.trained import facts, trained
+
+from knowedit import InputError
+from knowedit.serving.disclosure import acts_on
+
+
+@pytest.mark.parametrize(("subject", "target_new"), [("Zarn", "Bexum"), ("Quill", "Dovath"), ("Osk", "Bexum")])
+def test_the_edited_subject_is_moved_most(subject, target_new):
+    edit = replace(strong(subject, target_new), facts=(), method="unknown")
+    disclosure = acts_on(trained(), edit, facts())
+    first, second, *_ = disclosure.subjects
+    assert first.subject == subject and first.moved > second.moved
+    assert len(disclosure.subjects) == len({fact.subject for fact in facts()})
+
+
+def test_an_edit_of_another_shape_is_refused():
+    with pytest.raises(InputError, match="which trained does not have; name its model by --model"):
+        acts_on(trained(), random_edit(tiny("gpt2"), 1), facts())
