@@ -17,7 +17,8 @@ from knowedit.edit.apply import applied
 from knowedit.edit.covariance import Covariance
 from knowedit.edit.edit import Edit
 from knowedit.edit.methods.rome import SMOLLM2, RomeConfig, edit_of, rome_many
-from knowedit.edit.methods.v_star import Request, Value, find_v_star, request
+from knowedit.edit.methods.search_rows import Request
+from knowedit.edit.methods.v_star import Value, find_v_star, request
 from knowedit.edit.preflight import perplexity
 from knowedit.edit.preserved_keys import preserved_keys
 from knowedit.facts import Fact

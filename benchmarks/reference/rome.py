@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowedit.edit.methods.v_star import Request, Value, VStarSearch
+from knowedit.edit.methods.search_rows import Request
+from knowedit.edit.methods.v_star import Value, VStarSearch
 from knowedit.hooks import hooked, on_input, on_output
 from knowedit.models.adapter import Model
 

@@ -16,7 +16,8 @@ import torch
 
 from knowedit.edit.edit import Edit
 from knowedit.edit.methods.rome import SMOLLM2
-from knowedit.edit.methods.v_star import Request, Value, VStarSearch, find_v_star
+from knowedit.edit.methods.search_rows import Request
+from knowedit.edit.methods.v_star import Value, VStarSearch, find_v_star
 from knowedit.facts import Fact
 from knowedit.texts.corpus import contexts
 

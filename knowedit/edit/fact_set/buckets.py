@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from ...models.adapter import Model, frozen
-from ..methods.v_star import Going, Request, Run, Shape, Value, VStarSearch, until_done
+from ..methods.search_rows import Request, Run, Shape
+from ..methods.v_star import Searches, Value, VStarSearch, until_done
 
 SIZE = 4
 """Facts in a bucket: some 128 tokens of suffixes, at which a processor is as fast as it gets."""
@@ -38,17 +39,19 @@ def find_in_buckets(
     with frozen(model):
         for queue in waiting.values():
             shape = _shape(model, requests[queue[0]])
-            going: dict[int, Going] = {}
+            going: list[int] = []
+            searches: Searches | None = None
+            left: list[int] = []  # rows of searches that go on
             while queue or going:
-                new = [queue.popleft() for _ in range(min(SIZE - len(going), len(queue)))]
-                places = [*going, *new]
-                filled = [requests[i] for i in (*places, *places[:1] * (SIZE - len(places)))]
+                going += [queue.popleft() for _ in range(min(SIZE - len(going), len(queue)))]
+                filled = [requests[i] for i in (*going, *going[:1] * (SIZE - len(going)))]
                 run = Run.of(model, filled, layer, shape)
-                values = dict(zip(places, zip(run.keys(), run.v0(), strict=True), strict=False))
-                going |= {i: Going(values[i][0].clone(), values[i][1].clone(), search) for i in new}
-                done = until_done(run, list(going.values()), search, share=0.5 if queue else 1.0)
-                over = [i for i, ended in zip(places, done, strict=True) if ended]
-                keep({i: going.pop(i).value(requests[i], search) for i in over})
+                begun = Searches(run, search, len(going))
+                searches = begun if searches is None else begun.continuing(searches, left)
+                ended = until_done(run, searches, len(going) // 2 if queue else 0)
+                keep({going[j]: value for j, value in ended.items()})
+                left = [j for j in range(len(going)) if j not in ended]
+                going = [going[j] for j in left]
 
 
 def _kind(model: Model, request: Request) -> tuple:
@@ -58,18 +61,12 @@ def _kind(model: Model, request: Request) -> tuple:
 
 def _shape(model: Model, request: Request) -> Shape:
     """The shape of a request's bucket. There is always a column of padding, so a mask, in every bucket."""
-    *prompts, essence = request.rows
-    suffix = max(len(row.ids) - row.lookup for row in prompts)
-    whole = max(len(row.ids) for row in prompts)
-    reads = _up(max(len(row.reads) for row in prompts), READS) * len(prompts)
-    return Shape(
-        prompts=(
-            _up(max(row.lookup for row in prompts) + 1, PREFIX),
-            _up(suffix if model.cached else whole + 1, SUFFIX),
-        ),
-        essences=(_up(essence.lookup + 1, PREFIX), 1 if model.cached else _up(len(essence.ids) + 1, SUFFIX)),
-        reads=SIZE * (reads + 1),
-    )
+    rows = request.batched
+    prefix = max(row.lookup for row in rows) + 1
+    suffix, whole = request.suffix, max(len(row.ids) for row in rows) + 1
+    reads = _up(max(len(row.reads) for row in rows), READS) * (len(request.rows) - 1)
+    columns = (_up(prefix, PREFIX), _up(suffix if model.cached else whole, SUFFIX))
+    return Shape(columns, reads=SIZE * (reads + 1))
 
 
 def _up(number: int, step: int) -> int:

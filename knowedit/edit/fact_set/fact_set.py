@@ -34,7 +34,8 @@ from ..covariance import Covariance, covariance, default_tokens
 from ..edit import Edit, check_request, make_edit
 from ..methods.method import Bars, no_bars
 from ..methods.rome import with_contexts
-from ..methods.v_star import Request, Value, request
+from ..methods.search_rows import Request
+from ..methods.v_star import Value, request
 from ..preserved_keys import PreservedKeys, preserved_keys
 from .buckets import find_in_buckets
 from .collisions import Collision, alike, contradictions

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 
 import torch
 from torch import Tensor
@@ -28,10 +27,12 @@ from ...facts import Fact
 from ...models.adapter import Model, frozen
 from ...progress import Progress, silent
 from ...prompts import Row
-from .search_rows import Rows, log_probabilities
+from .search_rows import Request, Run
 
 BATCH_TOKENS = 384  # of suffixes: more neither fills the processor better nor fits its cache
 BATCH_COST = 48  # what a batch costs by itself, in tokens: reading the weights
+READ_EVERY = {"cpu": 1}  # steps between two reads of what has ended; other devices work ahead of the program
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
 
 @dataclass(frozen=True)
@@ -63,28 +64,6 @@ class VStarSearch:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
         if self.stop_probability is not None and not 0 < self.stop_probability < 1:
             raise InputError(f"stop_probability is {self.stop_probability!r}, expected a number between 0 and 1")
-
-
-@dataclass(frozen=True)
-class Request:
-    """The rows of one edit: the plain prompt comes first, then one behind each context; last the essence.
-
-    - `per_prompt`: rows that each prompt makes (a masked model needs one for every token of the target).
-    """
-
-    rows: tuple[Row, ...]
-    per_prompt: int
-
-    @property
-    def suffix(self) -> int:
-        """Tokens from the lookup position on, in the longest row."""
-        return max(len(row.ids) - row.lookup for row in self.rows)
-
-    @property
-    def begins_with_essence(self) -> bool:
-        """Whether the plain prompt begins as the essence does: then its row gives the essence's prediction, too."""
-        plain = self.rows[0]
-        return plain.ids[: plain.lookup + 1] == self.rows[-1].ids
 
 
 @dataclass(frozen=True)
@@ -133,21 +112,24 @@ def find_v_star(
     values: dict[int, Value] = {}
     with frozen(model):
         for part in _chunks([requests[i] for i in order]):
-            run = Run.of(model, [requests[i] for i in order[part]], layer)
-            going = {i: Going(keys, v0, search) for i, keys, v0 in zip(order[part], run.keys(), run.v0(), strict=True)}
+            going = order[part]
+            run = Run.of(model, [requests[i] for i in going], layer)
+            searches = Searches(run, search)
             while going:
-                done = until_done(run, list(going.values()), search, share=1 / 4)  # then go on with the others alone
-                for i in [i for i, over in zip(going, done, strict=True) if over]:
-                    values[i] = going.pop(i).value(requests[i], search)
-                if going:
-                    run = run.only([j for j, over in enumerate(done) if not over])
+                ended = until_done(run, searches, len(going) * 3 // 4)  # then go on with the others alone
+                values |= {going[j]: value for j, value in ended.items()}
                 progress(len(values))
+                left = [j for j in range(len(going)) if j not in ended]
+                going = [going[j] for j in left]
+                if going:
+                    run = run.only(left)
+                    searches = Searches(run, search).continuing(searches, left)
     return [values[i] for i in range(len(requests))]
 
 
 def _chunks(requests: list[Request]) -> list[slice]:
     """Cut requests, sorted by suffix, into the batches that are cheapest in all: `BATCH_COST` and padded tokens."""
-    rows = [0, *accumulate(len(request.rows) - 1 for request in requests)]  # essences are short, or have no row at all
+    rows = [0, *accumulate(len(request.batched) for request in requests)]
     best: list[tuple[int, int]] = [(0, 0)]  # of the first requests: what they cost, and where their last batch starts
     for end in range(1, len(requests) + 1):
         longest = requests[end - 1].suffix
@@ -160,163 +142,124 @@ def _chunks(requests: list[Request]) -> list[slice]:
     return [slice(start, end) for end, start in pairwise(cuts)][::-1]
 
 
-class Going:
-    """One search under way: δ, its Adam, and where it stands."""
+class Searches:
+    """Searches under way, a row each: all δ are one matrix, and one Adam is on it.
 
-    def __init__(self, keys: Tensor, v0: Tensor, search: VStarSearch):
-        self.keys, self.v0 = keys, v0
-        self.delta = torch.zeros_like(v0, dtype=torch.float32).requires_grad_()
-        self.adam = torch.optim.Adam([self.delta], lr=search.lr)
-        self.longest = search.clamp * v0.float().norm()
-        self.steps = self.confident = 0
+    What a step decides stays on the device: a search that is over keeps its δ by a mask, whatever the others do.
 
-    def penalty(self, search: VStarSearch) -> Tensor:
-        return search.decay * _norm(self.delta) / self.v0.float().norm() ** 2
-
-    def ends(self, loss: Tensor, probability: Tensor, search: VStarSearch) -> bool:
-        """Take the result of one more forward pass; return whether the search is over."""
-        self.steps += 1
-        self.loss, self.probability = loss.item(), probability.item()
-        sure = search.stop_probability is not None and self.probability >= search.stop_probability
-        self.confident = self.confident + 1 if sure else 0
-        below = search.stop_loss is not None and self.loss < search.stop_loss
-        return self.steps == search.steps or self.confident == 2 or below
-
-    def step(self) -> None:
-        self.adam.step()
-        self.adam.zero_grad()
-        with torch.no_grad():
-            self.delta *= (self.longest / _norm(self.delta).clamp(min=1e-12)).clamp(max=1)
-
-    def value(self, request: Request, search: VStarSearch) -> Value:
-        delta = self.delta.detach()
-        return Value(
-            delta=delta,
-            v0=self.v0,
-            keys=self.keys,
-            lookup=request.rows[0].lookup,
-            loss=self.loss,
-            probability=self.probability,
-            steps=self.steps,
-            clamped=bool(delta.norm() >= 0.999 * self.longest),
-        )
-
-
-def until_done(run: Run, going: list[Going], search: VStarSearch, share: float) -> list[bool]:
-    """Whether each search is over, after steps until this `share` of them is.
-
-    `going` are the searches of the run's first requests; others only fill its rows.
-    """
-    done = [False] * len(going)
-    n = len(going)
-    with torch.enable_grad():
-        while True:
-            deltas = [each.delta for each in going]
-            deltas += [torch.zeros_like(deltas[0])] * (len(run.requests) - n)
-            nll, kl, probability = run.forward(torch.stack(deltas))
-            loss = nll[:n] + search.kl * kl[:n] + torch.stack([each.penalty(search) for each in going])
-            for j, each in enumerate(going):
-                done[j] = done[j] or each.ends(loss[j], probability[j], search)
-            left = [j for j in range(len(going)) if not done[j]]
-            if left:
-                loss[left].sum().backward()
-            for j in left:
-                going[j].step()
-            if n - len(left) >= share * n:
-                return done
-
-
-def _norm(delta: Tensor) -> Tensor:
-    """The norm, with gradient 0, not NaN, where it is zero."""
-    return (delta.square().sum() + 1e-30).sqrt()
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes that the batches of a run have at least, so that they tell nothing of the requests that share them.
-
-    - `prompts`, `essences`: columns of prefix and suffix; `reads`: positions at which logits are made, of all requests.
+    - `keys`: of each the keys of its prompts; `v0`, `delta` and Adam's `first`, `second` moments (searches, d_model).
+    - `longest`: of each the largest norm of δ; `decay`: what the penalty of ‖δ‖ is multiplied by.
+    - `going`, `steps`, `confident` (so many steps in a row), `loss`, `probability` (searches,): where each stands.
+    - `begun`: steps that each would have taken if it were not over. This is known without a look at the device.
+    - `n`: how many there are; rows behind them only fill the batch.
     """
 
-    prompts: tuple[int, int] = (0, 0)
-    essences: tuple[int, int] = (0, 0)
-    reads: int = 0
+    _ROWS = ("v0", "longest", "decay", "delta", "first", "second", "going", "steps", "confident", "loss", "probability")
 
-
-class Run:
-    """The rows of requests: prompts in one batch, and in another the essences that no plain prompt begins with."""
-
-    def __init__(
-        self,
-        model: Model,
-        requests: list[Request],
-        layer: int,
-        prompts: Rows,
-        essences: Rows | None,
-        shape: Shape = Shape(),  # noqa: B008 - frozen
-    ):
-        self.model, self.requests, self.layer = model, requests, layer
-        self.prompts, self.essences = prompts, essences
-        self.parts = [prompts] if essences is None else [prompts, essences]
-        essence = {j: prompts.place(r, row.lookup) for r, (row, j) in reversed([*enumerate(prompts.rows)])}  # plain row
-        if essences is not None:
-            essence |= {j: prompts.size + essences.place(r, row.lookup) for r, (row, j) in enumerate(essences.rows)}
-        device = prompts.owner.device
-        at = torch.tensor([essence[j] for j in range(len(requests))], device=device)
-        self.at = torch.cat([prompts.at, at, at[:1].expand(max(0, shape.reads - len(prompts.at) - len(at)))])
-        share = torch.tensor([1 / len(row.reads) for row, _ in prompts.rows for _ in row.reads], device=device)
-        self.weight = share / prompts.owner.bincount()[prompts.read_of]
-        with torch.no_grad():
-            self.clean = self._log_p([part.batch.output.flatten(0, 1) for part in self.parts])[len(share) :][
-                : len(requests)
-            ]
-
-    @classmethod
-    def of(cls, model: Model, requests: list[Request], layer: int, shape: Shape = Shape()) -> Run:  # noqa: B008
-        prompts = [(row, j) for j, request in enumerate(requests) for row in request.rows[:-1]]
-        essences = [(request.rows[-1], j) for j, request in enumerate(requests) if not request.begins_with_essence]
-        recorded = Rows.of(model, prompts, columns=shape.prompts)
-        alone = Rows.of(model, essences, columns=shape.essences) if essences else None
-        return cls(model, requests, layer, recorded, alone, shape)
-
-    def only(self, kept: list[int]) -> Run:
-        """The run of some of its requests."""
-        essences = self.essences and self.essences.only(kept)
-        return Run(self.model, [self.requests[j] for j in kept], self.layer, self.prompts.only(kept), essences)
-
-    def keys(self) -> list[Tensor]:
-        """Of each request the keys of its prompts, (prompts, n_neurons)."""
-        rows = self.prompts
-        lookups = rows.batch.neurons[self.layer][torch.arange(len(rows.columns)), rows.batch.columns]
-        of = rows.owner.to(lookups.device)
-        return [lookups[of == j][:: request.per_prompt] for j, request in enumerate(self.requests)]
+    def __init__(self, run: Run, search: VStarSearch, n: int | None = None):
+        self.search, self.keys, self.v0 = search, run.keys(), run.v0()
+        self.n = len(self.keys) if n is None else n
+        self.begun = [0] * self.n
+        self.delta, self.first, self.second = (torch.zeros_like(self.v0, dtype=torch.float32) for _ in range(3))
+        self.loss, self.probability = (torch.zeros_like(self.delta[:, 0]) for _ in range(2))
+        self.steps, self.confident = (torch.zeros_like(self.loss, dtype=torch.long) for _ in range(2))
+        self.going = torch.arange(len(self.keys), device=self.loss.device) < self.n
+        norm = self.v0.float().norm(dim=1)
+        self.longest, self.decay = search.clamp * norm, search.decay / norm**2
+        rates = [(0.0, 1.0), *(_adam_rates(search.lr, t) for t in range(1, search.steps + 1))]
+        self.rates = torch.tensor(rates, device=self.loss.device).T[:, :, None]  # (2, steps + 1, 1)
 
     @torch.no_grad()
-    def v0(self) -> Tensor:
-        """W k + b for the plain prompt of each request, (requests, d_model)."""
-        plain = torch.stack([keys[0] for keys in self.keys()])
-        return self.model.down(self.layer)(plain)
+    def continuing(self, before: Searches, rows: list[int]) -> Searches:
+        """These searches, the first of which go on from where `rows` of `before` stand."""
+        for name in self._ROWS:
+            getattr(self, name)[: len(rows)] = getattr(before, name)[rows]
+        self.keys[: len(rows)] = [before.keys[j] for j in rows]
+        self.begun[: len(rows)] = [before.begun[j] for j in rows]
+        return self
 
-    def forward(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """With δ (requests, d_model), of each: mean NLL of the target's tokens, KL of the essence, mean probability."""
-        log_p = self._log_p([part.forward(self.layer, partial(_add, part, delta)) for part in self.parts])
-        token, read_of = self.prompts.token, self.prompts.read_of
-        n = len(token)
-        target_log_p = log_p[:n].gather(1, token[:, None])[:, 0]
-        zeros = torch.zeros(len(self.requests), device=target_log_p.device)
-        nll = zeros.index_add(0, read_of, -target_log_p * self.weight)
-        probability = zeros.index_add(0, read_of, target_log_p.detach().exp() * self.weight)
-        essence = log_p[n:][: len(self.requests)]
-        kl = (essence.exp() * (essence - self.clean)).sum(1)
-        return nll, kl, probability
+    def penalty(self) -> Tensor:
+        return self.decay * _norms(self.delta)
 
-    def _log_p(self, outputs: list[Tensor]) -> Tensor:
-        """Log-probabilities at all reads, then at the essences, (reads + requests, vocabulary)."""
-        return log_probabilities(self.model, torch.cat(outputs)[self.at])
+    @torch.no_grad()
+    def judge(self, loss: Tensor, probability: Tensor) -> None:
+        """Take the results of one more forward pass: which searches are over?"""
+        search, going = self.search, self.going
+        self.begun = [begun + 1 for begun in self.begun]
+        self.steps = self.steps + going
+        self.loss = torch.where(going, loss, self.loss)
+        self.probability = torch.where(going, probability, self.probability)
+        over = self.steps == search.steps
+        if search.stop_loss is not None:
+            over = over | (loss < search.stop_loss)
+        if search.stop_probability is not None:
+            self.confident = torch.where(probability >= search.stop_probability, self.confident + 1, 0)
+            over = over | (self.confident == 2)
+        self.going = going & ~over
+
+    @property
+    def may_end(self) -> bool:
+        """Whether a search may be over before its last step."""
+        return self.search.stop_loss is not None or self.search.stop_probability is not None
+
+    def ended(self, requests: Sequence[Request]) -> dict[int, Value]:
+        """The values of the searches that are over, by row: one read from the device."""
+        clamped = _norms(self.delta) >= 0.999 * self.longest
+        columns = (self.going, self.loss, self.probability, self.steps, clamped)
+        rows = torch.stack([column.to(self.loss) for column in columns], 1).tolist()[: self.n]
+        return {
+            j: Value(
+                delta=self.delta[j].detach().clone(),
+                v0=self.v0[j],
+                keys=self.keys[j],
+                lookup=requests[j].rows[0].lookup,
+                loss=loss,
+                probability=probability,
+                steps=int(steps),
+                clamped=bool(at_limit),
+            )
+            for j, (going, loss, probability, steps, at_limit) in enumerate(rows)
+            if not going
+        }
+
+    @torch.no_grad()
+    def step(self, gradient: Tensor) -> None:
+        """Adam's step of the δ of those that go on (Kingma & Ba 2015), and back to the largest norm allowed."""
+        self.first.lerp_(gradient, 1 - BETAS[0])
+        self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        size, root = self.rates[:, self.steps]
+        delta = self.delta - size * self.first / (self.second.sqrt() / root + EPSILON)
+        delta *= (self.longest / _norms(delta).clamp(min=1e-12)).clamp(max=1)[:, None]
+        self.delta = torch.where(self.going[:, None], delta, self.delta)
 
 
-def _add(rows: Rows, delta: Tensor, output: Tensor) -> Tensor:
-    """`output` of the down-projection with each row's δ at its lookup position."""
-    each = torch.arange(len(rows.columns), device=rows.columns.device)
-    shift = torch.zeros_like(output.reshape(len(each), -1, output.shape[-1]))
-    return output + shift.index_put((each, rows.columns), delta[rows.owner].to(output)).reshape(output.shape)
+@torch.enable_grad()
+def until_done(run: Run, searches: Searches, most: int) -> dict[int, Value]:
+    """Take steps until at most `most` searches go on; return the values of the others by row.
+
+    The device is waited for every few steps only (`READ_EVERY`); searches end all the same where they end.
+    """
+    every = READ_EVERY.get(searches.delta.device.type, 5)
+    for taken in count(1):
+        delta = searches.delta.requires_grad_()
+        nll, kl, probability = run.forward(delta)
+        loss = (nll + searches.search.kl * kl).to(delta.device) + searches.penalty()
+        searches.judge(loss, probability.to(loss))
+        ended: dict[int, Value] = {}
+        if (searches.may_end and taken % every == 0) or max(searches.begun) == searches.search.steps:
+            ended = searches.ended(run.requests)
+        if len(ended) < searches.n:
+            searches.step(*torch.autograd.grad(loss.sum(), delta))
+        if searches.n - len(ended) <= most:
+            return ended
+    raise AssertionError("a search has a last step")
+
+
+def _adam_rates(lr: float, t: int) -> tuple[float, float]:
+    """In step t the step's size, and what the root of the second moment is divided by: both are corrected for bias."""
+    return lr / (1 - BETAS[0] ** t), (1 - BETAS[1] ** t) ** 0.5
+
+
+def _norms(delta: Tensor) -> Tensor:
+    """The norm of each row, with gradient 0, not NaN, where it is zero."""
+    return (delta.square().sum(1) + 1e-30).sqrt()

@@ -14,9 +14,11 @@ what it gives alone. A model that is not `cached` has no prefix: its rows are wh
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,6 +47,7 @@ class Batch:
     calls: list[tuple[tuple, dict]]
     prefix: list[tuple[Tensor, Tensor] | None]
     suffix: _Suffix
+    buffers: dict[int, tuple[_Buffer, _Buffer]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -56,10 +59,53 @@ class Batch:
         return _run(self.model, self.suffix.only(list(rows)), self.columns[rows], self.offsets[rows])
 
     def block(self, layer: int, hidden: Tensor) -> Tensor:
-        """Run block `layer` on `hidden` (rows, suffix, d_model)."""
-        cache = PrefixCache(self.prefix, self.rows)
+        """Run block `layer` on `hidden` (rows, suffix, d_model).
+
+        A block writes its keys and values over those of its last call, so the gradient of one call is taken before the
+        next is made.
+        """
+        cache = PrefixBuffers(self.prefix, self.buffers)
         args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
         return call_block(self.model, layer, hidden, args, kwargs)
+
+
+class PrefixBuffers(PrefixCache):
+    """Stands in for a cache: keys and values of a prefix stand in buffers, where those of the suffix are written."""
+
+    def __init__(self, prefix: list[tuple[Tensor, Tensor] | None], buffers: dict[int, tuple[_Buffer, _Buffer]]):
+        super().__init__(prefix, 0)
+        self.buffers = buffers
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
+        kept = self.prefix[layer_idx]
+        if kept is None:
+            return keys, values
+        if layer_idx not in self.buffers:
+            self.buffers[layer_idx] = (_Buffer(kept[0], keys), _Buffer(kept[1], values))
+        of_keys, of_values = self.buffers[layer_idx]
+        return _Written.apply(keys, of_keys), _Written.apply(values, of_values)
+
+
+class _Buffer:
+    """Keys or values of a prefix, with room for those of a suffix: `whole`, and the room as a view of it, `end`."""
+
+    def __init__(self, prefix: Tensor, suffix: Tensor):
+        self.whole = torch.cat([prefix, suffix.detach()], -2)
+        self.end = self.whole[..., prefix.shape[-2] :, :]
+
+
+class _Written(torch.autograd.Function):
+    """All that a buffer holds (…, width + suffix, size), when `new` (…, suffix, size) was written into it."""
+
+    @staticmethod
+    def forward(ctx, new: Tensor, buffer: _Buffer) -> Tensor:
+        ctx.suffix = new.shape[-2]
+        buffer.end.copy_(new)
+        return buffer.whole.detach()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient[..., -ctx.suffix :, :], None
 
 
 @dataclass
@@ -141,10 +187,18 @@ def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Bat
         inputs=inputs,
         neurons=[n.reshape(*tokens.shape, -1) for n in neurons],
         output=output,
-        calls=calls,
+        calls=[map_leaves(partial(_additive, model), call) for call in calls],
         prefix=[keys_values(suffix.cache, layer) for layer in range(model.n_layers)],
         suffix=suffix,
     )
+
+
+def _additive(model: Model, path: tuple, leaf: object) -> object:
+    """A mask of booleans (rows, 1, suffix, columns) as what attention adds for it, which it would make in each call."""
+    booleans = isinstance(leaf, Tensor) and leaf.dtype == torch.bool and leaf.dim() == 4
+    if not booleans or model.config._attn_implementation != "sdpa":
+        return leaf
+    return torch.zeros_like(leaf, dtype=model.dtype).masked_fill(~leaf, -math.inf)
 
 
 def _arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.counts import in_a_step
 from support.rounding import ADAM, PASS, assert_near, near, rounding
 from support.tiny import FAMILIES, double, tiny
 from support.trained import exact, facts, trained
 
 from benchmarks.reference.rome import plain_v_star
+from knowedit.edit.methods import v_star
 from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
 from knowedit.errors import InputError
 from knowedit.facts import Fact
@@ -91,6 +93,42 @@ def test_facts_end_when_they_are_done(exact_model):
         (alone,) = find_v_star(model, [one], 0, search)
         assert alone.steps == value.steps
         assert alone.probability == near(value.probability, size=ADAM, operations=2 * 40 * PASS)
+
+
+def test_searches_end_where_they_end_however_seldom_that_is_read(exact_model, monkeypatch):
+    answers = {fact.relation: {f.target for f in facts() if f.relation == fact.relation} for fact in facts()}
+    wanted = [replace(f, target_new=min(answers[f.relation] - {f.target})) for f in facts()[:8]]
+    search = VStarSearch(steps=40, lr=0.2, clamp=80.0, decay=0.0, stop_loss=None, stop_probability=0.9)
+    requests = asked(exact_model, *wanted, contexts=())
+    often = find_v_star(exact_model, requests, 0, search)
+    monkeypatch.setitem(v_star.READ_EVERY, "cpu", 5)
+    seldom = find_v_star(exact_model, requests, 0, search)
+    for value, same in zip(often, seldom, strict=True):
+        assert (value.steps, value.clamped) == (same.steps, same.clamped)
+        assert value.probability == near(same.probability, size=ADAM, operations=2 * 40 * PASS)
+        assert_near(value.delta, same.delta, size=ADAM, operations=2 * 40 * PASS)
+    assert any(value.steps % 5 for value in often), "a read in every fifth step should miss some ends"
+
+
+@pytest.mark.parametrize(("layer", "share"), [(1, 0.95)])
+def test_a_step_makes_fewer_calls_than_the_plain_loop(layer, share):
+    model = tiny("llama", num_hidden_layers=30)  # as deep as the default model, whose counts are the same
+    (fact_request,) = asked(model, OTHERS[0])
+    assert not fact_request.begins_with_essence, "the essence has a row of its own"
+    plain, _ = in_a_step(lambda steps: plain_v_star(model, fact_request, layer, replace(SEARCH, steps=steps)))
+    ours, _ = in_a_step(lambda steps: find_v_star(model, [fact_request], layer, replace(SEARCH, steps=steps)))
+    assert ours <= share * plain
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_step_of_many_facts_reads_as_seldom_as_one_of_one(n, monkeypatch):
+    monkeypatch.setitem(v_star.READ_EVERY, "cpu", 5)
+    model = tiny("llama")
+    requests = asked(model, FACT, *OTHERS)[:n]
+    for search, most in ((SEARCH, 0), (replace(SEARCH, stop_loss=0.0, stop_probability=0.999), 1 / 5)):
+        work = lambda steps, search=search: find_v_star(model, requests, 1, replace(search, steps=steps))  # noqa: E731
+        _, reads = in_a_step(work, few=6, many=21)
+        assert reads <= most
 
 
 def test_the_model_is_as_it_was():
