@@ -29,7 +29,7 @@ RIGHT = {
     "locate": ONE, "lens": ONE, "trace": ONE, "recall": ONE, "explain": (*ONE, "-o", "page.html"), "mlp": ONE,
     "patch": ("Zarn lives in", "Quill lives in", "--target", "Aldor"),
     "edit": ("Zarn lives in", "--subject", "Zarn", "--target-new", "Bexum", "--layer", "1"),
-    "generate": ("Zarn lives in", "--tokens", "5"), "diff": ("--edit", "edit", *FACTS), "show": ("edit",),
+    "generate": ("Zarn lives in", "--tokens", "5"), "diff": ("--edit", "edit", *FACTS), "show": ("edit", "--probe"),
     "export": ("edit", "exported", "--to", "peft"), "covariance": ("--layers", "0"), "neuron": ("0", "1"),
     "memory": (*FACTS, "--what", "sparsity", "--tokens", "99"),
     "probe": FACTS, "facts": (), "models": (), "merge": ("shard1", "shard2", "--out", "whole"), "report": ("done",),
