@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from ...answers import ask
 from ...display.result import Record, Table
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
@@ -98,6 +99,7 @@ class Trace:
     - `tokens`: of the prompt; `subject_tokens`: its subject's (first, last + 1); `read`: where the answer is predicted.
     - `window`: layers in a window; `level`: the noise's standard deviation.
     - `clean`: P of the clean prompt; `corrupted`: of the corrupted one, (draws,).
+    - `says`: the model's first choice where it is another one than the target.
     - `effects`: by kind the indirect effect of every draw, (draws, tokens, layers). Severed states are the kinds
       `state without mlp` and `state without attention`.
     """
@@ -116,6 +118,7 @@ class Trace:
     effects: dict[str, np.ndarray]
     config: TraceConfig
     fact: str | None = None
+    says: str | None = None
 
     @property
     def high(self) -> float:
@@ -160,6 +163,7 @@ class Trace:
             "prompt": self.prompt,
             "subject": self.subject,
             "target": self.target,
+            "says": self.says,
             "tokens": list(self.tokens),
             "subject_tokens": list(self.subject_tokens),
             "read": self.read,
@@ -175,6 +179,8 @@ class Trace:
     def table(self) -> Iterator[str | Table]:
         """For each kind its peak, and the scores of every token after some of the layers."""
         yield f"{self.prompt} → {self.target}   p = {self.high:.3f}, corrupted {self.low:.3f}   ({self.model})"
+        if self.says is not None:
+            yield f"Note: the model does not say this: it says {self.says!r}; what is restored is not its answer."
         how = "approximated by gradients" if self.config.fast else f"{self.config.draws} draws"
         yield f"noise of {self.config.noise:g} σ = {self.level:.4f} in {self.subject!r}, {how}"
         start, end = self.subject_tokens
@@ -214,12 +220,13 @@ def trace(
     noise = draw_noise(model, level, config.draws, end - start, config.seed)
     # tokens of a target that are predicted one after the other belong to a decoder's sequence, not to its prompt
     tokens = query.prompt.ids if model.masked else query.prompt.ids[: query.prompt.read + 1]
+    (answer,) = ask(model, [query], top=1)
     clean, corrupted, effects = (_fast if config.fast else _exact)(model, query, noise, len(tokens), window, config)
     return Trace(
         model=model.name, prompt=query.prompt.text, subject=subject, target=target,
         tokens=tuple(model.token(token) for token in tokens), subject_tokens=(start, end),
         read=query.prompt.read, window=window, level=level, clean=clean, corrupted=corrupted, effects=effects,
-        config=config, fact=fact,
+        config=config, fact=fact, says=None if answer.ranks[0] == 1 else answer.top[0][0],
     )  # fmt: skip
 
 

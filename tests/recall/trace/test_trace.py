@@ -195,6 +195,15 @@ def test_the_fast_mode_ranks_the_states_of_a_trained_model():
     assert np.median(found) > 0.85
 
 
+def test_an_answer_that_the_model_does_not_give_is_said_to_be_none():
+    model, fact = trained(), facts()[0]
+    other = next(f.target for f in facts() if f.relation == fact.relation and f.target != fact.target)
+    right, wrong = (trace(model, fact.prompt, t, fact.subject, TraceConfig(draws=1)) for t in (fact.target, other))
+    first = model.tokenizer.decode(model.query(fact.prompt, fact.target).target_ids[0])
+    assert right.says is None and not any("does not say" in line for line in right.table() if isinstance(line, str))
+    assert wrong.says == first and f"it says {first!r}" in [line for line in wrong.table() if isinstance(line, str)][1]
+
+
 def test_a_result_is_json_without_nan():
     found = trace(trained(), "Zarn lives in", "Aldor", "Zarn", TraceConfig(draws=1, severed=("mlp",)), fact="home/zarn")
     record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
