@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
-from .records import Placed, read_bytes, records
+from .records import Bad, Placed, put_aside, read_bytes, records
 
 
 @cache
@@ -43,17 +43,18 @@ def find_fact(name: str, facts: tuple[Fact, ...] | None = None) -> Fact:
     return by_id[name]
 
 
-def own_facts(placed: Iterable[Placed], source: str) -> Iterator[Fact]:
-    """The facts that records are; errors name `source` and the place."""
+def own_facts(placed: Iterable[Placed], source: str, bad: Bad | None = None) -> Iterator[Fact]:
+    """The facts that records are; errors name `source` and the place. With `bad` given, what is no fact goes there."""
     seen = set()
     for place, record in placed:
         if isinstance(record, dict) and not record.get("id"):
             record = {**record, "id": place.replace(" ", "-")}
         try:
             fact = Fact.from_dict(record)
+            if fact.id in seen:
+                raise InputError(f"the id {fact.id!r} was used before; ids are unique")
         except InputError as error:
-            raise InputError(f"{source}, {place}: {error}") from None
-        if fact.id in seen:
-            raise InputError(f"{source}, {place}: the id {fact.id!r} was used before; ids are unique")
+            put_aside(bad, place, error, source)
+            continue
         seen.add(fact.id)
         yield fact

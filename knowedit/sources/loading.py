@@ -17,7 +17,7 @@ from ..facts import Fact
 from .builtin import builtin_facts, own_facts
 from .fields import Fields, Skip
 from .formats import FORMATS
-from .records import Placed, read_bytes, records
+from .records import Bad, Placed, put_aside, read_bytes, records
 from .relations import of_relation, pararel_templates
 
 NAMES = ("builtin", "azhx/counterfact")  # known by name; a data set of the Hub with the fields of a format is as good
@@ -49,12 +49,14 @@ def load_source(
     *,
     format: str | None = None,
     revision: str | None = None,
+    lenient: bool = False,
 ) -> Source:
     """The facts of `name`: "builtin", a file, a folder, or a data set of the Hub as owner/name.
 
     **Arguments:**
 
     - `format`: where it is not to be told from the first record. `revision`: of a data set of the Hub.
+    - `lenient`: of a file, skip lines and records that are wrong, too, instead of refusing the whole.
 
     Raises `InputError` for a source that is not there, is empty or holds records of another shape (naming record and
     field) or an id twice, and `DataError` for a file that is not JSON.
@@ -62,29 +64,31 @@ def load_source(
     known = (*FORMATS, "facts")
     if format is not None and format not in known:
         raise InputError(f"no format is called {format!r}{did_you_mean(format, known)}; expected {', '.join(known)}")
-    found, facts, skipped, digest, path = _found(str(name), format, revision)
+    bad: Bad | None = [] if lenient else None
+    found, facts, skipped, digest, path = _found(str(name), format, revision, bad)
+    skipped = [*(bad or ()), *skipped]
     if not facts:
-        why = f": the first of {len(skipped)} records that were skipped: {skipped[0][1]}" if skipped else ""
+        why = f": the first of {len(skipped)} that were skipped, {': '.join(skipped[0])}" if skipped else ""
         raise InputError(f"{name!r} holds no facts that can be asked{why}")
     _check_ids(str(name), facts)
     return Source(str(name), found, tuple(facts), tuple(skipped), digest, path)
 
 
-def _found(name: str, format: str | None, revision: str | None):
+def _found(name: str, format: str | None, revision: str | None, bad: Bad | None):
     """(format, facts, skipped, sha256, path)"""
     path = Path(name).expanduser()
     if name == "builtin":
         facts = list(builtin_facts())
         return "builtin", facts, [], _sha(json.dumps([f.as_dict() for f in facts], sort_keys=True).encode()), None
     if path.is_dir():
-        return _folder(path, format)
+        return _folder(path, format, bad)
     if path.is_file():
         data = read_bytes(path)
-        return *_of_file(path, data, format), _sha(data), str(path)
+        return *_of_file(path, data, format, bad), _sha(data), str(path)
     if name.count("/") == 1 and all(name.split("/")) and not path.suffix:
         rows = list(_hub(name, revision))
         digest = _sha(json.dumps(rows, sort_keys=True, default=str).encode())
-        return *_read(name, [(f"record {i}", row) for i, row in enumerate(rows, 1)], format), digest, None
+        return *_read(name, [(f"record {i}", row) for i, row in enumerate(rows, 1)], format, bad), digest, None
     if name in FORMATS:
         raise InputError(f"{name!r} is a format, not a source: give the path of its file{did_you_mean(name, NAMES)}")
     raise InputError(
@@ -93,19 +97,19 @@ def _found(name: str, format: str | None, revision: str | None):
     )
 
 
-def _of_file(path: Path, data: bytes, format: str | None):
+def _of_file(path: Path, data: bytes, format: str | None, bad: Bad | None):
     """(format, facts, skipped)"""
-    placed = records(path, data)
+    placed = records(path, data, bad)
     first = placed[0][1] if placed else None
     if format == "facts" or (format is None and isinstance(first, dict) and set(_OWN) <= set(first)):
-        return "facts", list(own_facts(placed, repr(str(path)))), []
+        return "facts", list(own_facts(placed, repr(str(path)), bad)), []
     if isinstance(first, dict) and "samples" in first:
         stem = path.name.removesuffix(".gz").removesuffix(".json")
         placed = [(place, {"file": stem, **record} if isinstance(record, dict) else record) for place, record in placed]
-    return _read(str(path), placed, format)
+    return _read(str(path), placed, format, bad)
 
 
-def _read(name: str, placed: list[Placed], format: str | None):
+def _read(name: str, placed: list[Placed], format: str | None, bad: Bad | None):
     """(format, facts, skipped) of records."""
     if not placed:
         raise InputError(f"{name!r} is empty; expected at least one record")
@@ -123,7 +127,7 @@ def _read(name: str, placed: list[Placed], format: str | None):
         except Skip as reason:
             skipped.append((label, str(reason)))
         except InputError as error:
-            raise InputError(f"{name!r}, record {label}: {error}; expected a record of {format}") from None
+            put_aside(bad, f"record {label}", InputError(f"{error}; expected a record of {format}"), repr(name))
     return format, facts, skipped
 
 
@@ -146,7 +150,7 @@ def _is_bags(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], list)
 
 
-def _folder(path: Path, format: str | None):
+def _folder(path: Path, format: str | None, bad: Bad | None):
     """A folder of relations' files, or of ParaRel's patterns and LAMA's triples."""
     patterns = next((path / name for name in _PATTERNS if (path / name).is_dir()), None)
     triples = next((path / name for name in _TRIPLES if (path / name).is_dir()), None)
@@ -160,7 +164,7 @@ def _folder(path: Path, format: str | None):
     for file in files:
         data = read_bytes(file)
         digest.update(data)
-        found, some, left = _of_file(file, data, format)
+        found, some, left = _of_file(file, data, format, bad)
         formats.add(found)
         facts += some
         skipped += left

@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError, KnoweditWarning
+from ..errors import DataError, InputError, KnoweditError, KnoweditWarning
 
 MOST = 1 << 30  # bytes of a file that was gzipped: a small one can hold far more than fits in memory
 _MARKS = {  # of encodings; UTF-32's begins as UTF-16's does
@@ -26,6 +26,8 @@ _MARKS = {  # of encodings; UTF-32's begins as UTF-16's does
 
 Placed = tuple[str, Any]
 """A record behind its place in the file."""
+Bad = list[tuple[str, str]]
+"""Places of records that cannot be used, and why."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -36,12 +38,15 @@ def read_bytes(path: Path) -> bytes:
         raise InputError(f"cannot read {str(path)!r}: {error.strerror}; give a file that can be read") from None
 
 
-def records(path: Path, data: bytes) -> list[Placed]:
-    """The records in `data`, which `path` holds. Raises `DataError` for what cannot be read, naming the line."""
+def records(path: Path, data: bytes, bad: Bad | None = None) -> list[Placed]:
+    """The records in `data`, which `path` holds. Raises `DataError` for what cannot be read, naming the line.
+
+    With `bad` given, a line that cannot be read goes there, and the others are read.
+    """
     text = _text(path, _unpacked(path, data))
     name = path.name.lower().removesuffix(".gz")
     if name.endswith((".csv", ".tsv")):
-        return _table(path, text, "\t" if name.endswith(".tsv") else None)
+        return _table(path, text, "\t" if name.endswith(".tsv") else None, bad)
     try:
         whole = json.loads(text)
     except RecursionError:
@@ -49,7 +54,7 @@ def records(path: Path, data: bytes) -> list[Placed]:
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
             raise DataError(f"{str(path)!r}, line {error.lineno}: not JSON ({error.msg}); is the file whole?") from None
-        return _lines(path, text)
+        return _lines(path, text, bad)
     inner = whole.get("data") if isinstance(whole, dict) else None
     if isinstance(inner, list) and inner and isinstance(inner[0], dict):
         whole = inner
@@ -85,21 +90,19 @@ def _text(path: Path, data: bytes) -> str:
     return text
 
 
-def _lines(path: Path, text: str) -> list[Placed]:
+def _lines(path: Path, text: str, bad: Bad | None) -> list[Placed]:
     found: list[Placed] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 found.append((f"line {number}", json.loads(line)))
             except (json.JSONDecodeError, RecursionError) as error:
-                reason = getattr(error, "msg", "nested too deeply")
-                raise DataError(
-                    f"{str(path)!r}, line {number}: not JSON ({reason}); expected a JSON list or one object a line"
-                ) from None
+                reason = f"not JSON ({getattr(error, 'msg', 'nested too deeply')}); expected one object a line"
+                put_aside(bad, f"line {number}", DataError(reason), repr(str(path)))
     return found
 
 
-def _table(path: Path, text: str, delimiter: str | None) -> list[Placed]:
+def _table(path: Path, text: str, delimiter: str | None, bad: Bad | None) -> list[Placed]:
     """The rows of CSV or TSV by the names in its header; a cell that is empty is a field that is not there."""
     header = text.partition("\n")[0]
     delimiter = delimiter or max(",;\t", key=header.count)  # spreadsheets write ; where the comma is decimal
@@ -111,23 +114,34 @@ def _table(path: Path, text: str, delimiter: str | None) -> list[Placed]:
             raise DataError(f"{str(path)!r} has the header {names}, expected a name for each column, each once")
         for row in rows:
             if any(map(str.strip, row)):
-                if len(row) > len(names):
-                    raise DataError(
-                        f"{str(path)!r}, line {rows.line_num}: {len(row)} cells, the header names {len(names)}; put "
-                        "text that holds the delimiter in quotes"
-                    )
-                cells = dict(zip(names, row, strict=False))
-                found.append((f"line {rows.line_num}", {n: _cell(path, c) for n, c in cells.items() if c.strip()}))
+                place = f"line {rows.line_num}"
+                try:
+                    found.append((place, _row(names, row)))
+                except DataError as error:
+                    put_aside(bad, place, error, repr(str(path)))
     except csv.Error as error:
         raise DataError(f"{str(path)!r}, line {rows.line_num}: not a table ({error})") from None
     return found
 
 
-def _cell(path: Path, text: str) -> object:
+def _row(names: list[str], row: list[str]) -> dict[str, object]:
+    if len(row) > len(names):
+        raise DataError(f"{len(row)} cells, the header names {len(names)}; put text that holds the delimiter in quotes")
+    return {name: _cell(cell) for name, cell in zip(names, row, strict=False) if cell.strip()}
+
+
+def put_aside(bad: Bad | None, place: str, error: KnoweditError, source: str) -> None:
+    """Keep why a record cannot be used; where nobody keeps such records, raise the error with its place."""
+    if bad is None:
+        raise type(error)(f"{source}, {place}: {error}") from None
+    bad.append((place, str(error)))
+
+
+def _cell(text: str) -> object:
     """A list or an object where the cell is one in JSON, else its text."""
     if text.lstrip().startswith(('["', "[]", "[{", '{"')):
         try:
             return json.loads(text)
         except (json.JSONDecodeError, RecursionError):
-            raise DataError(f"{str(path)!r} has the cell {text[:40]!r}, which begins as JSON and is none") from None
+            raise DataError(f"the cell {text[:40]!r} begins as JSON and is none") from None
     return text

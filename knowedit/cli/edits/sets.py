@@ -19,6 +19,8 @@ from ..shared.progress import progress
 
 SOLVERS = [name for name, row in METHODS.items() if "fact_set" in row.file]
 
+SAID = 5  # records that are left out and named
+
 app = group("set", "Hundreds of facts as one change of the weights, which come and go one by one.")
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of a fact set.")]
@@ -115,12 +117,14 @@ def remove(
 
 
 def _read(name: str, limit: int | None) -> list:
-    """The facts of a file; what it holds besides them is said."""
+    """The facts of a file; what it holds besides them is said, and left out."""
     from ...sources import load_source
 
-    source = load_source(name)
-    if source.skipped:
-        note(f"{len(source.skipped)} records are left out, the first ({source.skipped[0][0]}): {source.skipped[0][1]}")
+    source = load_source(name, lenient=True)
+    for place, reason in source.skipped[:SAID]:
+        note(f"left out: {place}: {reason}")
+    if len(source.skipped) > SAID:
+        note(f"left out: {len(source.skipped) - SAID} more")
     return list(source.facts[:limit])
 
 

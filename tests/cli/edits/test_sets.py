@@ -71,11 +71,16 @@ def test_a_csv_is_read(run, tmp_path):
     assert added["facts"] == 2
 
 
-def test_a_line_that_is_no_row_is_named_and_nothing_is_added(run, stored, tmp_path):
+def test_lines_that_are_no_facts_are_named_and_the_others_go_on(run, stored, tmp_path):
     table = tmp_path / "facts.csv"
-    table.write_text("template,subject,target,target_new\n{} lives in,Osk,Aldor,Cirra\n{} lives in,Fenn,a,b,c\n")
-    fails(run("set", "add", stored, "--facts", str(table)), "line 3", "5 cells")
-    assert len(of(run("set", "list", stored, "--json", model=None))["facts"]) == 3
+    bad = "{} lives in,Fenn,a,b,c", "no slot,Fenn,Aldor,Cirra"
+    table.write_text("\n".join(["template,subject,target,target_new", "{} lives in,Osk,Aldor,Cirra", *bad, ""]))
+    done = run("set", "add", stored, "--facts", str(table), "--json")
+    assert of(done)["facts"] == 4
+    for words in ("left out: line 3: 5 cells, the header names 4", "left out: line 4: "):
+        assert words in done[2]
+    table.write_text("\n".join(["template,subject,target,target_new", *bad, ""]))
+    fails(run("set", "add", stored, "--facts", str(table)), "line 2", "5 cells")
 
 
 def test_diff_tells_what_only_one_set_holds(run, stored, tmp_path):
