@@ -41,18 +41,15 @@ def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, b
     Raises `InputError` for a dense change, which is no LoRA adapter, for a folder that exists or cannot be written
     and where edits are on `model`; and what `apply` raises for edits of another model.
     """
-    edits = _list(edits)
-    for edit in edits:
-        if dense := [path for path, delta in edit.deltas.items() if isinstance(delta, Dense)]:
-            raise InputError(
-                f"the edit by {edit.method} changes {dense[0]} densely, which no LoRA adapter of small rank holds; "
-                "export a checkpoint instead"
-            )
+    edits = listed(edits, model, low_rank=True)
     touched = [path for edit in edits for path in edit.deltas]
     mode = "hook" if len(set(touched)) == len(touched) else "in-place"  # offloaded weights can be hooked, not stacked
-    _check_unedited(model)
     with new_folder(folder) as temporary, stacked(model, edits, mode=mode):  # each is checked on the weights it meets
-        tensors, ranks = _factors(edits)
+        tensors, ranks = {}, {}
+        for path, (u, v) in factors(edits).items():
+            tensors[f"base_model.model.{path}.lora_A.weight"] = v.T.contiguous()  # (k, in)
+            tensors[f"base_model.model.{path}.lora_B.weight"] = u.contiguous()  # (out, k)
+            ranks[path] = u.shape[1]
         (temporary / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         _write_json(temporary / "adapter_config.json", _config(model, ranks, base or _loaded_from(model)))
         write_provenance(temporary, edits, "peft", base or _loaded_from(model))
@@ -65,8 +62,7 @@ def to_checkpoint(edits: Edit | Sequence[Edit], model: Model, folder: str | Path
     The model is bit-identical afterwards. Raises `InputError` for a folder that exists or cannot be written and where
     edits are on `model`; and what `apply` raises.
     """
-    edits = _list(edits)
-    _check_unedited(model)
+    edits = listed(edits, model)
     with new_folder(folder) as temporary, stacked(model, edits), quiet():
         model.hf.save_pretrained(temporary)
         model.tokenizer.save_pretrained(temporary)
@@ -79,30 +75,33 @@ def _loaded_from(model: Model) -> str:
     return str(Path(place).absolute()) if Path(place).is_dir() else place
 
 
-def _list(edits: Edit | Sequence[Edit]) -> list[Edit]:
+def listed(edits: Edit | Sequence[Edit], model: Model, *, low_rank: bool = False) -> list[Edit]:
+    """One edit or several as a list. Raises `InputError` for none, where edits are on `model`, and for a dense change
+    where `low_rank` ones are needed."""
     edits = [edits] if isinstance(edits, Edit) else list(edits)
     if not edits:
         raise InputError("there is no edit to export, expected one or more")
-    return edits
-
-
-def _check_unedited(model: Model) -> None:
+    for edit in edits if low_rank else ():
+        if dense := [path for path, delta in edit.deltas.items() if isinstance(delta, Dense)]:
+            raise InputError(
+                f"the edit by {edit.method} changes {dense[0]} densely, which no LoRA adapter of small rank holds; "
+                "export a checkpoint instead"
+            )
     if on := edits_on(model):
         raise InputError(
             f"{model.name} has edits on it ({len(on)}), and only those that are named are exported; revert them first"
         )
+    return edits
 
 
-def _factors(edits: Sequence[Edit]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
-    """The adapter's tensors in float32, and the rank for each module path."""
-    tensors, ranks = {}, {}
+def factors(edits: Sequence[Edit]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """By module path u (out, k) and v (in, k) of the sum of the edits' changes, which are all of low rank."""
+    joined = {}
     for path in sorted({path for edit in edits for path in edit.deltas}):
         deltas = [edit.deltas[path] for edit in edits if path in edit.deltas]
         u, v = (torch.cat([getattr(delta, name) for delta in deltas], dim=1) for name in ("u", "v"))
-        tensors[f"base_model.model.{path}.lora_A.weight"] = v.T.contiguous()  # (k, in)
-        tensors[f"base_model.model.{path}.lora_B.weight"] = u.contiguous()  # (out, k)
-        ranks[path] = u.shape[1]
-    return tensors, ranks
+        joined[path] = u, v
+    return joined
 
 
 def _config(model: Model, ranks: dict[str, int], base: str) -> dict:

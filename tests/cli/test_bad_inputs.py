@@ -60,7 +60,7 @@ BAD = {  # by option; where it is not named here, by the type of its values
     "--config": ("no-such-config", "nowhere.yaml", "broken.jsonl"), "--checkpoints": ("x", "2,1", "0"),
     "--address": (), "--relations": ("no such relation",), "--located": ("nowhere", "edit"),
     "--snippets": ("nowhere",), "--revision": (),
-    "--older": ("x", "1.5", "-1", ""),
+    "--type": ("q9", ""), "--older": ("x", "1.5", "-1", ""),
 }  # fmt: skip
 UNUSED = {("mlp", "--draws", "0")}  # no random dimensions are drawn
 

@@ -15,7 +15,8 @@ from ..shared.help import choice
 from ..shared.options import SEEDS, Chat, EditFolders, ModelOptions, Output
 from ..shared.progress import progress
 
-FORMATS = ("peft", "checkpoint")
+FORMATS = ("peft", "checkpoint", "gguf", "gguf-lora")
+TYPES = ("f32", "f16", "bf16", "q8_0")
 
 # ---------------------------------------------------------------- generate
 
@@ -262,41 +263,76 @@ def _short(value: Any) -> str:
 # ---------------------------------------------------------------- export
 
 
-Base = Annotated[str | None, typer.Option(help="With peft: the name under which others load the base model.")]
+Base = Annotated[
+    str | None, typer.Option(help="With peft: the Hub id or directory under which others load the base model.")
+]
+MatrixType = Annotated[
+    str | None, choice(TYPES, "--type", help="With gguf: of the matrices; by default what the model has.")
+]
 
 
-def check_export(out: Path, to: str, base: str | None) -> Path:
-    """The new folder `out`. Raises `InputError` where it cannot be made, and for a base model that nothing names."""
+def check_export(out: Path, to: str, base: str | None, type: str | None) -> Path:
+    """The new folder `out`. Raises `InputError` where it cannot be made, and for options of another format."""
     from ...errors import InputError
     from ...files import check_new
 
     if base is not None and to != "peft":
         raise InputError(f"--base names the base model of a PEFT adapter, found --to {to}; leave it out")
+    if type is not None and to != "gguf":
+        raise InputError(f"--type is of the matrices of a GGUF model, found --to {to}; leave it out")
     return check_new(out)
 
 
 def export(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Saved edits, in the order of application.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
-    to: Annotated[str, choice(FORMATS, "--to", help="peft: a LoRA adapter. checkpoint: the merged model.")],
+    to: Annotated[
+        str,
+        choice(
+            FORMATS,
+            "--to",
+            help="peft: a LoRA adapter. checkpoint: the merged model. gguf: the merged model for llama.cpp. "
+            "gguf-lora: a LoRA adapter for llama.cpp.",
+        ),
+    ],
     base: Base = None,
+    type: MatrixType = None,
     *,
     model: ModelOptions,
     output: Output,
 ) -> None:
-    """Write edits for other tools: a PEFT LoRA adapter, or a whole checkpoint with the edits in its weights."""
-    from ...edit.export import to_checkpoint, to_peft
+    """Write edits for other tools, as an adapter or in the weights of a whole model, with a card.
 
-    out = check_export(out, to, base)
+    A PEFT adapter is loaded again by PEFT, where that is installed, and its logits are compared.
+    """
+    from ...serving.export import export as write
+
+    out = check_export(out, to, base, type)
     edits = _loaded(folders)
 
     def run(model):
-        to_peft(edits, model, out, base=base) if to == "peft" else to_checkpoint(edits, model, out)
-        what = f"{'a PEFT adapter' if to == 'peft' else 'a checkpoint'} of {model.name}"
-        text = f"{what} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}"
-        return Printout({"model": model.name, "to": to, "edits": _hashes(edits), "out": str(out)}, (text,))
+        gap = write(edits, model, out, to, base=base, type=type)
+        record = {"model": model.name, "to": to, "edits": _hashes(edits), "out": str(out), "logit_gap": gap}
+        text = f"{WRITTEN[to]} of {model.name} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}"
+        return Printout(record, (text, *reloaded(to, gap)))
 
     run_command("knowedit.exported/1", run, model, output)
+
+
+WRITTEN = {
+    "peft": "a PEFT adapter",
+    "checkpoint": "a checkpoint",
+    "gguf": "a GGUF file",
+    "gguf-lora": "a GGUF adapter",
+}
+
+
+def reloaded(to: str, gap: float | None) -> Iterator[str]:
+    """What came of loading an adapter again."""
+    if gap is not None:
+        yield f"loaded again by PEFT, its logits are those of the edited model to within {gap:.1e}"
+    elif to == "peft":
+        yield "not loaded again: PEFT is not installed"
 
 
 # ---------------------------------------------------------------- what they share

@@ -13,7 +13,7 @@ from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice
 from ..shared.options import ModelOptions, Output
 from ..shared.progress import progress
-from .files import FORMATS, Base, check_export
+from .files import FORMATS, Base, MatrixType, check_export, reloaded
 from .sets import Folder, app
 
 SERVED = 512  # the largest rank of an adapter that vLLM serves
@@ -95,22 +95,23 @@ def export_set(
     folder: Folder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     to: Annotated[
-        str, choice(("edit", *FORMATS), "--to", help="edit: for apply. peft: a LoRA adapter. checkpoint: merged.")
+        str, choice(("edit", *FORMATS), "--to", help="edit: for apply. The others are those of `knowedit export`.")
     ],
     rank: Annotated[
         int | None, typer.Option("--rank", help="Keep only so many directions of each weight's change.", min=1)
     ] = None,
     base: Base = None,
+    type: MatrixType = None,
     *,
     model: ModelOptions,
     output: Output,
 ) -> None:
     """Write a set for other tools: an edit, a LoRA adapter or a checkpoint. What a smaller rank loses is said."""
-    from ...edit.export import to_checkpoint, to_peft
     from ...edit.fact_set.fact_set import FactSet
     from ...errors import InputError
+    from ...serving.export import export as write
 
-    out = check_export(out, to, base)
+    out = check_export(out, to, base, type)
 
     def run(model):
         edit = _ready(FactSet.load(model, folder)).edit()
@@ -126,14 +127,16 @@ def export_set(
             whole = sum(delta.norm() ** 2 for delta in edit.deltas.values())
             lost = max(0.0, 1 - sum(delta.norm() ** 2 for delta in kept.values()) / whole) ** 0.5
             edit = replace(edit, deltas=kept, notes={"rank": rank, "lost": lost})
+        gap = None
         if to == "edit":
             edit.save(out)
         else:
-            to_peft(edit, model, out, base=base) if to == "peft" else to_checkpoint(edit, model, out)
+            gap = write([edit], model, out, to, base=base, type=type)
         ranks = sorted({delta.rank for delta in edit.deltas.values()})
-        record = {"model": model.name, "to": to, "ranks": ranks, "lost": lost, "out": str(out)}
+        record = {"model": model.name, "to": to, "ranks": ranks, "lost": lost, "out": str(out), "logit_gap": gap}
         text = f"{len(edit.facts)} facts, rank {'/'.join(map(str, ranks))}, written to {out}"
-        return Printout(record, (text + (f"; the rank loses {lost:.2%} of ‖ΔW‖" if lost else ""),))
+        text += f"; the rank loses {lost:.2%} of ‖ΔW‖" if lost else ""
+        return Printout(record, (text, *reloaded(to, gap)))
 
     run_command("knowedit.exported/1", run, model, output)
 
