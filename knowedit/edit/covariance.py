@@ -264,7 +264,7 @@ def _add(model: Model, layers: Sequence[int], rows: Tensor, limit: int, sums: di
         if model.masked:
             model.run(rows, attention_mask=torch.ones_like(rows))
         else:
-            model.run(rows, use_cache=False)
+            model.run(rows, use_cache=model.cached)  # without a cache transformers looks, and waits, for packed rows
     return min(limit, rows[:, text].numel())
 
 

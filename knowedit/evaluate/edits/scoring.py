@@ -292,10 +292,12 @@ def _read(model: Model, hidden: Tensor, reads: list[list[tuple]], answers: dict)
     """Log-probability and rank of the tokens that are read at some places, hidden (places, d_model)."""
     logits = model.logits(model.normed(hidden)).float()
     total = logits.logsumexp(-1)
-    at = torch.tensor([p for p, row_reads in enumerate(reads) for _ in row_reads], device=logits.device)
+    places = [p for p, row_reads in enumerate(reads) for _ in row_reads]
+    at = torch.tensor(places, device=logits.device)
     token = torch.tensor([token for row_reads in reads for token, _ in row_reads], device=logits.device)
     target_logits = logits[at, token]
     log_p = (target_logits - total[at]).tolist()
-    ranks = [1 + int((logits[p] > value).sum()) for p, value in zip(at.tolist(), target_logits, strict=True)]
+    above = [(logits[p] > value).sum() for p, value in zip(places, target_logits, strict=True)]
+    ranks = (1 + torch.stack(above)).tolist()
     for (_, key), *read in zip((pair for row_reads in reads for pair in row_reads), log_p, ranks, strict=True):
         answers[key] = tuple(read)

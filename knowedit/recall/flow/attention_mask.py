@@ -24,11 +24,12 @@ PROBE_TOKENS = 4
 _KERNELS = ("sdpa", "eager")
 
 
-def on_blocked(model: Model, layer: int, blocked: Tensor) -> Register:
+def on_blocked(model: Model, layer: int, blocked: Tensor, blind: list[tuple[int, Tensor]]) -> Register:
     """Block edges in `layer`: `blocked` (rows or 1, queries, tokens), True where a query may not see a token.
 
-    Queries are the tokens that the block is called with, the last ones of all `tokens`. For `hooks.hooked`. Raises
-    `ModelError` where the block takes no mask; the run raises `InputError` where a token is left nothing to see.
+    Queries are the tokens that the block is called with, the last ones of all `tokens`. For `hooks.hooked`. Each run
+    adds to `blind` whether a token is left nothing to see, for `check_sight`. Raises `ModelError` where the block takes
+    no mask.
     """
     block = model.blocks[model.check_layer(layer)]
     place = _place(model, block)
@@ -39,12 +40,21 @@ def on_blocked(model: Model, layer: int, blocked: Tensor) -> Register:
         if given_mask is None:
             cached = next((c.get_seq_length(layer) for _, c in leaves([args, kwargs]) if is_cache(c)), 0)
             given_mask = _unmasked(hidden, cached, causal=not model.masked)
-        mask = _with_blocked(model, layer, given_mask, blocked.to(given_mask.device))
+        mask, seen = _with_blocked(model, given_mask, blocked.to(given_mask.device))
+        blind.append((layer, ~seen.any(-1).all()))
         if place < len(args):
             return (*args[:place], mask, *args[place + 1 :]), kwargs
         return args, {**kwargs, _MASK: mask}
 
     return lambda: block.register_forward_pre_hook(pre_hook, with_kwargs=True)
+
+
+def check_sight(blind: list[tuple[int, Tensor]]) -> None:
+    """Raise `InputError` where a token was left nothing to see: one read for all layers."""
+    layers = [layer for layer, _ in blind]
+    flags = torch.stack([flag.to(blind[-1][1].device) for _, flag in blind]).tolist() if blind else []
+    for layer in (layer for layer, flag in zip(layers, flags, strict=True) if flag):
+        raise InputError(f"the knockout leaves a token nothing to attend to in layer {layer}; block fewer tokens")
 
 
 def _place(model: Model, block) -> int:
@@ -69,7 +79,8 @@ def _unmasked(hidden: Tensor, cached: int, causal: bool) -> Tensor:
     return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)[None, None]
 
 
-def _with_blocked(model: Model, layer: int, given_mask: Tensor, blocked: Tensor) -> Tensor:
+def _with_blocked(model: Model, given_mask: Tensor, blocked: Tensor) -> tuple[Tensor, Tensor]:
+    """A block's mask with more edges blocked, and what is left to see, (rows, 1, queries, keys)."""
     if given_mask.dim() != 4:
         raise ModelError(
             f"the attention of {model.name} has a mask of shape {tuple(given_mask.shape)}, expected one for every "
@@ -80,15 +91,10 @@ def _with_blocked(model: Model, layer: int, given_mask: Tensor, blocked: Tensor)
     if given_mask.dtype == torch.bool:
         square = given_mask.expand(*given_mask.shape[:2], queries, keys)
         sees = square.diagonal(keys - queries, -2, -1).all()  # every token sees itself: this tells what True means
-        seen = (given_mask if sees else ~given_mask) & ~blocked
-        mask = seen if sees else ~seen
-    else:
-        least = torch.finfo(given_mask.dtype).min
-        seen = (given_mask > least / 2) & ~blocked
-        mask = given_mask.masked_fill(blocked, least)
-    if not seen.any(-1).all():
-        raise InputError(f"the knockout leaves a token nothing to attend to in layer {layer}; block fewer tokens")
-    return mask
+        seen = (given_mask == sees) & ~blocked
+        return seen == sees, seen
+    least = torch.finfo(given_mask.dtype).min
+    return given_mask.masked_fill(blocked, least), (given_mask > least / 2) & ~blocked
 
 
 @torch.no_grad()
@@ -107,7 +113,7 @@ def check_blocking(model: Model, ids: tuple[int, ...]) -> None:
     for layer in kinds.values():
         hidden = recording.inputs[layer].repeat(2, 1, 1)
         hidden[1, :-1] *= -1
-        with hooked(on_blocked(model, layer, blocked)):
+        with hooked(on_blocked(model, layer, blocked, [])):
             outputs = recording.block(layer, hidden)[:, -1]
         gap = (outputs[0] - outputs[1]).abs().max().item()
         scale = outputs[0].abs().max().item() or 1.0

@@ -29,7 +29,7 @@ from ...models.passes.objective import Objective, read_rows
 from ...models.passes.replay import Recording, record
 from ...models.passes.sweep import counts, sweep
 from ...prompts import Query, Row
-from .attention_mask import check_blocking, on_blocked
+from .attention_mask import check_blocking, check_sight, on_blocked
 
 SHARE = 0.18  # of the layers in a window: the paper's 9 of 48 (GPT-2 XL) and 5 of 28 (GPT-J)
 SWEEP_TOKENS = 2048  # that go through a layer at once
@@ -235,16 +235,21 @@ def swept(recording: Recording, cuts: Sequence[Cut], chosen: Sequence[int], extr
         part = order[first : first + size]
         batch = [cuts[i] for i in part]
         joining = counts([min(cut.layers) for cut in batch], recording.model.n_layers)
-        with hooked(*_hooks(recording, batch, np.cumsum(joining)), *extra):
-            yield part, sweep(recording, joining, lambda _, neurons: neurons)
+        blind: list[tuple[int, Tensor]] = []
+        with hooked(*_hooks(recording, batch, np.cumsum(joining), blind), *extra):
+            hidden = sweep(recording, joining, lambda _, neurons: neurons)
+            check_sight(blind)
+            yield part, hidden
 
 
-def _hooks(recording: Recording, cuts: list[Cut], joined: np.ndarray) -> list[Register]:
+def _hooks(
+    recording: Recording, cuts: list[Cut], joined: np.ndarray, blind: list[tuple[int, Tensor]]
+) -> list[Register]:
     """The hooks of all layers; of `cuts`, the first `joined[l]` have joined by layer `l`."""
     model, length, start = recording.model, recording.length, recording.start
-    active = torch.zeros(model.n_layers, len(cuts), dtype=torch.bool)
-    edges = torch.zeros(len(cuts), length, len(recording.ids), dtype=torch.bool)
-    silent = {name: torch.zeros(len(cuts), length, dtype=torch.bool) for name in SUBLAYERS}
+    active = np.zeros((model.n_layers, len(cuts)), bool)
+    edges = np.zeros((len(cuts), length, len(recording.ids)), bool)
+    silent = {name: np.zeros((len(cuts), length), bool) for name in SUBLAYERS}
     for row, cut in enumerate(cuts):
         active[list(cut.layers), row] = True
         if isinstance(cut, SublayerKnockout):
@@ -256,11 +261,11 @@ def _hooks(recording: Recording, cuts: list[Cut], joined: np.ndarray) -> list[Re
         on = active[layer, : joined[layer]]
         blocked = edges[: len(on)] & on[:, None, None]
         if blocked.any():
-            hooks.append(on_blocked(model, layer, blocked))
+            hooks.append(on_blocked(model, layer, torch.from_numpy(blocked), blind))
         for name, module in (("mlp", model.down), ("attention", model.heads)):
             zero = silent[name][: len(on)] & on[:, None]
             if zero.any():
-                hooks.append(on_output(module(layer), _zeroing(zero)))
+                hooks.append(on_output(module(layer), _zeroing(torch.from_numpy(zero))))
     return hooks
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from ...answers import ask
 from ...display.result import Record, Table
@@ -314,13 +315,13 @@ def _restored(
         kind: (kind, None, single if kind == "state" else around) for kind in config.kinds
     }
     kinds |= {f"state without {severed}": ("state", severed, single) for severed in config.severed}
-    low = restoring.corrupted.numpy()
+    low = restoring.corrupted.cpu().double().numpy()
     # what is restored before the first corrupted token was never lost
     maps = {kind: np.broadcast_to(low[:, None, None], (len(low), tokens, n_layers)).copy() for kind in kinds}
-    for token in range(corruption.first, tokens):
-        for kind, values in zip(kinds, restoring.token(token, kinds.values()), strict=True):
-            maps[kind][:, token] = values.T
-    return restoring.clean.item(), low, maps
+    after = [restoring.token(token, kinds.values()) for token in range(corruption.first, tokens)]
+    for kind, of_tokens in zip(kinds, zip(*after, strict=True), strict=True):
+        maps[kind][:, corruption.first :] = torch.stack(of_tokens).cpu().double().permute(2, 0, 1).numpy()
+    return restoring.clean.double().item(), low, maps
 
 
 def _fast(

@@ -45,7 +45,7 @@ def approximate(
     `kinds` has None for states, and for `mlp` and `attention` the window around each layer.
     """
     exact = Restoring(corruption, reads, objectives)
-    low = exact.corrupted
+    low = exact.corrupted.cpu().double()
     recording = record(corruption.model, corruption.ids, corruption.first)
     sums: dict[str, Any] = {kind: 0.0 for kind in kinds}
     for point in range(POINTS):
@@ -60,7 +60,7 @@ def approximate(
             gain = upto[..., [w.end for w in around]] - upto[..., [w.first for w in around]]
         odds = (low.clamp_min(_LEAST).log() - (1 - low).clamp_min(_REST).log())[:, None, None] + gain
         effects[kind] = (odds.sigmoid() - low[:, None, None]).numpy()
-    return exact.clean.item(), low.numpy(), effects
+    return exact.clean.double().item(), low.numpy(), effects
 
 
 def gains(
@@ -123,8 +123,10 @@ def _along(corruption: Corruption, kind: str, gradients: list[Tensor]) -> Tensor
         if kind == "state"
         else zip(clean.outputs[kind], corrupted.outputs[kind], strict=True)
     )
-    gains = torch.zeros(corruption.draws, len(corruption.ids), len(gradients), dtype=torch.float64)
-    for layer, ((one, other), gradient) in enumerate(zip(pairs, gradients, strict=True)):
+    of_layers = []
+    for (one, other), gradient in zip(pairs, gradients, strict=True):
         change = (one - other)[:, corruption.first :]
-        gains[:, corruption.first :, layer] = (gradient.reshape(change.shape) * change).sum(-1).double().cpu()
+        of_layers.append((gradient.reshape(change.shape) * change).sum(-1))
+    gains = torch.zeros(corruption.draws, len(corruption.ids), len(gradients), dtype=torch.float64)
+    gains[:, corruption.first :] = torch.stack([gain.to(of_layers[-1].device) for gain in of_layers], -1).cpu()
     return gains

@@ -75,7 +75,7 @@ class Restoring:
         places = range(len(self.reads))
         with torch.no_grad():
             parts = [read_rows(self.model, part, places, self.objectives).value for part in hidden.split(READ_ROWS)]
-        return torch.cat(parts).double().cpu()
+        return torch.cat(parts)
 
 
 class _Token:

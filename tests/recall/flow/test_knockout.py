@@ -44,7 +44,7 @@ def plain(model, query, cut=None):
             for q in (q for q in cut.queries if q < length):
                 for s in (s for s in cut.sources if s < length):
                     blocked[0, q, s] = True
-            hooks = [on_blocked(model, layer, blocked) for layer in cut.layers]
+            hooks = [on_blocked(model, layer, blocked, []) for layer in cut.layers]
         elif cut is not None:
             places = [p for p in cut.positions if p < length]
 
@@ -76,7 +76,7 @@ def test_what_is_blocked_carries_nothing(name):
         rows[1, sources] = torch.randn(2, model.d_model)
         with torch.no_grad():
             seen = recording.block(layer, rows)[:, query]
-            with hooked(on_blocked(model, layer, blocked)):
+            with hooked(on_blocked(model, layer, blocked, [])):
                 hidden = recording.block(layer, rows)
         assert (seen[0] - seen[1]).abs().max() > 1e-3
         assert (hidden[0, query] - hidden[1, query]).abs().max() <= 1e-6 * hidden.abs().max()
@@ -97,7 +97,7 @@ def test_weights_of_blocked_edges_are_zero(family):
     weights = []
     own = model.attention(1) if family != "bert" else model.attention(1).self
     handle = own.register_forward_hook(lambda _, __, output: weights.append(output[1]))
-    with hooked(on_blocked(model, 1, blocked)), torch.no_grad():
+    with hooked(on_blocked(model, 1, blocked, [])), torch.no_grad():
         recording.block(1, recording.inputs[1])
     handle.remove()
     (found,) = weights
@@ -258,7 +258,7 @@ def test_a_model_whose_attention_cannot_be_blocked_is_said(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(model.hf.config, "_attn_implementation", "flash_attention_2")
     with pytest.raises(ModelError, match="flash_attention_2.*sdpa"):
-        on_blocked(model, 0, torch.zeros(1, 1, 1, dtype=torch.bool))
+        on_blocked(model, 0, torch.zeros(1, 1, 1, dtype=torch.bool), [])
 
 
 def test_a_block_without_a_mask_is_said():
@@ -270,7 +270,7 @@ def test_a_block_without_a_mask_is_said():
 
     model.blocks[0] = Bare()
     with pytest.raises(ModelError, match="no attention_mask"):
-        on_blocked(model, 0, torch.zeros(1, 1, 1, dtype=torch.bool))
+        on_blocked(model, 0, torch.zeros(1, 1, 1, dtype=torch.bool), [])
 
 
 @pytest.mark.parametrize("family", DECODERS)
