@@ -16,9 +16,10 @@ Weights in half precision are taken as float32 for as long as it takes: F rounde
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -27,12 +28,12 @@ from torch import Tensor
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, in_float32
 from ..models.passes.objective import KINDS, Objective
-from ..models.passes.replay import record
 from ..prompts import Prompt, Query
-from .integration_path import BASELINES, IntegrationPath, baseline_tensor
+from .integration_path import BASELINES, IntegrationPaths, Reading, integration_paths
 from .quadrature import ENDS, RULES, Integral, integrate, refine, rule
 
 ENGINES = ("sweep", "captum")
+TOGETHER = 32  # prompts and target tokens whose paths are laid at once
 INCOMPLETE = 0.05  # of F: a layer whose scores miss more is warned of, and `nodes="auto"` goes on
 
 
@@ -157,14 +158,52 @@ def attribute(
 
     Raises `InputError` for an unusable prompt, target or option.
     """
-    config = config or AttributionConfig()
     query = prompt if isinstance(prompt, Query) else model.query(prompt, target, subject, chat=chat)
-    started = time.perf_counter()
-    with in_float32(model):
-        if config.joint and len(query.steps) > 1:
-            parts = [_joint(model, query, config)]
-        else:
-            parts = [_single(model, query, j, config) for j in range(len(query.steps))]
+    (attribution,) = attribute_many(model, [query], config)
+    return attribution
+
+
+def attribute_many(
+    model: Model,
+    queries: Iterable[Query],
+    config: AttributionConfig | None = None,
+    baselines: Iterable[Tensor | None] = (),
+) -> Iterator[Attribution]:
+    """Attribute many prompts, some `TOGETHER` in one sweep; they differ by rounding from what each gives alone.
+
+    `baselines`: of the prompts, in their order; where there is none, or None, paths start at that of `config`. Errors
+    as for `attribute`.
+    """
+    config = config or AttributionConfig()
+    for group in grouped_readings(model, queries, config, baselines):
+        started = time.perf_counter()
+        with in_float32(model):
+            parts = iter(_integrate(model, [reading for _, part in group for reading in part], config))
+        seconds = (time.perf_counter() - started) / len(group)
+        for query, part in group:
+            yield _attribution(model, query, [next(parts) for _ in part], seconds, config)
+
+
+def grouped_readings(
+    model: Model, queries: Iterable[Query], config: AttributionConfig, baselines: Iterable[Tensor | None] = ()
+) -> Iterator[list[tuple[Query, list[Reading]]]]:
+    """What is scaled and read for each query; those that share sweeps: `TOGETHER` readings, of as many reads."""
+    group: list[tuple[Query, list[Reading]]] = []
+    for query, baseline in zip(queries, itertools.chain(baselines, itertools.repeat(None)), strict=False):
+        readings = [_joint(model, query, config)] if config.joint else _single(model, query, config)
+        readings = [replace(reading, baseline=baseline) for reading in readings]
+        full = len(readings) + sum(len(others) for _, others in group) > TOGETHER
+        if group and (full or len(readings[0].reads) != len(group[0][1][0].reads)):
+            yield group
+            group = []
+        group.append((query, readings))
+    if group:
+        yield group
+
+
+def _attribution(
+    model: Model, query: Query, parts: list[_Part], seconds: float, config: AttributionConfig
+) -> Attribution:
     by_token = torch.stack([p.scores for p in parts])
     return Attribution(
         prompt=query.prompt,
@@ -181,20 +220,9 @@ def attribute(
         rows=sum(p.rows for p in parts),
         row_layers=sum(p.row_layers for p in parts),
         ended=max((p.ended for p in parts), key=ENDS.index),
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
         config=config,
     )
-
-
-def attribute_many(
-    model: Model, queries: Iterable[Query], config: AttributionConfig | None = None
-) -> Iterator[Attribution]:
-    """Attribute many prompts, one after the other.
-
-    The paths of one prompt fill a sweep's memory, so prompts share nothing but the model.
-    """
-    for query in queries:
-        yield attribute(model, query, config=config)
 
 
 @dataclass
@@ -211,49 +239,33 @@ class _Part:
     ended: str
 
 
-def _single(model: Model, query: Query, j: int, config: AttributionConfig) -> _Part:
-    """One target token: its neurons scaled at one position, F read where it is predicted."""
-    step, token = query.steps[j], query.target_ids[j]
-    # an index is one of the prompt's tokens, also where the target's first tokens stand behind them
-    position = step.read if config.position == "read" else query.prompt.position(config.position)
-    if not model.masked and position > step.read:
-        raise InputError(f"position {position} lies behind the read position {step.read}, where it can change nothing")
-    objective = Objective(config.of, token, _foil(model, step, config, query.separator))
-    return _integrate(make_path(model, step.ids, [position], [step.read], [objective], config), config)
+def _single(model: Model, query: Query, config: AttributionConfig) -> list[Reading]:
+    """Each target token: the neurons scaled at one position, F read where the token is predicted."""
+    readings = []
+    for step, token in zip(query.steps, query.target_ids, strict=True):
+        # an index is one of the prompt's tokens, also where the target's first tokens stand behind them
+        position = step.read if config.position == "read" else query.prompt.position(config.position)
+        if not model.masked and position > step.read:
+            raise InputError(
+                f"position {position} lies behind the read position {step.read}, where it can change nothing"
+            )
+        objective = Objective(config.of, token, _foil(model, step, config, query.separator))
+        readings.append(Reading(step.ids, [position], [step.read], [objective]))
+    return readings
 
 
-def _joint(model: Model, query: Query, config: AttributionConfig) -> _Part:
+def _joint(model: Model, query: Query, config: AttributionConfig) -> Reading:
     """All target tokens at once: every read position scaled together, F the product of the conditionals."""
+    if len(query.steps) == 1:
+        return _single(model, query, config)[0]
     if model.masked:
         raise InputError(
             "joint=True needs a decoder: a masked model predicts the tokens of a target from different texts"
         )
     if config.of not in ("probability", "log_probability") or config.position != "read":
         raise InputError("joint=True attributes a probability or log_probability at the read positions")
-    last = query.steps[-1]
     reads = [step.read for step in query.steps]
-    objectives = [Objective(config.of, token) for token in query.target_ids]
-    return _integrate(make_path(model, last.ids, reads, reads, objectives, config), config)
-
-
-def make_path(model: Model, ids, positions, reads, objectives, config: AttributionConfig) -> IntegrationPath:
-    """Record `ids` from the first position that is altered on, and lay the paths of all layers through it."""
-    recording = record(model, ids, start=min(positions))
-    offset = recording.start
-    return IntegrationPath(
-        recording,
-        [p - offset for p in positions],
-        [r - offset for r in reads],
-        objectives,
-        baseline_tensor(model, config.baseline),
-        config.row_limit or _budget(model, recording),
-    )
-
-
-def _budget(model: Model, recording) -> int:
-    """Row-layers whose graphs take somewhat less than half of the weights' bytes; at least one row's."""
-    weights = sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize
-    return max(model.n_layers, int(0.4 * weights / recording.bytes_per_row()))
+    return Reading(query.steps[-1].ids, reads, reads, [Objective(config.of, token) for token in query.target_ids])
 
 
 def _foil(model: Model, step: Prompt, config: AttributionConfig, separator: str | None) -> int | None:
@@ -263,34 +275,39 @@ def _foil(model: Model, step: Prompt, config: AttributionConfig, separator: str 
     return model.query(text, config.foil, separator=separator).target_ids[0]
 
 
-def _integrate(path: IntegrationPath, config: AttributionConfig) -> _Part:
-    integral = _integral(path, config)
-    value = path.clean
-    span = torch.tensor([value - b for b in integral.baseline_values], dtype=torch.float64)
-    scores = integral.scores.cpu()
-    return _Part(
-        scores=scores,
-        activations=(path.start + path.delta).mean(1).cpu(),
-        value=value,
-        # a probability is never far from its own size; of a logarithm or logit only differences have one
-        size=abs(value) if config.of == "probability" else max(abs(value), span.abs().max().item()),
-        span=span,
-        gap=(scores.double().sum(1) - span).abs(),
-        nodes=integral.nodes,
-        rows=path.rows,
-        row_layers=path.row_layers,
-        ended=integral.ended,
-    )
+def _integrate(model: Model, readings: Sequence[Reading], config: AttributionConfig) -> list[_Part]:
+    paths = integration_paths(model, readings, config.baseline, config.row_limit)
+    activations = paths.activations.cpu()
+    parts = []
+    for prompt, (integral, value) in enumerate(zip(_integrals(paths, config), paths.clean, strict=True)):
+        span = torch.tensor([value - b for b in integral.baseline_values], dtype=torch.float64)
+        scores = integral.scores.cpu()
+        parts.append(
+            _Part(
+                scores=scores,
+                activations=activations[:, prompt],
+                value=value,
+                # a probability is never far from its own size; of a logarithm or logit only differences have one
+                size=abs(value) if config.of == "probability" else max(abs(value), span.abs().max().item()),
+                span=span,
+                gap=(scores.double().sum(1) - span).abs(),
+                nodes=integral.nodes,
+                rows=paths.rows[prompt],
+                row_layers=paths.row_layers[prompt],
+                ended=integral.ended,
+            )
+        )
+    return parts
 
 
-def _integral(path: IntegrationPath, config: AttributionConfig) -> Integral:
+def _integrals(paths: IntegrationPaths, config: AttributionConfig) -> list[Integral]:
     if config.engine == "captum":
         from .captum_engine import integrate as by_captum
 
-        return by_captum(path, config)
+        return by_captum(paths, config)
     if config.nodes == "auto":
-        tolerance = config.tolerance
+        tolerances = [config.tolerance] * len(paths.readings)
         if config.of == "probability":
-            tolerance = min(tolerance, INCOMPLETE * path.clean)
-        return refine(path, tolerance, config.budget * path.model.n_layers, config.quadrature)
-    return integrate(path, config.quadrature, cast(int, config.nodes))
+            tolerances = [min(config.tolerance, INCOMPLETE * f) for f in paths.clean]
+        return refine(paths, tolerances, config.budget * paths.model.n_layers, config.quadrature)
+    return integrate(paths, config.quadrature, cast(int, config.nodes))

@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..hooks import hooked, on_input
 from ..models.adapter import Model, frozen
 from ..models.passes.objective import Objective, at_least_float
-from .integration_path import IntegrationPath
+from .integration_path import IntegrationPaths, Reading
 from .quadrature import Integral
 
 METHODS = {
@@ -34,41 +34,48 @@ METHODS = {
 BATCH_ROWS = 16  # whole prompts in one forward pass
 
 
-def integrate(path: IntegrationPath, config) -> Integral:
+def integrate(paths: IntegrationPaths, config) -> list[Integral]:
     """The integrals of every layer, as `quadrature.integrate` gives them.
 
     Raises `InputError` for rules that captum does not have and where captum is not installed.
     """
     check(config)
-    if config.quadrature == "auto" and path.model.normalised and not path.start.any():
+    if config.quadrature == "auto" and paths.model.normalised and not paths.baseline.any():
         raise InputError(
-            f"engine 'captum' has not the points that 'auto' takes for {path.model.name}; set quadrature to "
+            f"engine 'captum' has not the points that 'auto' takes for {paths.model.name}; set quadrature to "
             "gauss-legendre"
         )
     try:
         from captum.attr import IntegratedGradients
     except ImportError:
         raise InputError("engine 'captum' needs the package captum: install it, or use engine 'sweep'") from None
-    n_layers = path.model.n_layers
+    starts = paths.baseline.expand(-1, len(paths.readings), -1)
+    return [
+        _integral(paths.model, reading, starts[:, prompt, None], paths.delta[:, prompt], config, IntegratedGradients)
+        for prompt, reading in enumerate(paths.readings)
+    ]
+
+
+def _integral(model: Model, reading: Reading, starts: Tensor, deltas: Tensor, config, method) -> Integral:
+    """Of one prompt, from `starts` (n_layers, 1, n_neurons) by `deltas` (n_layers, positions, n_neurons)."""
     scores, baseline_values = [], []
-    with frozen(path.model):
-        for layer in range(n_layers):
+    with frozen(model):
+        for layer, (start, delta) in enumerate(zip(starts, deltas, strict=True)):
 
             def value(points: Tensor, layer=layer) -> Tensor:
-                return _value(path, layer, points)
+                return _value(model, reading, layer, points)
 
-            start = path.start[layer][None]
-            score = IntegratedGradients(value).attribute(
-                start + path.delta[layer],
-                baselines=start,
+            score = method(value).attribute(
+                (start + delta)[None],
+                baselines=start.expand_as(delta)[None],
                 n_steps=config.nodes,
                 method=METHODS[config.quadrature],
                 internal_batch_size=BATCH_ROWS,
             )
             scores.append(score[0].detach().sum(0))
             with torch.no_grad():
-                baseline_values.append(value(start).item())
-    return Integral(torch.stack(scores), baseline_values, [config.nodes] * n_layers, "nodes")
+                baseline_values.append(value(start.expand_as(delta)[None]).item())
+    return Integral(torch.stack(scores), baseline_values, [config.nodes] * model.n_layers, "nodes")
 
 
 def check(config) -> None:
@@ -83,22 +90,20 @@ def check(config) -> None:
         )
 
 
-def _value(path: IntegrationPath, layer: int, points: Tensor) -> Tensor:
+def _value(model: Model, reading: Reading, layer: int, points: Tensor) -> Tensor:
     """F (rows,) of the whole model with `points` (rows, positions, n_neurons) for the neurons of `layer`."""
-    model, recording = path.model, path.recording
-    tokens = torch.tensor([recording.ids], device=model.device).repeat(len(points), 1)
-    positions = [recording.start + p for p in path.positions]
+    tokens = torch.tensor([reading.ids], device=model.device).repeat(len(points), 1)
 
     def patch(neurons: Tensor) -> Tensor:
         rows = neurons.reshape(len(points), tokens.shape[1], -1).clone()
-        rows[:, positions] = points.to(rows)
+        rows[:, list(reading.positions)] = points.to(rows)
         return rows.reshape(neurons.shape)
 
     with hooked(on_input(model.down(layer), patch)):
         logits = _logits(model, tokens)
-    parts = [_read(logits[:, recording.start + r], how) for r, how in zip(path.reads, path.objectives, strict=True)]
+    parts = [_read(logits[:, at], objective) for at, objective in zip(reading.reads, reading.objectives, strict=True)]
     stacked = torch.stack(parts, dim=1)
-    return stacked.prod(1) if path.objectives[0].kind == "probability" else stacked.sum(1)
+    return stacked.prod(1) if reading.objectives[0].kind == "probability" else stacked.sum(1)
 
 
 def _logits(model: Model, tokens: Tensor) -> Tensor:

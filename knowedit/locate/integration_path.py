@@ -1,8 +1,8 @@
-"""Gradients along straight paths, for all layers in one growing sweep.
+"""Gradients along straight paths, for all layers and many prompts in one growing sweep.
 
 A path in layer `l` goes from a baseline to the clean neurons of that layer at the patched positions, all neurons
-together, other layers free. `IntegrationPath.integrate` evaluates any mix of layers and points of such paths: F at
-each point, and the weighted sum of dF/dneurons that a quadrature asks for.
+together, other layers free. `IntegrationPaths.integrate` evaluates any mix of prompts, layers and points of such
+paths: F at each point, and the scores of a weighted sum of points, which a quadrature asks for.
 """
 
 from __future__ import annotations
@@ -16,107 +16,227 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models.adapter import Model, frozen
-from ..models.passes.objective import Objective, at_least_float, read_rows
-from ..models.passes.replay import Recording, record
+from ..models.passes.batch import Batch, record_batch
+from ..models.passes.objective import Objective, Read, at_least_float, read_states
+from ..models.passes.replay import record
 from ..models.passes.sweep import chunks, counts, sweep
 from ..sources import builtin_facts
 
 BASELINES = ("zero", "mean", "patch")
 EVERY = 10  # built-in facts from one whose prompt counts in the mean to the next
+DEVICE_BYTES = 2 << 30  # of rows at once on an accelerator: enough to keep any busy
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Token `ids` whose neurons at `positions` are scaled together, with F read at `reads`, one `Objective` each.
+
+    Several objectives multiply (probability) or add up. `baseline`: where the paths start, (n_layers, n_neurons).
+    """
+
+    ids: tuple[int, ...]
+    positions: Sequence[int]
+    reads: Sequence[int]
+    objectives: Sequence[Objective]
+    baseline: Tensor | None = None
 
 
 @dataclass(frozen=True, order=True)
 class Node:
-    """One row: point `alpha` on the path of `layer`, its gradient to be added to sum `segment` with `weight`.
+    """One row: point `alpha` on the path of `layer` of a prompt; its gradient counts in `segment` with `weight`.
 
     Without a weight only F is computed there.
     """
 
     layer: int
+    prompt: int
     segment: int
     alpha: float
     weight: float = 0.0
 
 
 @dataclass
-class IntegrationPath:
-    """The paths of all layers for one recorded prompt.
+class IntegrationPaths:
+    """The paths of all layers for prompts that were recorded together; each has as many positions, and as many reads.
 
-    - `positions`: indices in the suffix whose neurons are scaled together.
-    - `reads`: indices in the suffix where F is read, one `Objective` each; several multiply (probability) or add up.
-    - `baseline`: where the paths start, (n_layers, n_neurons).
+    - `baseline`: where the paths start, (n_layers, prompts or one for all, n_neurons).
     - `budget`: row-layers that may be alive at once; bounds memory.
+    - `delta`: clean neurons minus baseline, (n_layers, prompts, positions, n_neurons).
+    - `rows`, `row_layers`: forward and backward work so far, by prompt.
     """
 
-    recording: Recording
-    positions: Sequence[int]
-    reads: Sequence[int]
-    objectives: Sequence[Objective]
+    readings: Sequence[Reading]
+    batch: Batch
     baseline: Tensor
     budget: int
-    start: Tensor = field(init=False)
     delta: Tensor = field(init=False)
-    rows: int = field(init=False, default=0)
-    row_layers: int = field(init=False, default=0)
+    rows: list[int] = field(init=False)
+    row_layers: list[int] = field(init=False)
 
     def __post_init__(self):
-        neurons = [at_least_float(n[list(self.positions)]).to(self.model.device) for n in self.recording.neurons]
-        end = torch.stack(neurons)  # (layers, positions, n_neurons)
-        self.start = self.baseline.to(end)[:, None].expand_as(end)
-        self.delta = end - self.start
+        offsets = self.batch.offsets.tolist()
+        self.positions, self.reads = (
+            torch.tensor([[at + offset for at in places] for places, offset in zip(column, offsets, strict=True)])
+            for column in zip(*((reading.positions, reading.reads) for reading in self.readings), strict=True)
+        )
+        rows = torch.arange(len(self.readings))[:, None]
+        neurons = [at_least_float(n[rows, self.positions]).to(self.model.device) for n in self.batch.neurons]
+        end = torch.stack(neurons)
+        self.baseline = self.baseline.to(end)
+        self.delta = end - self.baseline[:, :, None]
+        self.rows, self.row_layers = ([0] * len(self.readings) for _ in range(2))
 
     @property
     def model(self) -> Model:
-        return self.recording.model
+        return self.batch.model
 
     @cached_property
-    def clean(self) -> float:
-        """F of the unaltered prompt."""
+    def clean(self) -> list[float]:
+        """F of the unaltered prompts."""
         with torch.no_grad():
-            return read_rows(self.model, self.recording.output, self.reads, self.objectives).value.item()
+            return self._read(self.batch.output, torch.arange(len(self.readings))).value.tolist()
 
-    def integrate(self, nodes: Sequence[Node]) -> tuple[dict[Node, float], dict[int, Tensor]]:
-        """F at every node, and by segment the weighted sum of dF/dneurons (positions, n_neurons).
+    @property
+    def activations(self) -> Tensor:
+        """The clean neurons, averaged over the positions, (n_layers, prompts, n_neurons)."""
+        return self.baseline + self.delta.mean(2)
 
-        Nodes may come in any order; results do not depend on the budget but for rounding.
+    def integrate(self, nodes: Sequence[Node]) -> tuple[dict[Node, float], dict[int, Tensor], dict[int, float]]:
+        """F at every node, and by segment the scores (n_neurons,) and their sum.
+
+        A segment's nodes are of one layer and prompt. Its scores are (clean − baseline) · the weighted sum of
+        dF/dneurons at them, added up over positions. Nodes may come in any order; the budget changes results by
+        rounding only.
         """
-        values: dict[Node, float] = {}
-        sums: dict[int, Tensor] = {}
+        ordered: list[Node] = []
+        values: list[Tensor] = []
+        scores: dict[int, Tensor] = {}
         with frozen(self.model):
             for gradient, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
                 rows = sorted(n for n in nodes if bool(n.weight) == gradient)
                 for part in chunks([n.layer for n in rows], self.model.n_layers, budget):
-                    self._integrate(rows[part], gradient, values, sums)
-        return values, sums
+                    values.append(self._integrate(rows[part], gradient, scores).double())
+                ordered += rows
+        stacked = torch.stack(list(scores.values()))
+        read = torch.cat([*values, stacked.double().sum(1)]).tolist()  # once: a device is waited for
+        sums = dict(zip(scores, read[len(ordered) :], strict=True))
+        return dict(zip(ordered, read, strict=False)), dict(zip(scores, stacked, strict=True)), sums
 
-    def _integrate(self, nodes: list[Node], gradient: bool, values: dict[Node, float], sums: dict[int, Tensor]) -> None:
-        joining = counts([n.layer for n in nodes], self.model.n_layers)
-        by_layer = {layer: [n for n in nodes if n.layer == layer] for layer, n in enumerate(joining) if n}
-        points = {}
+    def gradients(self) -> Tensor:
+        """dF/dneurons of the unaltered prompts, (n_layers, prompts, positions, n_neurons): one pass for all."""
+        of = torch.arange(len(self.readings), device=self.model.device)
+        moved: list[Tensor] = []
 
         def patch(layer: int, neurons: Tensor) -> Tensor:
-            if layer not in by_layer:
+            moved.append(torch.zeros_like(self.delta[layer]).requires_grad_())
+            return self._placed(neurons, (neurons[of[:, None], self.positions.to(of)] + moved[-1]).to(neurons), of)
+
+        joining = [len(of), *[0] * (self.model.n_layers - 1)]
+        with frozen(self.model), torch.enable_grad():
+            read = self._read(sweep(self.batch, joining, patch, of=of), of, gradient=True)
+            gradients = torch.autograd.grad(read.normed, moved, read.gradient)
+        return torch.stack([gradient.to(self.delta) for gradient in gradients])
+
+    @torch.no_grad()
+    def without(self, prompt: int, layer: int, indices: Tensor) -> Tensor:
+        """F of a prompt with each neuron of a layer set to zero at the first position, (indices,)."""
+        of = torch.full((len(indices),), prompt, device=self.model.device)
+        joining = [len(indices) if at == layer else 0 for at in range(self.model.n_layers)]
+        rows, position = torch.arange(len(indices)), self.positions[prompt, 0]
+
+        def patch(at: int, neurons: Tensor) -> Tensor:
+            if at != layer:
                 return neurons
-            alphas = self.start.new_tensor([n.alpha for n in by_layer[layer]])[:, None, None]
-            point = points[layer] = (self.start[layer] + alphas * self.delta[layer]).requires_grad_(gradient)
-            placed = point.to(neurons)
-            old, new = neurons.split([len(neurons) - len(placed), len(placed)])
-            if len(self.positions) != self.recording.length:
-                placed = new.detach().index_copy(1, torch.tensor(self.positions, device=new.device), placed)
-            return torch.cat([old, placed])
+            neurons = neurons.clone()
+            neurons[rows, position, indices.to(neurons.device)] = 0
+            return neurons
+
+        return self._read(sweep(self.batch, joining, patch, of=of), of).value
+
+    def _integrate(self, nodes: list[Node], gradient: bool, scores: dict[int, Tensor]) -> Tensor:
+        """F at the nodes, a chunk of rows; where gradients are asked for, add their part to `scores`."""
+        joining = counts([n.layer for n in nodes], self.model.n_layers)
+        first = [sum(joining[:layer]) for layer in range(self.model.n_layers)]
+        of = torch.tensor([n.prompt for n in nodes], device=self.model.device)
+        alphas = self.delta.new_tensor([n.alpha for n in nodes])[:, None, None]
+        points: dict[int, Tensor] = {}
+
+        def patch(layer: int, neurons: Tensor) -> Tensor:
+            if not joining[layer]:
+                return neurons
+            part = slice(first[layer], first[layer] + joining[layer])
+            start, delta = (
+                tensor if len(tensor) == 1 else tensor.index_select(0, of[part])
+                for tensor in (self.baseline[layer, :, None], self.delta[layer])
+            )
+            point = points[layer] = (start + alphas[part] * delta).requires_grad_(gradient)
+            old, new = neurons.split([len(neurons) - len(point), len(point)])
+            return torch.cat([old, self._placed(new.detach(), point.to(neurons), of[part])])
 
         with torch.set_grad_enabled(gradient):
-            hidden = sweep(self.recording, joining, patch)
-            read = read_rows(self.model, hidden, self.reads, self.objectives, gradient=gradient)
-            gradients = torch.autograd.grad(read.normed, list(points.values()), read.gradient) if gradient else []
-        self.rows += len(nodes)
-        self.row_layers += sum(self.model.n_layers - n.layer for n in nodes)
-        values.update(zip(nodes, read.value.tolist(), strict=True))
-        for layer, slope in zip(points if gradient else (), gradients, strict=True):
-            for segment in {n.segment for n in by_layer[layer]}:
-                weights = [n.weight if n.segment == segment else 0.0 for n in by_layer[layer]]
-                total = torch.einsum("r,rpn->pn", slope.new_tensor(weights), slope)
-                sums[segment] = sums[segment] + total if segment in sums else total
+            hidden = sweep(self.batch, joining, patch, of=of)
+            read = self._read(hidden, of, gradient=gradient)
+            slopes = torch.autograd.grad(read.normed, list(points.values()), read.gradient) if gradient else ()
+        for node in nodes:
+            self.rows[node.prompt] += 1
+            self.row_layers[node.prompt] += self.model.n_layers - node.layer
+        for layer, slope in zip(points if gradient else (), slopes, strict=True):
+            part = slice(first[layer], first[layer] + joining[layer])
+            for segment, score in self._scores(layer, nodes[part], slope).items():
+                scores[segment] = scores[segment] + score if segment in scores else score
+        return read.value
+
+    def _scores(self, layer: int, nodes: Sequence[Node], slope: Tensor) -> dict[int, Tensor]:
+        """The scores of segments, from dF/dneurons (nodes, positions, n_neurons)."""
+        prompts = {node.segment: node.prompt for node in nodes}
+        segments = {segment: row for row, segment in enumerate(prompts)}
+        weights = torch.zeros(len(segments), len(nodes), dtype=slope.dtype)
+        rows = [segments[node.segment] for node in nodes]
+        weights[rows, list(range(len(nodes)))] = weights.new_tensor([node.weight for node in nodes])
+        sums = (weights.to(slope.device) @ slope.flatten(1)).unflatten(1, slope.shape[1:])
+        return dict(zip(segments, (sums * self.delta[layer, list(prompts.values())]).sum(1), strict=True))
+
+    def _placed(self, neurons: Tensor, points: Tensor, of: Tensor) -> Tensor:
+        """`neurons` (rows, suffix, n_neurons) of prompts `of` with `points` (rows, positions, n_neurons) put in."""
+        if points.shape[1] == self.batch.length:
+            return points
+        rows = torch.arange(len(of), device=neurons.device)[:, None]
+        return neurons.index_put((rows, self.positions.to(of.device)[of].to(neurons.device)), points)
+
+    def _read(self, hidden: Tensor, of: Tensor, gradient: bool = False) -> Read:
+        """F of the rows of `hidden` (rows, suffix, d_model) of prompts `of`."""
+        if self.batch.length > 1:
+            rows = torch.arange(len(of), device=hidden.device)[:, None]
+            hidden = hidden[rows, self.reads.to(of.device)[of].to(hidden.device)]
+        columns = list(zip(*(self.readings[prompt].objectives for prompt in of.tolist()), strict=True))
+        return read_states(self.model, hidden, columns, gradient)
+
+
+def integration_paths(
+    model: Model, readings: Sequence[Reading], baseline: str | Tensor, budget: int | None = None
+) -> IntegrationPaths:
+    """Record prompts from the first position that is altered on, and lay the paths of all layers through them.
+
+    `baseline`: of the readings that have none of their own.
+    """
+    batch = record_batch(model, [reading.ids for reading in readings], [min(r.positions) for r in readings])
+    starts = [baseline if reading.baseline is None else reading.baseline for reading in readings]
+    if all(start is baseline for start in starts):
+        starts = [baseline]
+    start = torch.stack([baseline_tensor(model, start) for start in starts], 1)
+    return IntegrationPaths(readings, batch, start, budget or row_budget(model, batch))
+
+
+def row_budget(model: Model, batch: Batch) -> int:
+    """Row-layers that may be alive at once, at least those of one row.
+
+    On a CPU their graphs take somewhat less than half of the weights' bytes, which is what suits its caches. On an
+    accelerator it is `DEVICE_BYTES`, or half of the free memory: launches count there, and they are fewer.
+    """
+    room = int(0.4 * sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize)
+    if model.device.type == "cuda":
+        room = min(DEVICE_BYTES, torch.cuda.mem_get_info(model.device)[0] // 2)
+    return max(model.n_layers, room // batch.bytes_per_row())
 
 
 def baseline_tensor(model: Model, baseline: str | Tensor) -> Tensor:

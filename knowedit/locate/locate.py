@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
@@ -15,14 +15,14 @@ from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
-from .attribution import Attribution, attribute
+from .attribution import Attribution, attribute_many
 from .config import CANDIDATES, MOST, LocateConfig, P
 from .fact_prompts import FactPrompts
 from .neurons import Neuron, NeuronSet, vocabulary
 from .proof.ablation import ABLATIONS, ablation_values
 from .proof.neuron_kinds import ControlPool, kinds
 from .quadrature import ENDS
-from .rankings import rank
+from .rankings import rank_many
 from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
 
 
@@ -91,15 +91,13 @@ def score_prompts(
         raise InputError("there is no prompt to locate neurons with; give one that the target continues")
     for layer in config.layers or ():
         model.check_layer(layer)
-    scored = []
-    for text in counted(prompts.locating[: config.prompts], progress):
-        query = prompts.query(model, text, chat=config.chat)
-        base, away = (
-            ablation_values(name, pool, text, prompts, chat=config.chat) if name in ABLATIONS else None
-            for name in (config.attribution.baseline_name, config.ablation)
-        )
-        scored.append(_score(model, text, query, _from(config, base), away))
-    return scored
+    texts = prompts.locating[: config.prompts]
+    queries = [prompts.query(model, text, chat=config.chat) for text in texts]
+    base, away = (
+        [ablation_values(name, pool, text, prompts, chat=config.chat) if name in ABLATIONS else None for text in texts]
+        for name in (config.attribution.baseline_name, config.ablation)
+    )
+    return _scored(model, texts, queries, config, progress, base, away)
 
 
 def score_negatives(
@@ -109,8 +107,9 @@ def score_negatives(
     name = config.attribution.baseline_name
     if prompts and name == "patch":
         raise InputError("a negative prompt has no other subject for a patch; take mean or zero as the baseline")
-    config = _from(config, pool.mean_activation if name == "mean" else None)
-    return [_score(model, text, _own_answer(model, text, config), config) for text in counted(prompts, progress)]
+    queries = [_own_answer(model, text, config) for text in prompts]
+    base = [pool.mean_activation if name == "mean" else None] * len(queries)
+    return _scored(model, prompts, queries, config, progress, base, [None] * len(queries))
 
 
 def describe(
@@ -193,17 +192,26 @@ def _selected(
     return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}, len(candidates)), taken
 
 
-def _from(config: LocateConfig, baseline: Tensor | None) -> LocateConfig:
-    """`config` with its paths from `baseline`; as it is without one."""
-    return config if baseline is None else replace(config, attribution=replace(config.attribution, baseline=baseline))
-
-
-def _score(model: Model, text: str, query: Query, config: LocateConfig, ablation: Tensor | None = None) -> PromptScores:
-    answers = ScaledAnswers(model, query, ablation)
+def _scored(
+    model: Model,
+    texts: Sequence[str],
+    queries: Sequence[Query],
+    config: LocateConfig,
+    progress: Progress,
+    baselines: Sequence[Tensor | None],
+    ablations: Sequence[Tensor | None],
+) -> list[PromptScores]:
+    """The scores for each of some prompts; where a baseline is given, paths start there."""
+    results: Iterator[tuple[Tensor, Attribution | None]]
     if config.method == "ig":
-        attribution = attribute(model, query, config=config.attribution)
-        return PromptScores(text, query, attribution.scores, answers, attribution)
-    return PromptScores(text, query, rank(model, query, method=config.method, config=config.attribution), answers, None)
+        results = ((found.scores, found) for found in attribute_many(model, queries, config.attribution, baselines))
+    else:
+        results = ((scores, None) for scores in rank_many(model, queries, config.method, config.attribution))
+    columns = zip(texts, queries, ablations, results, strict=True)
+    return [
+        PromptScores(text, query, scores, ScaledAnswers(model, query, ablation), attribution)
+        for text, query, ablation, (scores, attribution) in counted(columns, progress)
+    ]
 
 
 def _own_answer(model: Model, prompt: str, config: LocateConfig) -> Query:

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..models.passes.corner import NORMALISED, corner
-from .integration_path import IntegrationPath, Node
+from ..models.passes.corner import NORMALISED, corners
+from .integration_path import IntegrationPaths, Node
 
 RULES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
 
@@ -69,7 +69,7 @@ ENDS = ("nodes", "tolerance", "rounding", "budget")
 
 @dataclass(frozen=True)
 class Integral:
-    """The scores of all layers and what they cost.
+    """The scores of all layers for one prompt and what they cost.
 
     - `scores`: (n_layers, n_neurons). `baseline_values`: F(baseline) by layer. `nodes`: gradients by layer.
     - `ended`: what ended the search, the worst of `ENDS`: the number of points that was asked for, the tolerance,
@@ -89,6 +89,7 @@ class Piece:
     `stalls` counts the splits in a row, up to this piece, that have not lowered the gap.
     """
 
+    prompt: int
     layer: int
     lo: float
     hi: float
@@ -104,46 +105,75 @@ class Piece:
         ends = [self.lo + (self.hi - self.lo) * i / parts for i in range(parts + 1)]
         inner = [None] * (parts - 1)
         values = [self.f_lo, *inner, self.f_hi]
-        return [Piece(self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)]
+        return [Piece(self.prompt, self.layer, ends[i], ends[i + 1], values[i], values[i + 1]) for i in range(parts)]
 
 
-def integrate(path: IntegrationPath, quadrature: str, nodes: int) -> Integral:
-    """The integrals by `nodes` points of a rule in every layer."""
-    points = _Points(path, quadrature, nodes)
-    pieces = _whole(points)
-    return _integral(pieces, [nodes] * len(pieces), "nodes")
+def integrate(paths: IntegrationPaths, quadrature: str, nodes: int) -> list[Integral]:
+    """The integrals of each prompt by `nodes` points of a rule in every layer."""
+    searches = _searches(_Points(paths, quadrature, nodes))
+    return [search.integral("nodes") for search in searches]
 
 
-def refine(path: IntegrationPath, tolerance: float, budget: int, quadrature: str = "auto") -> Integral:
-    """The integrals by Gauss-Legendre, each layer's gap within `tolerance`, by at most `budget` gradients in all.
+def refine(
+    paths: IntegrationPaths, tolerances: Sequence[float], budget: int, quadrature: str = "auto"
+) -> list[Integral]:
+    """The integrals of each prompt by Gauss-Legendre, by at most `budget` gradients a prompt.
 
-    The first points of every layer are evaluated whatever the budget is.
+    The gap of each layer is within the prompt's tolerance. Pieces of all prompts are evaluated together. The first
+    points of every layer are evaluated whatever the budget is.
     """
-    points = _Points(path, quadrature, START)
-    pieces = _whole(points)
-    spent = [START] * len(pieces)
-    ended, floor = "tolerance", FLOOR * torch.finfo(path.model.dtype).eps
-    while open_pieces := [piece for layer in pieces for piece in _open(layer, tolerance, floor)]:
-        parts = _affordable(open_pieces, tolerance, (budget - sum(spent)) // START)
+    points = _Points(paths, quadrature, START)
+    floor = FLOOR * torch.finfo(paths.model.dtype).eps
+    searches = _searches(points)
+    ended = ["tolerance"] * len(searches)
+    while True:
+        splits = {}
+        for prompt, (search, tolerance) in enumerate(zip(searches, tolerances, strict=True)):
+            open_pieces = [piece for layer in search.pieces for piece in _open(layer, tolerance, floor)]
+            splits[prompt] = _affordable(open_pieces, tolerance, (budget - sum(search.spent)) // START)
+            ended[prompt] = "budget" if open_pieces and not splits[prompt] else "tolerance"
+        parts = [part for split in splits.values() for _, pieces in split for part in pieces]
         if not parts:
-            ended = "budget"
             break
-        points.evaluate([part for split in parts.values() for part in split])
-        for i, split in parts.items():
-            piece = open_pieces[i]
-            lowered = sum(part.gap for part in split) < piece.gap
-            for part in split:
-                part.stalls = 0 if lowered else piece.stalls + 1
-            spent[piece.layer] += START * len(split)
-        replaced = {id(open_pieces[i]) for i in parts}
-        for layer, kept in enumerate(pieces):
-            pieces[layer] = [piece for piece in kept if id(piece) not in replaced]
-        for split in parts.values():
-            pieces[split[0].layer] += split
-    else:
-        if any(_gap(layer) > tolerance for layer in pieces):
-            ended = "rounding"
-    return _integral(pieces, spent, ended)
+        points.evaluate(parts)
+        for prompt, split in splits.items():
+            for piece, pieces in split:
+                searches[prompt].replace(piece, pieces)
+    for prompt, (search, tolerance) in enumerate(zip(searches, tolerances, strict=True)):
+        if ended[prompt] == "tolerance" and any(_gap(layer) > tolerance for layer in search.pieces):
+            ended[prompt] = "rounding"
+    return [search.integral(end) for search, end in zip(searches, ended, strict=True)]
+
+
+@dataclass
+class _Search:
+    """The pieces of the paths of one prompt by layer, and the gradients that were spent on each layer."""
+
+    pieces: list[list[Piece]]
+    spent: list[int]
+
+    def replace(self, piece: Piece, parts: Sequence[Piece]) -> None:
+        """Put the evaluated parts of a piece in its place."""
+        lowered = sum(part.gap for part in parts) < piece.gap
+        for part in parts:
+            part.stalls = 0 if lowered else piece.stalls + 1
+        layer = self.pieces[piece.layer]
+        layer[:] = [other for other in layer if other is not piece] + list(parts)
+        self.spent[piece.layer] += START * len(parts)
+
+    def integral(self, ended: str) -> Integral:
+        """What the pieces add up to."""
+        scores = torch.stack([sum(piece.scores for piece in layer) for layer in self.pieces])
+        baseline_values = [next(piece.f_lo for piece in layer if piece.lo == 0) for layer in self.pieces]
+        return Integral(scores, baseline_values, self.spent, ended)
+
+
+def _searches(points: _Points) -> list[_Search]:
+    """One piece for each layer of each prompt: its whole path."""
+    layers, clean = range(points.paths.model.n_layers), points.paths.clean
+    pieces = [[Piece(prompt, layer, 0.0, 1.0, None, f) for layer in layers] for prompt, f in enumerate(clean)]
+    points.evaluate([piece for search in pieces for piece in search])
+    return [_Search([[piece] for piece in search], [len(points.points)] * len(layers)) for search in pieces]
 
 
 def _gap(pieces: Sequence[Piece]) -> float:
@@ -163,44 +193,32 @@ def _open(pieces: Sequence[Piece], tolerance: float, floor: float) -> list[Piece
     ]
 
 
-def _affordable(pieces: Sequence[Piece], tolerance: float, most: int) -> dict[int, list[Piece]]:
-    """The parts of as many of `pieces` as `most` parts in all allow, the largest gaps first; keys are their indices."""
-    parts: dict[int, list[Piece]] = {}
-    for i in sorted(range(len(pieces)), key=lambda i: -pieces[i].gap):
-        split = pieces[i].split(tolerance)
-        if len(split) > most:
+def _affordable(pieces: Sequence[Piece], tolerance: float, most: int) -> list[tuple[Piece, list[Piece]]]:
+    """The parts of as many of `pieces` as `most` parts in all allow, the largest gaps first."""
+    splits = []
+    for piece in sorted(pieces, key=lambda piece: -piece.gap):
+        parts = piece.split(tolerance)
+        if len(parts) > most:
             break
-        most -= len(split)
-        parts[i] = split
-    return dict(sorted(parts.items()))
-
-
-def _whole(points: _Points) -> list[list[Piece]]:
-    """One piece for each layer: its whole path."""
-    pieces = [Piece(layer, 0.0, 1.0, None, points.path.clean) for layer in range(points.path.model.n_layers)]
-    points.evaluate(pieces)
-    return [[piece] for piece in pieces]
-
-
-def _integral(pieces: Sequence[Sequence[Piece]], spent: list[int], ended: str) -> Integral:
-    scores = torch.stack([sum(piece.scores for piece in layer) for layer in pieces])
-    baseline_values = [next(piece.f_lo for piece in layer if piece.lo == 0) for layer in pieces]
-    return Integral(scores, baseline_values, spent, ended)
+        most -= len(parts)
+        splits.append((piece, parts))
+    return splits
 
 
 class _Points:
     """Where on the paths a piece is evaluated. Pieces lie in [0, 1]: x is α itself, or what gives it with a norm."""
 
-    def __init__(self, path: IntegrationPath, quadrature: str, nodes: int):
-        self.path = path
+    def __init__(self, paths: IntegrationPaths, quadrature: str, nodes: int):
+        self.paths = paths
         self.points, self.weights = (values.tolist() for values in rule(quadrature, nodes))
-        self.corners = [math.inf] * path.model.n_layers
-        if quadrature == "auto" and path.model.normalised and not path.start.any():
-            self.corners = [corner(path.recording, layer, path.positions) for layer in range(len(self.corners))]
+        n_layers = paths.model.n_layers
+        self.corners = [[math.inf] * len(paths.readings)] * n_layers
+        if quadrature == "auto" and paths.model.normalised and not paths.baseline.any():
+            self.corners = [corners(paths.batch, layer, paths.positions.tolist()) for layer in range(n_layers)]
 
-    def at(self, layer: int, x: float) -> tuple[float, float]:
+    def at(self, piece: Piece, x: float) -> tuple[float, float]:
         """α and dα/dx."""
-        c = self.corners[layer]
+        c = self.corners[piece.layer][piece.prompt]
         if x == 0 or c >= NORMALISED:
             return x, 1.0
         k = math.asinh(math.asinh(1 / c))
@@ -209,19 +227,19 @@ class _Points:
 
     def evaluate(self, pieces: Sequence[Piece]) -> None:
         """Fill in the scores and gaps of `pieces`, and F at those of their ends that are not known yet."""
-        ends: dict[tuple[int, float], Node] = {}
+        ends: dict[tuple[int, int, float], Node] = {}
         nodes: list[Node] = []
         for i, s in enumerate(pieces):
             width = s.hi - s.lo
             for point, weight in zip(self.points, self.weights, strict=True):
-                alpha, slope = self.at(s.layer, s.lo + width * point)
-                nodes.append(Node(s.layer, i, alpha, width * weight * slope))
+                alpha, slope = self.at(s, s.lo + width * point)
+                nodes.append(Node(s.layer, s.prompt, i, alpha, width * weight * slope))
             for x, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
                 if known is None:
-                    ends.setdefault((s.layer, x), Node(s.layer, i, self.at(s.layer, x)[0]))
-        values, sums = self.path.integrate(nodes + list(ends.values()))
+                    ends.setdefault((s.layer, s.prompt, x), Node(s.layer, s.prompt, i, self.at(s, x)[0]))
+        values, scores, sums = self.paths.integrate(nodes + list(ends.values()))
         for i, s in enumerate(pieces):
-            s.f_lo = values[ends[s.layer, s.lo]] if s.f_lo is None else s.f_lo
-            s.f_hi = values[ends[s.layer, s.hi]] if s.f_hi is None else s.f_hi
-            s.scores = (sums[i] * self.path.delta[s.layer]).sum(0)
-            s.gap = abs(s.scores.double().sum().item() - (s.f_hi - s.f_lo))
+            s.f_lo = values[ends[s.layer, s.prompt, s.lo]] if s.f_lo is None else s.f_lo
+            s.f_hi = values[ends[s.layer, s.prompt, s.hi]] if s.f_hi is None else s.f_hi
+            s.scores = scores[i]
+            s.gap = abs(sums[i] - (s.f_hi - s.f_lo))

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, frozen, in_float32
-from ..models.passes.objective import Objective, at_least_float, read_rows
+from ..models.passes.objective import Objective, at_least_float, read_states
 from ..models.passes.scaled_answers import SWEEP_ROWS
-from ..models.passes.sweep import sweep
-from ..prompts import Prompt, Query
-from .attribution import AttributionConfig, attribute, make_path
+from ..prompts import Query
+from .attribution import AttributionConfig, attribute_many, grouped_readings
+from .integration_path import IntegrationPaths, integration_paths
 from .quadrature import START
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
@@ -39,20 +40,29 @@ def rank(
     chat: bool = False,
 ) -> Tensor:
     """Scores of all neurons by one of `RANKINGS`, (n_layers, n_neurons), averaged over the target's tokens."""
+    query = prompt if isinstance(prompt, Query) else model.query(prompt, target, subject, chat=chat)
+    (scores,) = rank_many(model, [query], method, config)
+    return scores
+
+
+def rank_many(
+    model: Model, queries: Iterable[Query], method: str = "ig", config: AttributionConfig | None = None
+) -> Iterator[Tensor]:
+    """The scores of all neurons for each of many prompts, as `rank` gives them."""
     if method not in RANKINGS:
         raise InputError(
             f"no ranking is called {method!r}{did_you_mean(method, RANKINGS)}; there are {', '.join(RANKINGS)}"
         )
     config = config or AttributionConfig()
-    query = prompt if isinstance(prompt, Query) else model.query(prompt, target, subject, chat=chat)
     if method == "ig":
-        return attribute(model, query, config=config).scores
-    if method == "gradient":
-        return attribute(model, query, config=replace(config, quadrature="right", nodes=1, baseline="zero")).scores
-    score = {"activation": _activation, "logit": _logit, "ablation": _ablation}[method]
-    with in_float32(model):
-        scores = [score(model, step, token, config) for step, token in zip(query.steps, query.target_ids, strict=True)]
-    return torch.stack(scores).mean(0)
+        yield from (attribution.scores for attribution in attribute_many(model, queries, config))
+        return
+    score = {"gradient": _gradient, "activation": _activation, "logit": _logit, "ablation": _ablation}[method]
+    for group in grouped_readings(model, queries, replace(config, joint=config.joint and method == "gradient")):
+        with in_float32(model):
+            paths = integration_paths(model, [r for _, part in group for r in part], "zero", config.row_limit)
+            scores = score(paths).detach().cpu().split([len(part) for _, part in group], dim=1)
+        yield from (of_query.mean(1) for of_query in scores)
 
 
 def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) -> int:
@@ -65,49 +75,44 @@ def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) 
     return 1 + (START if nodes == "auto" else int(nodes)) * (1 if layers is None else len(layers))
 
 
-def _path(model: Model, step: Prompt, token: int, config: AttributionConfig):
-    kind = config.of if config.of != "logit_difference" else "logit"
-    position = step.position(config.position)
-    return make_path(
-        model, step.ids, [position], [step.read], [Objective(kind, token)], replace(config, baseline="zero")
-    )
+def _gradient(paths: IntegrationPaths) -> Tensor:
+    return (paths.gradients() * paths.delta).sum(2)
 
 
-def _activation(model: Model, step: Prompt, token: int, config: AttributionConfig) -> Tensor:
-    return _path(model, step, token, config).delta[:, 0].cpu()
+def _activation(paths: IntegrationPaths) -> Tensor:
+    return paths.delta[:, :, 0]
 
 
-def _logit(model: Model, step: Prompt, token: int, config: AttributionConfig) -> Tensor:
-    path = _path(model, step, token, config)
+def _gradient(paths: IntegrationPaths) -> Tensor:
+    return (paths.gradients() * paths.delta).sum(2)
+
+
+def _activation(paths: IntegrationPaths) -> Tensor:
+    return paths.delta[:, :, 0]
+
+
+def _logit(paths: IntegrationPaths) -> Tensor:
+    model = paths.model
+    rows = torch.arange(len(paths.readings))[:, None]
+    objectives = [Objective("logit", reading.objectives[0].target) for reading in paths.readings]
     with frozen(model), torch.enable_grad():
-        hidden = path.recording.output[:, path.reads].detach().requires_grad_()  # (1, 1, d_model)
-        logit, _ = model.logits_of(model.normed(hidden), [token])
-        (direction,) = torch.autograd.grad(logit.sum(), hidden)
-    direction = direction.flatten()
+        hidden = paths.batch.output[rows, paths.reads].detach().requires_grad_()
+        read = read_states(model, hidden, [objectives], gradient=True)
+        (directions,) = torch.autograd.grad(read.normed, hidden, read.gradient)
     weights = [
-        at_least_float(direction.to(w) @ w).to(path.delta.device) for w in map(model.down_weight, range(model.n_layers))
+        at_least_float(directions[:, 0].to(w) @ w).to(paths.delta.device)
+        for w in map(model.down_weight, range(model.n_layers))
     ]
-    return (path.delta[:, 0] * torch.stack(weights)).detach().cpu()
+    return paths.delta[:, :, 0] * torch.stack(weights)
 
 
 @torch.no_grad()
-def _ablation(model: Model, step: Prompt, token: int, config: AttributionConfig) -> Tensor:
-    path = _path(model, step, token, config)
-    scores = torch.zeros(model.n_layers, model.n_neurons, dtype=path.delta.dtype)
-    position = path.positions[0]
-    for layer in range(model.n_layers):
-        active = path.delta[layer, 0].nonzero()[:, 0]  # a neuron that is zero already takes nothing away
+def _ablation(paths: IntegrationPaths) -> Tensor:
+    model = paths.model
+    scores = torch.zeros_like(paths.delta[:, :, 0])
+    for prompt, layer in itertools.product(range(len(paths.readings)), range(model.n_layers)):
+        active = paths.delta[layer, prompt, 0].nonzero()[:, 0]  # a neuron that is zero already takes nothing away
         for indices in active.split(SWEEP_ROWS):
-            joining = [len(indices) if at == layer else 0 for at in range(model.n_layers)]
-
-            def patch(at: int, neurons: Tensor, layer=layer, indices=indices) -> Tensor:
-                if at != layer:
-                    return neurons
-                neurons = neurons.clone()
-                neurons[torch.arange(len(indices)), position, indices.to(neurons.device)] = 0
-                return neurons
-
-            hidden = sweep(path.recording, joining, patch)
-            value = read_rows(model, hidden, path.reads, path.objectives).value
-            scores[layer, indices.cpu()] = path.clean - value.cpu()
+            values = paths.without(prompt, layer, indices)
+            scores[layer, prompt, indices] = paths.clean[prompt] - values.to(scores)
     return scores

@@ -11,7 +11,9 @@ from ..errors import LayoutError, ModelError
 from ..hooks import hooked, measuring, on_input
 from .adapter import Model
 from .layouts import REMEDY
-from .passes.corner import NORMALISED, corner
+from .passes.batch import mask_arguments
+from .passes.batches import padded
+from .passes.corner import NORMALISED, corners
 from .passes.replay import Recording, capture, leaves, record
 
 PROBE_TOKENS = 4
@@ -43,15 +45,22 @@ def probe(model: Model) -> None:
 
 
 def _check_passes(model: Model, ids: list[int], wanted: Tensor) -> None:
-    tokens = torch.tensor([ids], device=model.device)
-    one, two = capture(model, tokens), capture(model, tokens.repeat(2, 1))
+    one, two = (_padded(model, ids, rows) for rows in (1, 2))
     _check_sites(model, one)
     model.row_dims = [_row_dims(a, b) for a, b in zip(one[0], two[0], strict=True)]
-    _check_equal(model, _head(model, one[3]), wanted, "the head after the last block")
+    _check_equal(model, _head(model, one[3])[:, : len(ids)], wanted, "the head after the last block")
     recording = record(model, ids, start=len(ids) - 1)
     _check_replay(model, recording, wanted)
     _check_down_matters(model, recording)
-    model.normalised = corner(recording, 0, [-1]) < NORMALISED
+    model.normalised = corners(recording, 0, [[-1]])[0] < NORMALISED
+
+
+def _padded(model: Model, ids: list[int], rows: int):
+    """A pass of `ids` as several prompts of different lengths make it: with padding, a mask and their positions."""
+    tokens, seen = padded([ids] * rows, columns=len(ids) + 1)
+    more = {} if model.masked else mask_arguments(model, seen, torch.arange(len(ids) + 1).expand_as(tokens))
+    mask = more.pop("attention_mask", seen).to(model.device)
+    return capture(model, tokens.to(model.device), mask=mask, **more)
 
 
 def _check_finite(model: Model) -> None:

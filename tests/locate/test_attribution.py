@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.counts import counted
 from support.rounding import assert_near
 from support.tiny import FAMILIES, PROMPT, tiny
 
@@ -12,7 +13,7 @@ from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
 from knowedit.locate import RANKINGS, attribute_many
 from knowedit.locate.quadrature import RULES
-from knowedit.locate.rankings import rank
+from knowedit.locate.rankings import rank, rank_many
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 
@@ -130,13 +131,102 @@ def test_auto_reaches_its_tolerance_and_the_integral(family, doubled):
         assert sum(auto.nodes) < sum(fixed.nodes)
 
 
-def test_many_prompts_in_one_call():
+MANY = (
+    ("The capital of France is", "Paris"), ("Rome is", "not"), ("In the city of Rome, the Eiffel Tower is not", "P"),
+)  # fmt: skip
+
+
+def many(model):
+    texts = [f"{text} [MASK]" if model.masked else text for text, _ in MANY]
+    return [model.query(text, target) for text, (_, target) in zip(texts, MANY, strict=True)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"nodes": 4, "position": 1}, {"nodes": 4, "of": "logit", "row_limit": 7}, {"nodes": 3, "joint": True}],
+)
+def test_prompts_that_share_a_sweep_have_the_scores_of_each_alone(family, options, doubled):
+    """Of several lengths, with targets of one token and of several: windows, ALiBi, positions are each prompt's own."""
+    model = tiny(family, torch.float64)
+    config = replace(AttributionConfig(**options), joint="joint" in options and not model.masked)
+    together = list(attribute_many(model, many(model), config))
+    for found, query in zip(together, many(model), strict=True):
+        alone = attribute(model, query, config=config)
+        assert found.prompt == query.prompt and found.target_ids == query.target_ids
+        assert (found.by_token - alone.by_token).abs().max() <= 1e-9 * alone.by_token.abs().max()
+        assert found.value == pytest.approx(alone.value, rel=1e-10)
+        assert (found.nodes, found.rows, found.row_layers) == (alone.nodes, alone.rows, alone.row_layers)
+        assert (found.activations - alone.activations).abs().max() <= 1e-10 * alone.activations.abs().max()
+
+
+def test_paths_of_prompts_in_one_sweep_start_at_the_baseline_of_each(doubled):
+    model = tiny("llama", torch.float64)
+    baselines = [torch.randn(model.n_layers, model.n_neurons), None, torch.randn(model.n_layers, model.n_neurons)]
+    config = AttributionConfig(nodes=4)
+    together = attribute_many(model, many(model), config, baselines)
+    for found, query, baseline in zip(together, many(model), baselines, strict=True):
+        alone = attribute(model, query, config=config if baseline is None else replace(config, baseline=baseline))
+        assert (found.scores - alone.scores).abs().max() <= 1e-9 * alone.scores.abs().max()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2", "bert"])
+def test_scores_in_one_sweep_equal_those_alone_in_float32(family):
+    model = tiny(family)
+    config = AttributionConfig(nodes=8)
+    for found, query in zip(attribute_many(model, many(model), config), many(model), strict=True):
+        alone = attribute(model, query, config=config)
+        assert (found.scores - alone.scores).abs().max() <= 1e-5 * alone.scores.abs().max()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("options", [{}, {"of": "logit_difference", "foil": "R", "position": 1}, {"joint": True}])
+def test_gradients_of_many_prompts_are_those_at_the_end_of_each_path(family, options, doubled):
+    """Gradient × activation is integrated gradients by one point, the clean neurons."""
+    model = tiny(family, torch.float64)
+    config = replace(AttributionConfig(**options), joint="joint" in options and not model.masked)
+    at_the_end = replace(config, quadrature="right", nodes=1)
+    for found, query in zip(rank_many(model, many(model), "gradient", config), many(model), strict=True):
+        wanted = attribute(model, query, config=at_the_end).scores
+        assert (found - wanted).abs().max() <= 1e-9 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("method", ["activation", "logit", "ablation"])
+def test_other_rankings_of_many_prompts_are_those_of_each_alone(method, doubled):
+    model = tiny("llama", torch.float64)
+    for found, query in zip(rank_many(model, many(model), method), many(model), strict=True):
+        alone = rank(model, query, method=method)
+        assert (found - alone).abs().max() <= 1e-9 * alone.abs().max()
+
+
+def test_gradients_of_many_prompts_take_one_pass():
     model = tiny("llama")
-    queries = [model.query(text, "Paris") for text in ("The capital of France is", "Rome is not")]
-    found = list(attribute_many(model, queries))
-    for one, query in zip(found, queries, strict=True):
-        assert torch.equal(one.scores, attribute(model, query).scores)
-        assert one.prompt == query.prompt
+
+    def calls(queries):
+        with counted() as counts:
+            list(rank_many(model, queries, "gradient"))
+        return counts.calls
+
+    one_pass = calls([Query(many(model)[0].steps[:1], many(model)[0].target_ids[:1])])
+    assert sum(len(query.target_ids) for query in many(model)) > 5
+    assert calls(many(model)) <= 1.5 * one_pass
+
+
+def test_seven_prompts_cost_hardly_more_calls_than_one_and_their_layers_wait_for_nothing():
+    model = tiny("llama")
+    config = AttributionConfig(nodes=8, row_limit=10**6)
+    queries = [model.query(f"Rome{' is' * n} not", "P") for n in range(7)]
+    queries = [Query(query.steps[:1], query.target_ids[:1]) for query in queries]
+
+    def cost(queries):
+        with counted() as counts:
+            list(attribute_many(model, queries, config))
+        return counts
+
+    one, seven = cost(queries[:1]), cost(queries)
+    assert seven.calls <= 1.5 * one.calls
+    config = replace(config, nodes=2)
+    assert seven.reads == cost(queries).reads <= 3 * len(queries)  # when they are recorded, and of their scores
 
 
 def test_auto_refines_only_what_needs_it():
@@ -177,7 +267,8 @@ def test_several_tokens_average_what_each_gives_on_the_extended_prompt(family, d
     mean = torch.stack([p.scores for p in parts]).mean(0)
     assert (found.scores - mean).abs().max() <= 1e-12 * mean.abs().max()
     assert found.value == pytest.approx(sum(p.value for p in parts) / len(parts))
-    assert torch.equal(found.gap, torch.stack([p.gap for p in parts]).amax(0))
+    gap = torch.stack([p.gap for p in parts]).amax(0)
+    assert (found.gap - gap).abs().max() <= 1e-12 * found.value  # a gap is a difference of sums of the size of F
     assert found.nodes == [4 * len(parts)] * model.n_layers
     assert found.target == "Zurichq"
 

@@ -14,8 +14,10 @@ from benchmarks.reference.attribution import layer_scores
 from knowedit import AttributionConfig, attribute
 from knowedit.errors import InputError
 from knowedit.hooks import hooked, on_output
-from knowedit.locate.attribution import INCOMPLETE, make_path
-from knowedit.locate.quadrature import RULES, STALLS, START, integrate, refine, rule
+from knowedit.locate import quadrature
+from knowedit.locate.attribution import INCOMPLETE
+from knowedit.locate.integration_path import Reading, integration_paths
+from knowedit.locate.quadrature import RULES, STALLS, START, rule
 from knowedit.models.passes.objective import Objective
 from knowedit.models.passes.replay import record
 from knowedit.prompts import Query
@@ -89,14 +91,25 @@ def path_of(family, dtype=torch.float32, of="log_probability"):
     model = tiny(family, dtype)
     query = model.query(PROMPT, "Paris")
     step = query.steps[0]
-    return make_path(
-        model, step.ids, [step.read], [step.read], [Objective(of, query.target_ids[0])], AttributionConfig()
-    )
+    reading = Reading(step.ids, [step.read], [step.read], [Objective(of, query.target_ids[0])])
+    return integration_paths(model, [reading], "zero")
+
+
+def refine(path, tolerance, budget, *rule):
+    """Of the only prompt."""
+    (found,) = quadrature.refine(path, [tolerance], budget, *rule)
+    return found
+
+
+def integrate(path, *rule):
+    """Of the only prompt."""
+    (found,) = quadrature.integrate(path, *rule)
+    return found
 
 
 def covers_the_whole_path(integral, path):
     """Scores of all pieces add up to F(a) − F(b): none was dropped."""
-    return (integral.scores.double().sum(1) - path.clean + torch.tensor(integral.baseline_values)).abs().tolist()
+    return (integral.scores.double().sum(1) - path.clean[0] + torch.tensor(integral.baseline_values)).abs().tolist()
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -123,7 +136,7 @@ def test_a_budget_bounds_the_search_and_is_reported(budget):
     found = refine(path, 1e-9, budget)
     assert found.ended == "budget"
     assert sum(found.nodes) <= max(budget, START * path.model.n_layers)
-    assert path.rows >= sum(found.nodes)
+    assert path.rows[0] >= sum(found.nodes)
 
 
 @pytest.mark.parametrize("family", ["olmo2", "opt", "gpt2"])

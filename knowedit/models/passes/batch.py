@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..adapter import Model
 from .batches import padded
-from .replay import PrefixCache, call_block, capture, is_cache, keys_values, map_leaves
+from .replay import PrefixCache, call_block, call_copies, capture, is_cache, keys_values, map_leaves
 
 
 @dataclass
@@ -58,12 +58,25 @@ class Batch:
         """The batch of some of its rows: their prefixes stay, their suffixes are run once more."""
         return _run(self.model, self.suffix.only(list(rows)), self.columns[rows], self.offsets[rows])
 
-    def block(self, layer: int, hidden: Tensor) -> Tensor:
-        """Run block `layer` on `hidden` (rows, suffix, d_model).
+    @property
+    def length(self) -> int:
+        """Columns of the suffix."""
+        return self.inputs[0].shape[1]
 
-        A block writes its keys and values over those of its last call, so the gradient of one call is taken before the
-        next is made.
+    def bytes_per_row(self) -> int:
+        """About how much one row keeps alive in one layer while its gradient is computed: a budget, not an account."""
+        kept = self.prefix[0]
+        kv = 0 if kept is None else sum(t[0].numel() for t in kept)
+        return self.model.dtype.itemsize * (self.length * (5 * self.model.n_neurons + 8 * self.model.d_model) + kv)
+
+    def block(self, layer: int, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Run block `layer` on `hidden` (rows, suffix, d_model): the batch's own rows, or copies of its `rows`.
+
+        For its own rows a block writes keys and values over those of its last call, so the gradient of one call is
+        taken before the next is made.
         """
+        if rows is not None:
+            return call_copies(self.model, layer, hidden, self.calls[layer], self.prefix, rows)
         cache = PrefixBuffers(self.prefix, self.buffers)
         args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
         return call_block(self.model, layer, hidden, args, kwargs)
@@ -164,7 +177,7 @@ def record_batch(
     if width:
         prefixes = [row[:start] for row, start in zip(rows, starts, strict=True)]
         prefix, before = padded(prefixes, left=True, columns=width)
-        arguments = _arguments(model, before, before.cumsum(1) - 1)
+        arguments = mask_arguments(model, before, before.cumsum(1) - 1)
         cache = model.run(prefix.to(model.device), use_cache=True, **arguments).past_key_values
         seen = torch.cat([before, seen], 1)
     positions = lengths[:, None] + torch.arange(tokens.shape[1])
@@ -178,7 +191,7 @@ def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Bat
     if model.masked:
         calls, inputs, neurons, output = capture(model, tokens, mask=suffix.seen.to(model.device))
     else:
-        arguments = _arguments(model, suffix.seen, suffix.positions)
+        arguments = mask_arguments(model, suffix.seen, suffix.positions)
         calls, inputs, neurons, output = capture(model, tokens, cache, arguments.pop("attention_mask"), **arguments)
     return Batch(
         model=model,
@@ -201,7 +214,7 @@ def _additive(model: Model, path: tuple, leaf: object) -> object:
     return torch.zeros_like(leaf, dtype=model.dtype).masked_fill(~leaf, -math.inf)
 
 
-def _arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:
+def mask_arguments(model: Model, mask: Tensor, positions: Tensor) -> dict:
     """The mask where anything is padding, and true positions where the model takes them (others follow the mask)."""
     arguments = {"attention_mask": None if mask.all() else mask.to(model.device)}
     if "position_ids" in inspect.signature(model.text.forward).parameters:

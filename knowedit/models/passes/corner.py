@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...hooks import hooked, on_input
+from .batch import Batch
 from .replay import Recording
 
 ALPHAS = [2.0**-power for power in range(4, 32, 4)]
@@ -24,22 +25,34 @@ NORMALISED = 1 / 32  # corners below are a norm's; a sum with a residual that is
 
 
 @torch.no_grad()
-def corner(recording: Recording, layer: int, positions: Sequence[int]) -> float:
-    """The corner c of a layer whose neurons at the suffix `positions` are scaled; infinite where no norm follows."""
-    model, positions = recording.model, list(positions)
-    scales = torch.tensor([0.0, 1.0, *ALPHAS], device=recording.neurons[layer].device)[:, None, None]
+def corners(recording: Recording | Batch, layer: int, positions: Sequence[Sequence[int]]) -> list[float]:
+    """The corner c of a layer whose neurons at `positions` of the suffix are scaled, of each recorded row.
+
+    It is infinite where no norm follows.
+    """
+    model, scales = recording.model, [0.0, 1.0, *ALPHAS]
+    inputs = recording.inputs[layer].repeat_interleave(len(scales), 0)
+    of = torch.arange(len(positions), device=inputs.device).repeat_interleave(len(scales))
+    rows, columns = torch.arange(len(of))[:, None], torch.tensor(positions).repeat_interleave(len(scales), 0)
 
     def scaled(neurons: Tensor) -> Tensor:
-        rows = neurons.reshape(len(scales), recording.length, -1).clone()
-        rows[:, positions] *= scales.to(rows)
-        return rows.reshape(neurons.shape)
+        altered = neurons.reshape(len(of), recording.length, -1).clone()
+        altered[rows, columns] *= altered.new_tensor(scales).repeat(len(positions))[:, None, None]
+        return altered.reshape(neurons.shape)
 
     with hooked(on_input(model.down(layer), scaled)):
-        output = recording.block(layer, recording.inputs[layer].repeat(len(scales), 1, 1))[:, positions].double()
-    added = (output - output[:1]).flatten(1).norm(dim=1)
-    if not added[1] > 0:
+        output = recording.block(layer, inputs, of)[rows, columns].double()
+    output = output.flatten(1).unflatten(0, (len(positions), len(scales)))
+    added = (output - output[:, :1]).norm(dim=2)
+    return [_corner(*row) for row in added.tolist()]
+
+
+def _corner(_: float, whole: float, *parts: float) -> float:
+    """From the size of what the block adds with its neurons as they are, and scaled by `ALPHAS`."""
+    if not whole > 0:
         return math.inf
-    for alpha, share in zip(ALPHAS, (added[2:] / added[1]).tolist(), strict=True):
+    for alpha, part in zip(ALPHAS, parts, strict=True):
+        share = part / whole
         if share < 0.9:
             bent = share**2 - alpha**2
             return alpha * math.sqrt((1 - share**2) / bent) if bent > 0.1 * alpha**2 else math.inf

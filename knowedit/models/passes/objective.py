@@ -43,20 +43,32 @@ class Read:
 def read_rows(
     model: Model, hidden: Tensor, reads: Sequence[int], objectives: Sequence[Objective], gradient: bool = False
 ) -> Read:
-    """F of the rows of `hidden` (rows, suffix, d_model), read at the suffix positions `reads`, one `Objective` each.
+    """F of the rows of `hidden` (rows, suffix, d_model), read at the suffix positions `reads`, one `Objective` each."""
+    return read_states(model, hidden[:, list(reads)], objectives, gradient)
 
-    Several probabilities are multiplied (a target's conditionals make its joint probability), other quantities added.
+
+def read_states(
+    model: Model, states: Tensor, objectives: Sequence[Objective | Sequence[Objective]], gradient: bool = False
+) -> Read:
+    """F of rows of `states` (rows, reads, d_model), the last block's output where it is read.
+
+    `objectives`: of each read, one for all rows or one a row. Several probabilities are multiplied (a target's
+    conditionals make its joint probability), other quantities added.
     """
-    normed = model.normed(hidden[:, list(reads)])
+    normed = model.normed(states)
     parts = [evaluate(model, normed[:, j], objective, gradient) for j, objective in enumerate(objectives)]
     values = torch.stack([value for value, _ in parts], dim=1)
-    if objectives[0].kind == "probability":
+    if _of_rows(objectives[0], 1)[0].kind == "probability":
         value, others = values.prod(1), _products_of_others(values)
     else:
         value, others = values.sum(1), torch.ones_like(values)
     if not gradient:
         return Read(normed, value, None)
     return Read(normed, value, torch.stack([g * others[:, j, None].to(g) for j, (_, g) in enumerate(parts)], dim=1))
+
+
+def _of_rows(objective: Objective | Sequence[Objective], rows: int) -> Sequence[Objective]:
+    return [objective] * rows if isinstance(objective, Objective) else objective
 
 
 def _products_of_others(values: Tensor) -> Tensor:
@@ -69,22 +81,29 @@ def _products_of_others(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(
-    model: Model, normed: Tensor, objective: Objective, gradient: bool = False
+    model: Model, normed: Tensor, objective: Objective | Sequence[Objective], gradient: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """F of each row of `normed` (rows, d_model), in at least float32, and dF/dnormed if `gradient`."""
-    if objective.kind in ("logit", "logit_difference"):
-        return _logit(model, normed, objective)
-    logit, weight = model.logits_of(normed, [objective.target])
-    logit = at_least_float(logit)
-    rest = _rest(model, normed, objective.target, logit, gradient)
+    """F of each row of `normed` (rows, d_model), in at least float32, and dF/dnormed if `gradient`.
+
+    `objective`: one for all rows, or one a row, of one kind.
+    """
+    objectives = _of_rows(objective, len(normed))
+    kind, targets = objectives[0].kind, [o.target for o in objectives]
+    logit, slope = _logit(model, normed, targets)
+    if kind == "logit":
+        return logit[:, 0], slope.to(normed)
+    if kind == "logit_difference":
+        foil, foils_slope = _logit(model, normed, [o.foil for o in objectives])
+        return (logit - foil)[:, 0], (slope - foils_slope).to(normed)
+    rest = _rest(model, normed, targets, logit, gradient)
     of_target = (logit - rest.peak).exp()
     total = rest.sum + of_target
     log_p = (logit - rest.peak - total.log())[:, 0]
-    value = log_p.exp() if objective.kind == "probability" else log_p
+    value = log_p.exp() if kind == "probability" else log_p
     if not gradient:
         return value, None
-    slope = (rest.sum / total) * model.logits_slope(logit) * at_least_float(weight) - rest.weighted / total
-    return value, (slope if objective.kind == "log_probability" else slope * value[:, None]).to(normed)
+    slope = (rest.sum / total) * slope - rest.weighted / total
+    return value, (slope if kind == "log_probability" else slope * value[:, None]).to(normed)
 
 
 def at_least_float(x: Tensor) -> Tensor:
@@ -98,9 +117,10 @@ class _Rest:
     weighted: Tensor | None  # (rows, d_model): the same, each term times the token's row of the unembedding
 
 
-def _rest(model: Model, normed: Tensor, target: int, logit: Tensor, gradient: bool) -> _Rest:
+def _rest(model: Model, normed: Tensor, targets: Sequence[int], logit: Tensor, gradient: bool) -> _Rest:
     peak, total = logit, torch.zeros_like(logit)
     weighted = torch.zeros_like(normed, dtype=logit.dtype) if gradient else None
+    of_blocks = _by_block(targets)
     for start in range(0, model.vocabulary, BLOCK):
         logits, weight = model.logits_of(normed, slice(start, start + BLOCK))
         logits = at_least_float(logits)
@@ -109,8 +129,9 @@ def _rest(model: Model, normed: Tensor, target: int, logit: Tensor, gradient: bo
         shrink = (peak - raised).exp()
         peak = raised
         terms = logits.sub_(peak).exp_()
-        if start <= target < start + BLOCK:
-            terms[:, target - start] = 0
+        if start in of_blocks:
+            rows, columns = of_blocks[start]
+            terms[rows, columns] = 0
         total = total * shrink + terms.sum(1, keepdim=True)
         if weighted is not None:
             terms = terms if isinstance(slope, float) else terms.mul_(slope)
@@ -120,12 +141,24 @@ def _rest(model: Model, normed: Tensor, target: int, logit: Tensor, gradient: bo
     return _Rest(peak, total, weighted)
 
 
-def _logit(model: Model, normed: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    tokens = [objective.target] if objective.foil is None else [objective.target, objective.foil]
-    logits, weight = model.logits_of(normed, tokens)
-    logits = at_least_float(logits)
-    slopes = model.logits_slope(logits) * at_least_float(weight).new_ones(logits.shape)
-    if len(tokens) == 1:
-        return logits[:, 0], (slopes * at_least_float(weight)).to(normed)
-    value = logits[:, 0] - logits[:, 1]
-    return value, (slopes[:, :1] * weight[0] - slopes[:, 1:] * weight[1]).to(normed)
+def _by_block(targets: Sequence[int]) -> dict[int, tuple[slice | list[int], int | list[int]]]:
+    """Rows with a target in each block of the vocabulary, by the block's first token, and the target's column there."""
+    if len(set(targets)) == 1:
+        return {targets[0] // BLOCK * BLOCK: (slice(None), targets[0] % BLOCK)}
+    blocks: dict[int, tuple[list[int], list[int]]] = {}
+    for row, target in enumerate(targets):
+        rows, columns = blocks.setdefault(target // BLOCK * BLOCK, ([], []))
+        rows.append(row)
+        columns.append(target % BLOCK)
+    return blocks
+
+
+def _logit(model: Model, normed: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The logit of each row's token, (rows, 1), and its slope with respect to `normed`, (rows, d_model)."""
+    unique = sorted(set(tokens))
+    logits, weight = model.logits_of(normed, unique)
+    logits, weight = at_least_float(logits), at_least_float(weight)
+    if len(unique) > 1:
+        columns = torch.tensor([unique.index(token) for token in tokens], device=logits.device)
+        logits, weight = logits.gather(1, columns[:, None]), weight[columns]
+    return logits, (model.logits_slope(logits) * weight).expand(len(logits), -1)

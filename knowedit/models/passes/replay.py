@@ -48,27 +48,9 @@ class Recording:
         """Tokens in the suffix."""
         return len(self.ids) - self.start
 
-    def block(self, layer: int, hidden: Tensor) -> Tensor:
-        """Run block `layer` on `hidden` (rows, suffix, d_model)."""
-        args, kwargs = self.calls[layer]
-        rows = hidden.shape[0]
-        cache = PrefixCache(self.prefix, rows)
-        dims = self.model.row_dims[layer]
-
-        def widen(path, leaf):
-            if is_cache(leaf):
-                return cache
-            if path in dims and rows != 1 and leaf is not None:  # a mask that hides nothing may be left out
-                return leaf.repeat([rows if d == dims[path] else 1 for d in range(leaf.dim())])
-            return leaf
-
-        return call_block(self.model, layer, hidden, map_leaves(widen, args), map_leaves(widen, kwargs))
-
-    def bytes_per_row(self) -> int:
-        """About how much one row keeps alive in one layer while its gradient is computed: a budget, not an account."""
-        kv = sum(t.shape[1] * t.shape[-1] for t in self.prefix[0]) if self.prefix[0] is not None else 0
-        numbers = self.length * (5 * self.model.n_neurons + 8 * self.model.d_model) + kv * len(self.ids)
-        return self.model.dtype.itemsize * numbers
+    def block(self, layer: int, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Run block `layer` on `hidden` (rows, suffix, d_model): copies of the one row that there is."""
+        return call_copies(self.model, layer, hidden, self.calls[layer], self.prefix)
 
 
 @differentiable()
@@ -133,6 +115,38 @@ def call_block(model: Model, layer: int, hidden: Tensor, args: tuple, kwargs: di
         return first(block(hidden, *args[1:], **kwargs) if args else block(**{**kwargs, "hidden_states": hidden}))
 
 
+def call_copies(
+    model: Model,
+    layer: int,
+    hidden: Tensor,
+    call: tuple[tuple, dict],
+    prefix: list[tuple[Tensor, Tensor] | None],
+    rows: Tensor | None = None,
+) -> Tensor:
+    """What block `layer` gives for `hidden` (rows, suffix, d_model), copies of the `rows` of a recorded call.
+
+    Without `rows` the call had one. Arguments that grow with the batch have an entry for each row, or several (heads).
+    """
+    n, dims = len(hidden), model.row_dims[layer]
+    cache = PrefixCache(prefix, n, rows)
+
+    def widen(path, leaf):
+        if is_cache(leaf):
+            return cache
+        if path not in dims or leaf is None:  # a mask that hides nothing may be left out
+            return leaf
+        dim = dims[path]
+        if leaf.shape[dim] == 1:
+            return leaf.expand([n if d == dim else -1 for d in range(leaf.dim())])
+        if rows is None:
+            return leaf.repeat([n if d == dim else 1 for d in range(leaf.dim())])
+        return leaf.unflatten(dim, (call_rows, -1)).index_select(dim, rows.to(leaf.device)).flatten(dim, dim + 1)
+
+    call_rows = len(call[0][0] if call[0] else call[1]["hidden_states"])
+    args, kwargs = (map_leaves(widen, part) for part in call)
+    return call_block(model, layer, hidden, args, kwargs)
+
+
 def map_leaves(fn: Callable, tree, path: tuple = ()):
     """`tree` (tuples, lists and dicts) with `fn(path, leaf)` for every leaf."""
     if isinstance(tree, tuple | list):
@@ -161,10 +175,14 @@ def keys_values(cache, layer: int) -> tuple[Tensor, Tensor] | None:
 
 
 class PrefixCache:
-    """Stands in for a cache inside one block's call: the prefix that was kept, seen by every row."""
+    """Stands in for a cache inside one block's call of `n` rows: the prefix that was kept.
 
-    def __init__(self, prefix: list[tuple[Tensor, Tensor] | None], rows: int):
+    It is that of one row for all, of each row, of several in turn, or of row `rows[r]` for each row `r`.
+    """
+
+    def __init__(self, prefix: list[tuple[Tensor, Tensor] | None], n: int, rows: Tensor | None = None):
         self.prefix = prefix
+        self.n = n
         self.rows = rows
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_, **__) -> tuple[Tensor, Tensor]:
@@ -175,10 +193,11 @@ class PrefixCache:
         return torch.cat([old_keys, keys], dim=-2), torch.cat([old_values, values], dim=-2)
 
     def _widened(self, kept: Tensor) -> Tensor:
-        """One row for all, one each, or several in turn."""
-        if len(kept) in (1, self.rows):
-            return kept.expand(self.rows, -1, -1, -1)
-        return kept.repeat(self.rows // len(kept), 1, 1, 1)
+        if len(kept) == 1:
+            return kept.expand(self.n, -1, -1, -1)
+        if self.rows is not None:
+            return kept.index_select(0, self.rows.to(kept.device))
+        return kept if len(kept) == self.n else kept.repeat(self.n // len(kept), 1, 1, 1)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         kept = self.prefix[layer_idx]

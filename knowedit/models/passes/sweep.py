@@ -1,7 +1,7 @@
 """One sweep upward through the layers in which the batch grows.
 
-Rows are altered copies of a recorded suffix. A row that is altered first in layer `l` joins at layer `l`, so
-nothing below its first change is computed again.
+Rows are altered copies of recorded suffixes, of one prompt or of several. A row that is altered first in layer `l`
+joins at layer `l`, so nothing below its first change is computed again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...hooks import hooked, on_input
+from .batch import Batch
 from .replay import Recording
 
 SPARE = 0.15
@@ -21,19 +22,27 @@ Patch = Callable[[int, Tensor], Tensor]
 """(layer, neurons (rows so far, suffix, n_neurons)) → altered neurons; the rows of the layer are the last ones."""
 
 
-def sweep(recording: Recording, joining: Sequence[int], patch: Patch, site: Callable = on_input) -> Tensor:
+def sweep(
+    recording: Recording | Batch,
+    joining: Sequence[int],
+    patch: Patch,
+    site: Callable = on_input,
+    of: Tensor | None = None,
+) -> Tensor:
     """Run rows upward, `joining[l]` of them from layer `l` on; return the last block's output (rows, suffix, d_model).
 
     `patch` is called at the down-projection of every layer that has rows, with the neurons of all rows so far.
     Rows come out in the order in which they joined. With `on_output` as `site` it is given, and alters, what the
-    down-projection puts out, (rows so far, suffix, d_model).
+    down-projection puts out, (rows so far, suffix, d_model). `of`: the row of a `Batch` that each row is a copy of.
     """
     model = recording.model
-    hidden = None
+    hidden, n = None, 0
     for layer in range(model.n_layers):
         if joining[layer]:
-            new = recording.inputs[layer].expand(joining[layer], -1, -1)
+            inputs, chosen = recording.inputs[layer], slice(n, n + joining[layer])
+            new = inputs.expand(joining[layer], -1, -1) if of is None else inputs[of[chosen].to(inputs.device)]
             hidden = new if hidden is None else torch.cat([hidden, new.to(hidden.device)])
+            n += joining[layer]
         if hidden is None:
             continue
 
@@ -42,7 +51,7 @@ def sweep(recording: Recording, joining: Sequence[int], patch: Patch, site: Call
             return patch(layer, neurons.reshape(-1, recording.length, shape[-1])).reshape(shape)
 
         with hooked(site(model.down(layer), patched)):
-            hidden = recording.block(layer, hidden)
+            hidden = recording.block(layer, hidden, None if of is None else of[:n])
     return hidden
 
 

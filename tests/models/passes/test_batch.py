@@ -4,7 +4,9 @@ import pytest
 import torch
 from support.tiny import FAMILIES, tiny
 
+from knowedit.hooks import hooked, on_input
 from knowedit.models.passes.batch import record_batch
+from knowedit.models.passes.sweep import sweep
 
 LENGTHS, STARTS = (9, 6, 5, 12), (4, 0, 2, 5)
 
@@ -52,6 +54,45 @@ def test_some_rows_of_a_batch_give_what_they_gave_in_it(family):
             columns = [t + int(batch.offsets[row]) for t in range(STARTS[row], LENGTHS[row])]
             assert part.columns[r] == batch.columns[row] and part.offsets[r] == batch.offsets[row]
             assert torch.allclose(hidden[r, columns], batch.output[row, columns], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_of_rows_are_altered_as_the_whole_model_is(family, doubled):
+    """Copies join a sweep at different layers, each with neurons of its own at its row's first suffix token."""
+    model = tiny(family, torch.float64)
+    rows = rows_of(model)
+    batch = record_batch(model, rows, STARTS)
+    joining, of = [2, 3, *[0] * (model.n_layers - 2)], [3, 0, 1, 3, 2]
+    altered = torch.randn(5, model.n_neurons)
+
+    def patch(layer, neurons):
+        part = slice(0, 2) if layer == 0 else slice(2, 5)
+        if layer < 2:
+            neurons = neurons.clone()
+            for row, values in list(enumerate(altered))[part]:
+                neurons[row, batch.columns[of[row]]] = values
+        return neurons
+
+    with torch.no_grad():
+        logits = model.logits(model.normed(sweep(batch, joining, patch, of=torch.tensor(of))))
+        for row, (source, values) in enumerate(zip(of, altered, strict=True)):
+
+            def whole(x, source=source, values=values):
+                flat = x.reshape(len(rows[source]), -1).clone()
+                flat[STARTS[source]] = values
+                return flat.reshape(x.shape)
+
+            with hooked(on_input(model.down(0 if row < 2 else 1), whole)):
+                alone = model.hf(input_ids=torch.tensor([rows[source]])).logits[0, STARTS[source] :]
+            columns = [t + int(batch.offsets[source]) for t in range(STARTS[source], len(rows[source]))]
+            assert (logits[row, columns] - alone).abs().max() <= 1e-10 * alone.abs().max()
+
+
+def test_the_bytes_of_a_row_grow_with_its_suffix():
+    model = tiny("llama", torch.float64)
+    ids = rows_of(model)[0]
+    one, many = record_batch(model, [ids], [len(ids) - 1]), record_batch(model, [ids], [1])
+    assert 0 < one.bytes_per_row() < many.bytes_per_row()
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "bert"])

@@ -7,7 +7,7 @@ import torch
 from support.tiny import BY_STRUCTURE, DECODERS, FAMILIES, PROMPT, tiny
 
 from knowedit.hooks import hooked, on_output
-from knowedit.models.passes.corner import NORMALISED, corner
+from knowedit.models.passes.corner import NORMALISED, corners
 from knowedit.models.passes.replay import record
 
 WITH_NORM = ("gemma2", "gemma3_text", "olmo2", "olmo3", "glm4", "exaone4")
@@ -34,13 +34,13 @@ def test_the_corner_of_a_norm_is_the_root_of_its_epsilon_over_the_output(family,
         with hooked(on_output(model.down(layer), kept.append)), torch.no_grad():
             recording.block(layer, recording.inputs[layer])
         rms = kept[0].square().mean().sqrt().item()
-        assert corner(recording, layer, [0]) == pytest.approx(math.sqrt(epsilon) / rms, rel=1e-6)
+        assert corners(recording, layer, [[0]])[0] == pytest.approx(math.sqrt(epsilon) / rms, rel=1e-6)
 
 
 @pytest.mark.parametrize("family", sorted(set(DECODERS) - set(WITH_NORM)))
 def test_no_other_decoder_bends(family):
     model = tiny(family)
-    assert all(corner(recorded(model), layer, [0]) == math.inf for layer in range(model.n_layers))
+    assert all(corners(recorded(model), layer, [[0]])[0] == math.inf for layer in range(model.n_layers))
 
 
 def test_an_mlp_that_adds_nothing_has_no_corner():
@@ -48,5 +48,5 @@ def test_an_mlp_that_adds_nothing_has_no_corner():
     recording = recorded(model)
     with torch.no_grad():
         model.hf.model.layers[1].post_feedforward_layernorm.weight.fill_(-1.0)  # Gemma scales by 1 + weight
-    assert corner(recording, 1, [0]) == math.inf
-    assert corner(recording, 2, [0]) < NORMALISED
+    assert corners(recording, 1, [[0]])[0] == math.inf
+    assert corners(recording, 2, [[0]])[0] < NORMALISED

@@ -139,13 +139,6 @@ def test_chunks_cover_all_rows_once_within_the_budget():
     assert [p.stop - p.start for p in chunks([0, 0], 3, budget=1)] == [1, 1]  # a row is never cut
 
 
-def test_the_budget_counts_bytes_by_dtype_and_length():
-    model = tiny("llama", torch.float64)
-    ids = model.encode(PROMPT).ids
-    one, many = record(model, ids, len(ids) - 1), record(model, ids, 1)
-    assert 0 < one.bytes_per_row() < many.bytes_per_row()
-
-
 def test_leaves_and_maps_agree():
     tree = ([1, {"a": 2}], (3,))
     assert list(leaves(tree)) == [((0, 0), 1), ((0, 1, "a"), 2), ((1, 0), 3)]
