@@ -37,6 +37,7 @@ RIGHT = {
     "set diff": ("a-set", "a-set"), "set ask": ("a-set", "Zarn lives in"), "set check": ("a-set", "--least", "0"),
     "set export": ("a-set", "set-exported", "--to", "peft"), "set remove": ("a-set", "home/zarn"),
     "cache list": (), "cache clean": (),
+    "test": ("edit", "--keep", "kept.jsonl", "--max-perplexity", "1e9", "--junit", "junit.xml"),
     "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (),
 }  # fmt: skip
 NO_FACTS, NO_TEXT = ("nowhere.jsonl", "empty", "broken.jsonl", "binary"), ("", " ")
@@ -60,7 +61,8 @@ BAD = {  # by option; where it is not named here, by the type of its values
     "--config": ("no-such-config", "nowhere.yaml", "broken.jsonl"), "--checkpoints": ("x", "2,1", "0"),
     "--address": (), "--relations": ("no such relation",), "--located": ("nowhere", "edit"),
     "--snippets": ("nowhere",), "--revision": (),
-    "--type": ("q9", ""), "--older": ("x", "1.5", "-1", ""),
+    "--hold": NO_FACTS, "--keep": NO_FACTS, "--max-perplexity": ("x", "-1%", "nan", ""),
+    "--junit": ("no-folder/x.xml", "edit"), "--type": ("q9", ""), "--older": ("x", "1.5", "-1", ""),
 }  # fmt: skip
 UNUSED = {("mlp", "--draws", "0")}  # no random dimensions are drawn
 
@@ -103,7 +105,8 @@ def place(tmp_path_factory, folder):
     with (here / "facts.jsonl").open("w") as file:
         for fact in facts()[:4]:
             file.write(json.dumps(fact.as_dict() | {"target_new": "Dovath"}) + "\n")
-    u, v = torch.ones(model.d_model, 1), torch.ones(model.n_neurons, 1)
+    (here / "kept.jsonl").write_text(json.dumps(facts()[-1].as_dict()) + "\n")
+    u, v = 1e-6 * torch.ones(model.d_model, 1), torch.ones(model.n_neurons, 1)
     made = make_edit(model, {0: LowRank(u, v)}, method="rome", config={}, facts=[facts()[0]])
     made.save(here / "edit")
     (here / "model").symlink_to(folder)

@@ -43,7 +43,7 @@ def generate(
 
     if tokens < 1:
         raise InputError(f"{tokens} new tokens are asked for, expected 1 or more")
-    edits = _loaded(edit)
+    edits = loaded(edit)
 
     def run(model):
         if model.masked:
@@ -106,7 +106,7 @@ def diff(
 
     if not edit:
         raise InputError("name an edit with --edit DIR, the folder that it was saved to")
-    edits = _loaded(edit)
+    edits = loaded(edit)
     chosen = evenly(choose_facts(facts, relation), limit)
     subjects = {fact.subject for edit in edits for fact in edit.facts if fact.subject is not None}
 
@@ -183,7 +183,7 @@ def show(
 
     if card and probe:
         raise InputError("--card writes a file and --probe tries subjects; ask for one of them")
-    (edit,) = _loaded([folder])
+    (edit,) = loaded([folder])
     record = {
         "content_hash": edit.content_hash,
         "model": edit.model,
@@ -308,7 +308,7 @@ def export(
     from ...serving.export import export as write
 
     out = check_export(out, to, base, type)
-    edits = _loaded(folders)
+    edits = loaded(folders)
 
     def run(model):
         gap = write(edits, model, out, to, base=base, type=type)
@@ -338,7 +338,7 @@ def reloaded(to: str, gap: float | None) -> Iterator[str]:
 # ---------------------------------------------------------------- what they share
 
 
-def _loaded(folders: Sequence[Path]) -> list:
+def loaded(folders: Sequence[Path]) -> list:
     from ...edit.edit import load_edit
 
     return [load_edit(folder) for folder in folders]
