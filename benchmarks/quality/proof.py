@@ -39,6 +39,7 @@ def proof(
     adjust: bool = False,
     select: str = "causal",
     ablation: str = "zero",
+    specific: bool = False,
 ) -> Iterator[tuple[str, dict]]:
     """`layers` such as 2-29; `p`: the share of prompts that a neuron is refined by."""
     first, _, last = (layers or "").partition("-")
@@ -47,6 +48,7 @@ def proof(
         attribution=AttributionConfig() if nodes is None else AttributionConfig(nodes=nodes),
         select=select,
         ablation=ablation,
+        specific=specific,
         p=p,
         adjust=adjust,
         layers=tuple(range(int(first), int(last) + 1)) if layers else None,
@@ -71,7 +73,8 @@ def proof(
     record = {"model": model.name, "known": len(known_facts), "facts": len(chosen), "config": config.as_dict()}
     for size, measured in effects.items():
         chosen_by = "causal" if select == "causal" else "adjusted" if adjust else ""
-        variant = "_".join(filter(None, (method, chosen_by, size)))
+        changed = ("specific" if specific else "", "" if ablation == "zero" else ablation)
+        variant = "_".join(filter(None, (method, chosen_by, *changed, size)))
         signs = [bool(e.suppressed.mean() < e.before.mean() < e.amplified.mean()) for e in measured]
         results = {"proof": summarise(measured).as_dict(), "both_signs": rate(signs).as_dict(), "by_fact": rows}
         yield variant, record | {"size": size or "all", **results}
@@ -82,7 +85,7 @@ def proof_row(record: dict) -> list[str]:
     effects, config = record["proof"], record["config"]
     size = "p adjusted" if config["adjust"] else {"all": "all neurons", "strongest": "5 strongest"}[record["size"]]
     if config.get("select") == "causal":
-        size = f"causal selection, {size}"
+        size = f"{'specific ' * config['specific']}causal selection, {size}"
 
     def both(control: str) -> str:
         return ", ".join(f"{effects[f'{control}{way}']['value']:+.1%}" for way in ("suppress", "amplify"))

@@ -105,6 +105,9 @@ class SelectionOptions:
             "prompts share.",
         ),
     ] = "causal"
+    specific: Annotated[
+        bool, typer.Option("--specific", help="Causal: neurons that leave other facts of the relation alone.")
+    ] = False
     ablation: Annotated[
         str,
         choice(
@@ -182,6 +185,7 @@ def locate(
             position=_integer(scores.position, "read", "lookup"),
         ),
         select=selection.select,
+        specific=selection.specific,
         ablation=selection.ablation,
         candidates=selection.candidates,
         prompts=selection.prompts,

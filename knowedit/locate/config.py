@@ -22,6 +22,7 @@ class LocateConfig:
     - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates.
     - `select`: `causal`, those of the `candidates` with the largest scores that do most together when set to zero and
       doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
+    - `specific`: a causal selection takes off what neurons do to other facts of the relation.
     - `ablation`: what neurons are set to when a causal selection or a proof takes them away (`proof/ablation.py`).
     - `prompts`: at most so many prompts locate, the fact's own and the first paraphrases; None for all.
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
@@ -35,6 +36,7 @@ class LocateConfig:
     method: str = "ig"
     attribution: AttributionConfig = field(default_factory=AttributionConfig)
     select: str = "causal"
+    specific: bool = False
     ablation: str = "zero"
     candidates: int | None = None
     prompts: int | None = 4
@@ -68,6 +70,8 @@ class LocateConfig:
             raise InputError(f"prompts is {self.prompts!r}, expected a number of prompts from 1 on")
         if self.select == "causal" and (self.adjust or self.p is not None):
             raise InputError("p and adjust choose among refined neurons; set select to refined, or leave them out")
+        if self.select == "refined" and self.specific:
+            raise InputError("specific is a causal selection; set select to causal, or leave it out")
         if self.select == "refined" and self.candidates is not None:
             raise InputError("candidates are those of a causal selection; set select to causal, or leave them out")
         for name, value in (("t", self.t), ("p", self.p)):

@@ -20,7 +20,7 @@ from .config import CANDIDATES, MOST, LocateConfig, P
 from .fact_prompts import FactPrompts
 from .neurons import Neuron, NeuronSet, vocabulary
 from .proof.ablation import ABLATIONS, ablation_values
-from .proof.neuron_kinds import ControlPool, kinds
+from .proof.neuron_kinds import CONTROLS, ControlPool, kinds
 from .quadrature import ENDS
 from .rankings import rank_many
 from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
@@ -128,7 +128,8 @@ def describe(
     taken: dict[Site, Taken] = {}
     if config.select == "causal":
         general = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=("general",)).general
-        refined, taken = _selected(scored, config, others, partial(pool.needed, controls=general))
+        against = _against(pool, prompts) if config.specific else ()
+        refined, taken = _selected(scored, config, others, partial(pool.needed, controls=general), against)
     else:
         refined = refine(
             [prompt.scores for prompt in scored], config.t, config.p or P, adjust=config.adjust, layers=config.layers,
@@ -176,6 +177,7 @@ def _selected(
     config: LocateConfig,
     negatives: Sequence[Tensor],
     needed: Callable[[list[Site]], list[bool]],
+    against: Sequence[ScaledAnswers],
 ) -> tuple[Refinement, dict[Site, Taken]]:
     """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them.
 
@@ -186,10 +188,21 @@ def _selected(
     candidates = strongest(mean, config.candidates or CANDIDATES, config.layers)
     removed |= {site for site, is_needed in zip(candidates, needed(candidates), strict=True) if is_needed}
     candidates = [site for site in candidates if site not in removed]
-    taken = {step.site: step for step in select([p.answers for p in scored], candidates, config.most or MOST)}
+    steps = select([prompt.answers for prompt in scored], candidates, config.most or MOST, against)
+    taken = {step.site: step for step in steps}
     sets = tuple(coarse(prompt.scores, config.t, config.layers) for prompt in scored)
     rates = {site: sum(site in sites for sites in sets) / len(scored) for site in taken}
     return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}, len(candidates)), taken
+
+
+def _against(pool: ControlPool, prompts: FactPrompts) -> Sequence[ScaledAnswers]:
+    """Known facts of the relation which a selection is to leave alone; specificity is measured on others."""
+    controls = pool.controls(prompts.subject, prompts.target, prompts.relation, 2 * CONTROLS, sorts=("relation",))
+    others = controls.relation[CONTROLS:]
+    if not others:
+        known = f"{len(controls.relation)} of {prompts.relation!r} are known" if prompts.relation else "none is named"
+        raise InputError(f"a specific selection needs more than {CONTROLS} other facts of the relation, {known}")
+    return others
 
 
 def _scored(

@@ -9,7 +9,11 @@ another: in each round the neuron that brings the joint effect of the set highes
 the gain by amplifying and the loss by suppressing, which are Dai et al.'s measures (2022, section 4.1). Components of
 a circuit are chosen in this way, by what an intervention does (Conmy et al. 2023). Held-out prompts decide afterwards
 (`proof.py`). A neuron that every prompt needs is seldom taken: to double it hurts the answer as setting it to zero
-does. Rounds after the first try only the candidates with the largest gains so far (Minoux 1978, as a heuristic, since
+does. To be *specific*, a selection takes off what the set does to other facts of the relation, on average
+
+    Σ over them (|P(target | S doubled) − P| + |P − P(target | S set to zero)|) / Σ P.
+
+Rounds after the first try only the candidates with the largest gains so far (Minoux 1978, as a heuristic, since
 effects are not submodular), so that a selection costs a few sweeps.
 
 *Refinement* (`refine`) is Dai et al.'s own choice (section 3.2). *Coarse* neurons of a prompt score at least t times
@@ -120,11 +124,13 @@ def strongest(scores: Tensor, n: int, layers: Sequence[int] | None = None) -> li
     ]
 
 
-def select(answers: Sequence[ScaledAnswers], candidates: Sequence[Site], most: int) -> list[Taken]:
+def select(
+    answers: Sequence[ScaledAnswers], candidates: Sequence[Site], most: int, against: Sequence[ScaledAnswers] = ()
+) -> list[Taken]:
     """At most `most` of the candidates, in the order in which they were taken.
 
-    `answers`: the locating prompts. The selection ends where no candidate raises the effect, and keeps the fewest
-    neurons that have `ENOUGH` of the effect of all that were taken.
+    `answers`: the locating prompts; `against`: other facts that are to stay as they are. The selection ends where no
+    candidate raises the effect, and keeps the fewest neurons that have `ENOUGH` of the effect of all that were taken.
     """
     before = sum(prompt.probability for prompt in answers)
     taken: list[Taken] = []
@@ -136,7 +142,7 @@ def select(answers: Sequence[ScaledAnswers], candidates: Sequence[Site], most: i
         tried = waiting[:TRIED] if taken else waiting
         sets = [[*chosen, site] for site in tried]
         suppressed, amplified = (sum(prompt.scaled(sets, factor) for prompt in answers) for factor in (0.0, 2.0))
-        joint = (amplified - suppressed) / before
+        joint = (amplified - suppressed) / before - _disturbance(against, sets)
         gains.update(zip(tried, joint - effects[-1], strict=True))
         best = int(joint.argmax())
         if not joint[best] > effects[-1]:
@@ -145,6 +151,15 @@ def select(answers: Sequence[ScaledAnswers], candidates: Sequence[Site], most: i
         taken.append(Taken(tried[best], float(suppressed[best] / before - 1), float(amplified[best] / before - 1)))
     enough = next(n for n, effect in enumerate(effects) if effect >= ENOUGH * effects[-1])
     return taken[:enough]
+
+
+def _disturbance(others: Sequence[ScaledAnswers], sets: Sequence[Sequence[Site]]) -> np.ndarray:
+    """How much each set changes other facts' probabilities, both ways together, over their sum."""
+    total = np.zeros(len(sets))
+    for other in others:
+        for factor in (0.0, 2.0):
+            total += abs(other.scaled(sets, factor) - other.probability)
+    return total / max(sum(other.probability for other in others), 1e-30) if others else total
 
 
 def _in_layers(scores: Tensor, layers: Sequence[int] | None) -> Tensor:
