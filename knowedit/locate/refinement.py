@@ -11,7 +11,7 @@ a circuit are chosen in this way, by what an intervention does (Conmy et al. 202
 (`proof.py`). A neuron that every prompt needs is seldom taken: to double it hurts the answer as setting it to zero
 does. To be *specific*, a selection takes off what the set does to other facts of the relation, on average
 
-    Σ over them (|P(target | S doubled) − P| + |P − P(target | S set to zero)|) / Σ P.
+    2 · Σ over them (|P(target | S doubled) − P| + |P − P(target | S set to zero)|) / Σ P.
 
 Rounds after the first try only the candidates with the largest gains so far (Minoux 1978, as a heuristic, since
 effects are not submodular), so that a selection costs a few sweeps.
@@ -154,11 +154,11 @@ def select(
 
 
 def _disturbance(others: Sequence[ScaledAnswers], sets: Sequence[Sequence[Site]]) -> np.ndarray:
-    """How much each set changes other facts' probabilities, both ways together, over their sum."""
+    """Twice how much each set changes other facts' probabilities, both ways together, over their sum."""
     total = np.zeros(len(sets))
     for other in others:
         for factor in (0.0, 2.0):
-            total += abs(other.scaled(sets, factor) - other.probability)
+            total += 2 * abs(other.scaled(sets, factor) - other.probability)
     return total / max(sum(other.probability for other in others), 1e-30) if others else total
 
 

@@ -44,7 +44,9 @@ def add(
     settings: Annotated[
         Texts,
         typer.Option(
-            "--set", metavar="NAME=VALUE", help="Of a new set, such as layers=[1,2] or solver.weight=10. Repeat it."
+            "--set",
+            metavar="NAME=VALUE",
+            help="Of a new set, such as layers=[1,2] or solver.ridge_share=0.05. Repeat it.",
         ),
     ] = [],  # noqa: B006
     *,

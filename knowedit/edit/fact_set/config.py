@@ -19,11 +19,15 @@ Solver = Memit | Emmet | AlphaEdit
 SOLVERS: Mapping[str, type[Solver]] = {solver.name: solver for solver in (Memit, Emmet, AlphaEdit)}
 
 
+SHARED = 4  # layers that share a change; one where a norm stands behind the MLP, whose output is not added as it is
+
+
 @dataclass(frozen=True)
 class FactSetConfig:
     """Which layers a set changes, and how.
 
-    - `layers`: neighbouring or not, the lowest first; None for the one of `rows`.
+    - `layers`: neighbouring or not, the lowest first; None for the one of `rows`, and where that names none for
+      `SHARED` layers from ROME's on.
     - `rows`: how key and value of each fact are found; in the first of `layers`, where these are given. The key is the
       plain prompt's.
     - `solver`: how rows become a change of weights: `Memit`, `Emmet` or `AlphaEdit`.
@@ -73,21 +77,22 @@ def find_solver(name: str) -> type[Solver]:
 
 
 def fact_set_config(model: Model) -> FactSetConfig:
-    """The settings for `model`: rows as ROME's, in ROME's layer.
+    """The settings for `model`: rows as ROME's, in ROME's layer, and `SHARED` layers from it on.
 
     Raises `InputError` for a model that no table knows.
     """
     rows = rome_config(model)
-    return FactSetConfig(rows=rows)
+    assert rows.layer is not None
+    last = rows.layer + (1 if model.normalised else SHARED)
+    return FactSetConfig(tuple(range(rows.layer, min(last, model.n_layers))), rows)
 
 
 def settled(model: Model, config: FactSetConfig | None) -> FactSetConfig:
     """`config` with its layers filled in; the model's own settings where it is None."""
     config = config or fact_set_config(model)
     if config.layers is None:
-        layer = fact_set_config(model).rows.layer if config.rows.layer is None else config.rows.layer
-        assert layer is not None
-        config = replace(config, layers=(layer,))
+        layer = config.rows.layer
+        config = replace(config, layers=fact_set_config(model).layers if layer is None else (layer,))
     for layer in config.layers or ():
         model.check_layer(layer)
     return config

@@ -4,6 +4,10 @@
 
 K (n, d_ff) are the facts' keys, R (n, d) what is to be added to their values, A the second moment of keys that are to
 stay (`metric.py`). The second form, by Woodbury's identity, is what is computed: n × n, not d_ff × d_ff.
+
+The paper's λ is a number for one model's C and all its layers. Here it is a share of the diagonal that it is added to,
+so that each layer of each model gives up as much: where keys are large beside A, as above the layers in which massive
+activations arise, one λ for all of them lets a few facts with weak keys take nearly all of the change.
 """
 
 from __future__ import annotations
@@ -21,15 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Memit:
-    """`weight` is λ: how much other keys count beside the facts'. The paper's 15,000 is for a C of other scale."""
+    """`ridge_share` is λ as a fraction of the mean kᵀ A⁻¹ k: how much other keys count beside the facts'."""
 
-    weight: float = 10.0
+    ridge_share: float = 0.02
 
     name: ClassVar[str] = "memit"
 
     def __post_init__(self):
-        if not self.weight > 0:
-            raise InputError(f"the weight is {self.weight!r}, expected a number above 0")
+        if not self.ridge_share > 0:
+            raise InputError(f"the ridge_share is {self.ridge_share!r}, expected a number above 0")
 
     def spread(self, A: Metric, keys: Tensor) -> Tensor:
         """A⁻¹ Kᵀ (d_ff, n)."""
@@ -37,4 +41,4 @@ class Memit:
 
     def ridge(self, diagonal: Tensor) -> float:
         """What is added to the diagonal of K A⁻¹ Kᵀ, which is given."""
-        return self.weight
+        return self.ridge_share * diagonal.mean().item()

@@ -142,7 +142,10 @@ def test_an_adapter_that_is_not_served_is_refused(run, stored, tmp_path, monkeyp
     [
         (("add", "{}", "--facts", "nowhere.jsonl"), ("there is no source 'nowhere.jsonl'",)),
         (("add", "{}", "--facts", "builtin", "--solver", "mimet"), ("'mimet'", "expected memit, emmet, alphaedit")),
-        (("add", "{}", "--facts", "builtin", "--set", "solver.wight=1"), ("'wight'", "did you mean 'weight'")),
+        (
+            ("add", "{}", "--facts", "builtin", "--set", "solver.ridge_shar=1"),
+            ("'ridge_shar'", "did you mean 'ridge_share'"),
+        ),
         (("remove", "{}", "a"), ("is no fact set",)),
         (("list", HOSTILE), ("is no fact set",)),
         (("check", "{}"), ("is no fact set",)),
