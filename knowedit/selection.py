@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from .answers import ask_facts, first_choice
 from .errors import InputError, did_you_mean
@@ -127,7 +126,7 @@ def build_fact(
     if fact_id is not None:
         known = find_fact(fact_id)
         return replace(known, target=known.target if target is None else target, separator=separator)
-    template = templated(cast(str, prompt), subject)
+    template = templated(prompt, subject)
     if template.strip() == SLOT:
         raise InputError(f"the subject {subject!r} is the whole prompt; write the prompt that asks something about it")
     fact = Fact(template=template, subject=subject, target=target or "?", separator=separator)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from ..display.colours import RANDOM
 from ..display.drawing import BLUE, GREY, ORANGE, RED, figure, save, shorten
 from ..writing.inert import inert
 
@@ -66,14 +67,14 @@ def _proof(axes: Axes, proof) -> None:
         estimate = getattr(proof, prefix + what)
         if estimate.value is None:
             continue
-        colour = GREY if prefix else {"suppress": RED, "amplify": BLUE}[what]
+        colour = RANDOM if prefix else {"suppress": RED, "amplify": BLUE}[what]
         axes.plot(100 * estimate.value, place, marker="o", color=colour)
         if estimate.low is not None:
             axes.plot([100 * estimate.low, 100 * estimate.high], [place, place], color=colour)
     bands = [getattr(proof, f"control_{what}") for what in ("suppress", "amplify")]
     ends = [100 * end for band in bands for end in (band.low, band.high) if end is not None]
     if ends:
-        axes.axvspan(min(ends), max(ends), color=GREY, alpha=0.15, linewidth=0)
+        axes.axvspan(min(ends), max(ends), color=RANDOM, alpha=0.15, linewidth=0)
     axes.set_yticks(range(len(rows)), [f"{what}: {name}" for what, _, name in rows])
     axes.invert_yaxis()
     axes.axvline(0, color=GREY, linewidth=0.8)

@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from ..display.drawing import BLUE, GREY, ORANGE, PURPLE, RED, SEQUENTIAL, SKY, figure, save
+from ..display.colours import ATTENTION, MLP, RANDOM
+from ..display.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SEQUENTIAL, SKY, figure, save
 from ..statistics import Estimate
 from ..writing.inert import inert
 
-_STAGE = {"input": GREY, "gate": PURPLE, "up": SKY, "neurons": RED, "output": BLUE, "random": ORANGE}
+_STAGE = {"input": GREEN, "gate": PURPLE, "up": SKY, "neurons": MLP, "output": BLUE, "random": RANDOM}
 _NAMES = {"random": "random expansion", "mlp": "MLPs", "scores": "attention scores"}  # what is not its own name
 _IMPUTED = "MLP output set to its mean"
 
@@ -142,7 +143,7 @@ def imputation_figure(path: str | Path, imputation, title: str = "") -> Path:
     with figure(7, 3.2) as (fig, axes):
         axes.axhline(imputation.log_probability, color=GREY, linewidth=1, linestyle=":", label="nothing altered")
         _by_layer(axes, layers, imputation.highest, RED, f"{n} highest dimensions")
-        _band(axes, layers, imputation.control(), BLUE, f"{n} random dimensions")
+        _band(axes, layers, imputation.control(), RANDOM, f"{n} random dimensions")
         axes.set_ylabel("log-probability of the target")
         return _titled(fig, axes, path, title or f"{_IMPUTED}: {imputation.prompt} → {imputation.target}")
 
@@ -153,7 +154,7 @@ def imputations_figure(path: str | Path, imputations, title: str = "") -> Path:
     with figure(7, 3.2) as (fig, axes):
         axes.axhline(0, color=GREY, linewidth=1, linestyle=":")
         _band(axes, layers, imputations.highest, RED, f"{n} highest dimensions")
-        _band(axes, layers, imputations.random, BLUE, f"{n} random dimensions")
+        _band(axes, layers, imputations.random, RANDOM, f"{n} random dimensions")
         axes.set_ylabel("mean change of log-probability")
         return _titled(fig, axes, path, title or f"{_IMPUTED}: {len(imputations.each)} facts")
 
@@ -175,7 +176,7 @@ def geometry_figure(path: str | Path, geometry, layer: int | None = None) -> Pat
         bins = len(shown.angles)
         centres = (np.arange(bins) + 0.5) * 180 / bins
         axes[0, 0].plot(centres, _positive(shown.angles), color=RED, label=f"value vectors, layer {shown.layer}")
-        axes[0, 0].plot(centres, _positive(geometry.random_angles()), color=GREY, label="random directions")
+        axes[0, 0].plot(centres, _positive(geometry.random_angles()), color=RANDOM, label="random directions")
         axes[0, 0].axvline(shown.closest_random, color=GREY, linewidth=0.8, linestyle=":", label="closest random pair")
         axes[0, 0].set(yscale="log", xlabel="angle between two of them, degrees", title="share of pairs", xlim=(0, 180))
         axes[0, 0].set_ylim(1e-7, 3)
@@ -276,7 +277,7 @@ def precision_figure(path: str | Path, precision) -> Path:
     panels += [("edited", f"edits are the first choice (n = {precision.edits})")] * bool(precision.edits)
     with figure(3.4 * len(panels) + 0.5, 3, columns=len(panels), squeeze=False) as (fig, axes):
         for ax, (name, title) in zip(axes[0], panels, strict=True):
-            for part, colour in (("mlp", RED), ("attention", BLUE)):
+            for part, colour in (("mlp", MLP), ("attention", ATTENTION)):
                 levels = [precision.levels[0], *(level for level in precision.levels if level.part == part)]
                 if len(levels) > 1:
                     _levels(ax, levels, name, colour, f"{_NAMES.get(part, part)} quantized")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -15,7 +17,7 @@ import gradio as gr  # noqa: E402
 
 from ..errors import InputError, KnoweditError  # noqa: E402
 from ..models.adapter import Model  # noqa: E402
-from . import asking, editing, locating, stacking  # noqa: E402
+from . import asking, comparing, editing, inside, locating, stacking  # noqa: E402
 from .jobs import Desk, Report  # noqa: E402
 from .render import doing, fill, head, notes, problem  # noqa: E402
 from .tab import Tab  # noqa: E402
@@ -71,11 +73,13 @@ class Wiring:
         asked: bool = False,
         bare: bool = False,
         live: bool = False,
+        last: bool = False,
     ) -> Any:
         """Run `work(tab, report, *inputs)` as a job whenever the event of `register` fires; it returns the `outputs`.
 
         The tab's edits are on meanwhile, or with `asked` those that were on when its fact was asked, with `bare` none.
-        `live` work follows a slider: it says nothing of itself, and of several events the last one counts.
+        Of several events the `last` counts, or each only when the one before it is done. `live` work follows a slider:
+        it is such, and says nothing of itself.
         """
 
         def handle(tab: Tab, *values: Any) -> Iterator[tuple]:
@@ -97,7 +101,7 @@ class Wiring:
 
         return register(
             handle, [self.tab, *inputs], [status, *outputs], show_progress="hidden", api_visibility="private",
-            concurrency_limit=None, trigger_mode="always_last" if live else "once",
+            concurrency_limit=None, trigger_mode="always_last" if live or last else "once",
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -112,13 +116,15 @@ def build(model: Model) -> gr.Blocks:
         wiring = Wiring(model)
         gr.HTML(fill("welcome", model=model), **PLAIN)
         asked = _ask(wiring)
+        _inside(wiring, asked)
         _locate(wiring, asked)
         changed = _edit(wiring)
         _stack(wiring, [asked, changed])
+        _compare(wiring)
     return page
 
 
-PLAIN = {"apply_default_css": False, "padding": False}
+PLAIN: dict[str, Any] = {"apply_default_css": False, "padding": False}
 
 
 def _stage(number: int, title: str, words: str) -> gr.Column:
@@ -150,6 +156,30 @@ def _ask(wiring: Wiring) -> Any:
         chosen.input(asking.words, [chosen], words, show_progress="hidden", api_visibility="private")
         register = partial(gr.on, [button.click, *(box.submit for box in words)])
         return wiring.on(register, partial(asking.ask, wiring.model), words, [shown], status)
+
+
+def _inside(wiring: Wiring, asked: Any) -> None:
+    model = wiring.model
+    with _stage(2, "Look inside", "The way of the prompt through the model: attention, the MLP, the output."):
+        middle = model.n_layers // 2
+        layer = gr.Radio([(str(i), i) for i in range(model.n_layers)], value=middle, label="Layer", elem_id="layer")
+        place = gr.Radio([], label="Token", elem_id="place")
+        with gr.Row():
+            button = gr.Button("Look inside", variant="primary", elem_id="inside")
+            why = gr.Button("Does expansion help here?", elem_id="why")
+            form = gr.Button("How does the answer form?", elem_id="form")
+            wiring.stop()
+        status, shown, expanded, formed = _shown(), _shown(elem_id="seen"), _shown(elem_id="expanded"), _shown()
+
+        def emptied(tab: Tab, _: Report) -> tuple:
+            return gr.Radio(choices=inside.tokens(tab, model) if tab.told else [], value=None), "", ""
+
+        wiring.on(asked.then, emptied, [], [place, shown, formed], status)
+        register = partial(gr.on, [button.click, layer.input, place.input])
+        wiring.on(register, partial(inside.look, model), [layer, place], [shown], status, asked=True, last=True)
+        wiring.on(why.click, lambda _, report, at: inside.expand(model, report, at), [layer], [expanded], status,
+                  asked=True)  # fmt: skip
+        wiring.on(form.click, inside.output, [], [formed], status, asked=True)
 
 
 def _locate(wiring: Wiring, asked: Any) -> None:
@@ -249,7 +279,7 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
             wiring.on(event.then, refreshed, [], [shown, on, chosen], still)
 
         still = _shown()  # where a refresh says that it waits
-        acts = [
+        acts: list[tuple[Any, Any, list]] = [
             (on.input, lambda tab, _, places: stacking.set_aside(tab, places), [on]),
             (off.click, lambda tab, _, place: stacking.take_off(tab, place), [chosen]),
             (none.click, lambda tab, _: tab.stack.clear(), []),
@@ -262,3 +292,30 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
                   [still], status, bare=True)  # fmt: skip
         wiring.on(export.click, lambda tab, _, to, kind: said(folder=stacking.export(model, tab, to, kind)),
                   [folder, kind], [still], status, bare=True)  # fmt: skip
+
+
+def _compare(wiring: Wiring) -> None:
+    model, folder = wiring.model, Path(tempfile.mkdtemp(prefix="knowedit-"))
+    with _stage(6, "Compare and share", "Two prompts, or without and with the edits, side by side."):
+        with gr.Row():
+            prompt = gr.Textbox(label="Another prompt", scale=3, elem_id="other-prompt")
+            subject = gr.Textbox(label="Its subject", scale=2, elem_id="other-subject")
+            target = gr.Textbox(label="Its answer (empty: the model's)", scale=1)
+        with gr.Row():
+            beside = gr.Button("Compare with it", variant="primary", elem_id="compare")
+            without = gr.Button("Compare without and with the edits", elem_id="compare-edits")
+            wiring.stop()
+        status, shown = _shown(), _shown(elem_id="compared")
+        words = [prompt, subject, target]
+        wiring.on(beside.click, partial(comparing.prompts, model), words, [shown], status, asked=True)
+        wiring.on(without.click, partial(comparing.edits, model), [], [shown], status, bare=True)
+        gr.HTML(fill("share"), **PLAIN)
+        with gr.Row():
+            make = gr.Button("Make the page", elem_id="share")
+            page = gr.DownloadButton("Save the page", visible=False, elem_id="page")
+
+        def shared(tab: Tab, _: Report) -> Any:
+            where = Path(tempfile.mkdtemp(dir=folder))
+            return gr.DownloadButton(value=str(comparing.share(tab, where)), visible=True)
+
+        wiring.on(make.click, shared, [], [page], status, asked=True)

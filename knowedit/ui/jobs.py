@@ -28,6 +28,18 @@ from ..models.adapter import Model
 from ..progress import Progress
 
 
+@contextmanager
+def put(model: Model, edits: Sequence[Edit]) -> Iterator[None]:
+    """The edits of a tab are on `model` while the context lasts.
+
+    Each was checked when it came to the tab; those that it was made on may be set aside now.
+    """
+    with ExitStack() as on:
+        for edit in edits:
+            on.enter_context(applied(model, edit, any_base=True))
+        yield
+
+
 class Stopped(KnoweditError):
     """A job that was stopped; the model is as it was."""
 
@@ -104,8 +116,7 @@ class Job:
         check(self._stop)
         with warnings.catch_warnings(record=True) as caught, ExitStack() as on:
             warnings.simplefilter("always")
-            for edit in self._edits:  # each was checked when it came; those that it was made on may be set aside now
-                on.enter_context(applied(model, edit, any_base=True))
+            on.enter_context(put(model, self._edits))
             on.enter_context(hooked(*(on_call(block, lambda *_: check(self._stop)) for block in model.blocks)))
             value = self._work(Report(say, self._stop))
         self.notes = [str(w.message) for w in caught if issubclass(w.category, KnoweditWarning)]

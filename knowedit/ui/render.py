@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..display.colours import variables
 from ..report.page.html import chapter, number, source, templates
 from .jobs import Doing
 
@@ -40,10 +41,16 @@ def notes(messages: Sequence[str]) -> str:
 
 
 def head() -> str:
-    """What the document's head has besides gradio's: the styles, and a policy that lets nothing come from elsewhere."""
-    style = templates("ui/templates").loader.get_source(templates("ui/templates"), "ui.css")[0]  # type: ignore[union-attr]
+    """What the document's head has besides gradio's: the styles, and a policy that lets nothing come from elsewhere.
+
+    What is told has the style of the page of `knowedit explain`, and gradio's way to say that it is dark.
+    """
+    own = templates("ui/templates")
+    style = own.loader.get_source(own, "ui.css")[0]
+    colours = f":root {{ {variables(dark=False)} }} .dark {{ {variables(dark=True)} }}"
+    policy = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; form-action 'self'"
     return (
-        '<meta http-equiv="Content-Security-Policy" content="'
-        "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; form-action 'self'\">"
-        f"<style>@scope (.told) {{ {source('explain.css')} }}\n{style}</style>"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<style>{colours} @scope (.told) {{ {source('explain.css')} }} {style}</style>"
+        f"<script>{source('tables.js')}</script>"
     )

@@ -50,6 +50,10 @@ class Told:
             self._seconds[name] = time.perf_counter() - started
         return self.record
 
+    def need(self, *names: str) -> None:
+        """Tell those of the chapters that are not told yet."""
+        self.tell(*(name for name in names if name not in self._told and name not in self._notes))
+
     @property
     def record(self) -> dict:
         return record_of(self.story, self._told, self._notes, self._seconds)

@@ -61,6 +61,8 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
         tab.wait_for_selector("#asked .strip")
         tab.click("#locate")
         tab.wait_for_selector("#located table")
+        tab.locator("#located th button").nth(1).click()  # which sorts by score
+        assert tab.locator("#located th").nth(1).get_attribute("aria-sort") == "descending"
         before = tab.inner_text("#live")
         tab.locator("#all input[type=range]").focus()
         for _ in range(10):
@@ -68,8 +70,16 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
         tab.wait_for_function("was => document.querySelector('#live').innerText != was", arg=before)
         tab.locator("#cards input").first.click()
         tab.wait_for_selector("#card details")
+        tab.locator("#layer label").nth(2).click()
+        tab.wait_for_selector("#seen section[aria-label='Inside layer 2']")
         load(tab, edit)
         tab.wait_for_selector("#stack .stack li")
+        tab.click("#compare-edits")
+        tab.wait_for_selector("#compared .twins")
+        tab.click("#share")
+        with tab.expect_download() as page:
+            tab.click("#page")
+        assert page.value.path().read_text().startswith("<!doctype html>")
         assert "are edited" in tab.inner_text("#stack") and same(weights(trained()), base)
         with opened(browser, address) as (other, _):  # which has a stack of its own
             ask(other, "Zarn lives in", "Zarn")
@@ -126,6 +136,10 @@ def test_it_never_scrolls_sideways_on_a_phone(browser, address, tmp_path, scheme
         tab.wait_for_selector("#located table")
         load(tab, edit)
         tab.wait_for_selector("#stack .stack li")
+        tab.click("#inside")
+        tab.wait_for_selector("#seen .flow")
+        beyond = "e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll')"
+        assert tab.evaluate(f"[...document.querySelectorAll('.stage *')].filter({beyond}).map(e => e.outerHTML)") == []
         assert tab.evaluate("document.documentElement.scrollWidth") <= 375
 
 

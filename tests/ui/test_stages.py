@@ -12,9 +12,13 @@ from support.fact_sets import fact_set, requests
 from support.rounding import near_probability
 from support.trained import facts, trained
 
-from knowedit import InputError, amplify, applied, ask, find_fact, load_edit, preflight
+from knowedit import InputError, amplify, applied, ask, builtin_facts, find_fact, load_edit, preflight
 from knowedit.edit.preflight import outcome
-from knowedit.ui import asking, editing, locating, stacking
+from knowedit.mlp import anatomy, relation_probe
+from knowedit.models.passes.replay import record
+from knowedit.recall.lens import logit_lens
+from knowedit.selection import per_relation
+from knowedit.ui import asking, comparing, editing, inside, locating, stacking
 from knowedit.ui.jobs import Doing, Report
 from knowedit.ui.render import doing, problem
 from knowedit.ui.tab import Entry, Tab
@@ -50,6 +54,32 @@ def test_the_words_of_a_built_in_fact_are_that_fact_with_all_its_ways_to_ask():
     fact = find_fact(asking.START)
     assert asking.fact_in(trained(), *asking.words(asking.START)) == fact
     assert (f"{fact.prompt} {fact.target}", fact.id) in asking.choices()
+
+
+def test_a_layer_is_shown_as_the_library_measures_it(asked):
+    tab, _ = asked
+    model, prompt = trained(), trained().query_of(facts()[0]).prompt
+    html = inside.look(model, tab, REPORT, 1, None)
+    numbers = data(html)
+    seen = anatomy(model, [prompt], [1])
+    assert numbers["anatomy.active"] == 1 - seen.layer(1).below_zero.value
+    assert "input 32, gate 24, up 24, neurons 24, output 32" in html
+    strong = inside.strongest(model, prompt, 1, prompt.read)
+    recorded = record(model, prompt.ids).neurons[1][prompt.read]
+    assert strong[0].activation == pytest.approx(recorded[strong[0].index].item(), rel=1e-5)
+    assert numbers["neurons_at.0.writes"] == strong[0].writes == max(n.writes for n in strong)
+    shares = [value for path, value in numbers.items() if path.startswith("heads_at.heads.0.looks")]
+    assert len(shares) == prompt.read + 1 and sum(shares) == pytest.approx(1, abs=1e-5)
+    assert [place for _, place in inside.tokens(tab, model)] == list(range(1, len(prompt.ids)))
+
+
+def test_the_answer_forms_and_expansion_is_measured_or_said_not_to_be(asked):
+    tab, _ = asked
+    html = inside.output(tab, REPORT)
+    settled = logit_lens(trained(), "Zarn lives in", "Aldor").settled()
+    assert data(html)["lens.positions.0.settled"] == settled
+    found = relation_probe(trained(), per_relation(builtin_facts(), inside.PROBED), layers=[1])
+    assert data(inside.expand(trained(), REPORT, 1))["accuracy.neurons.value"] == found.accuracy[1]["neurons"].value
 
 
 def test_scaled_neurons_give_what_the_model_gives_with_them_scaled(asked):
@@ -174,3 +204,26 @@ def test_text_from_outside_is_text(asked):
     ]
     for html in pieces:
         assert "<script" not in html and "<img" not in html and "\x1b" not in html and "\u202e" not in html
+
+
+def test_two_prompts_and_without_and_with_are_side_by_side(asked):
+    tab, _ = asked
+    model, other = trained(), facts()[2]
+    html = comparing.prompts(model, tab, REPORT, other.prompt, other.subject, "")
+    assert html.count("Which neurons say it") == 2 and other.prompt in html
+    with pytest.raises(InputError, match="no edit is on"):
+        comparing.edits(model, tab, REPORT)
+    tab.stack.append(Entry(strong("Zarn", "Bexum"), "Zarn"))
+    base = weights(model)
+    html = comparing.edits(model, tab, REPORT)
+    assert "The answer is the model" in html and "does not say" in html and same(weights(model), base)
+
+
+def test_what_is_shared_is_the_page_of_what_was_looked_at(asked, tmp_path):
+    tab, _ = asked
+    inside.output(tab, REPORT)
+    text = comparing.share(tab, tmp_path).read_text()
+    assert text.startswith("<!doctype html>") and "How the answer forms" in text
+    assert "Which neurons say it" not in text  # they were not located
+    locating.locate(trained(), tab, REPORT)
+    assert "Which neurons say it" in comparing.share(tab, tmp_path).read_text()

@@ -1,6 +1,7 @@
 """How a fact flows from the subject to the answer (Geva et al. 2023).
 
 attention_mask       attention edges that are cut
+attention_weights    `attention_pattern`: where heads look
 knockout             `attention_knockout`, `sublayer_knockout`: what the answer loses without an edge or a sublayer
 subject_enrichment   `enrichment`: which attributes of the subject its representation shows
 extraction_events    `extraction`: which sublayers and heads put the answer into the last token
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from ...lazy import exports
 
 if TYPE_CHECKING:
+    from .attention_weights import attention_pattern as attention_pattern
     from .average import RecallAverage as RecallAverage, average_recall as average_recall
     from .extraction_events import Extraction as Extraction, extraction as extraction
     from .knockout import (

@@ -12,6 +12,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ...display.colours import ATTENTION, MLP, RANDOM
 from ...display.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, figure, save, shorten
 from ...statistics import Estimate
 
@@ -21,7 +22,7 @@ _SETS = {
     "last": ("last token itself", GREEN),
     "first": ("first token alone", GREY),
 }
-_SUBLAYERS = {"mlp": ("MLP", ORANGE), "attention": ("attention", BLUE)}
+_SUBLAYERS = {"mlp": ("MLP", MLP), "attention": ("attention", ATTENTION)}
 _TITLE = 110
 
 
@@ -45,7 +46,7 @@ def draw_enrichment(axes: Axes, recall) -> None:
     """The attributes rate and its control, and on the right how well attributes are told from those of others."""
     rich = recall.enrichment if _single(recall) else recall
     _curve(axes, rich.rate, BLUE, "attributes of the subject")
-    _curve(axes, rich.control, GREY, "those of other subjects")
+    _curve(axes, rich.control, RANDOM, "those of other subjects")
     _share_axis(axes, "share of the first words")
     _layer_axis(axes, len(rich.rate))
     axes.set_title("1  Enrichment: attributes at the subject's last token")

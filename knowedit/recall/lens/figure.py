@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
+from ...display.colours import ATTENTION, MLP
 from ...display.drawing import BLUE, GREEN, GREY, ORANGE, RED, SEQUENTIAL, figure, save, shorten
 
 STRONGEST = 8  # heads, and neurons
@@ -124,8 +125,8 @@ def draw_layers(axes: Axes, parts, when: str = "") -> None:
     axes.bar([-1], [parts.embedding], 0.8, color=GREY, label="embeddings")
     if abs(parts.bias) > 1e-9:
         axes.bar([len(layers)], [parts.bias], 0.8, color=GREEN, label="norm's and head's bias")
-    axes.bar([x - 0.2 for x in layers], parts.attention.tolist(), 0.4, color=BLUE, label="attention")
-    axes.bar([x + 0.2 for x in layers], parts.mlp.tolist(), 0.4, color=ORANGE, label="MLP")
+    axes.bar([x - 0.2 for x in layers], parts.attention.tolist(), 0.4, color=ATTENTION, label="attention")
+    axes.bar([x + 0.2 for x in layers], parts.mlp.tolist(), 0.4, color=MLP, label="MLP")
     axes.set_title(f"What each layer adds to {_what(parts)}{when}")
     _layer_axis(axes, len(layers) + (abs(parts.bias) > 1e-9))
     axes.legend(loc="upper left", fontsize=7)
@@ -134,8 +135,8 @@ def draw_layers(axes: Axes, parts, when: str = "") -> None:
 def draw_strongest(axes: Axes, parts, when: str = "", n: int = STRONGEST) -> None:
     """The heads and the neurons that add or take away most."""
     heads, neurons = parts.strongest_heads(n), parts.strongest_neurons(n)
-    bars = [(f"head {layer}.{head}", value, BLUE) for layer, head, value in heads]
-    bars += [(f"neuron {layer}/{index}", value, ORANGE) for layer, index, value in neurons]
+    bars = [(f"head {layer}.{head}", value, ATTENTION) for layer, head, value in heads]
+    bars += [(f"neuron {layer}/{index}", value, MLP) for layer, index, value in neurons]
     places = range(len(bars))
     axes.axvline(0, color=GREY, linewidth=0.6)
     axes.barh(places, [value for _, value, _ in bars], color=[colour for *_, colour in bars])

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from ...display.colours import RANDOM
 from ...display.drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 from ...evaluate.edits.metrics import METRICS
 from ...writing.inert import inert
@@ -21,7 +22,7 @@ Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure
 LONGEST = 32  # letters of a name
 PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
-_METHOD_COLOURS = {"activation": ORANGE, "random": GREY}
+_METHOD_COLOURS = {"activation": ORANGE, "random": RANDOM}
 
 
 def effects_by_relation(

@@ -21,6 +21,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from ...display.colours import variables
 from ...errors import InputError
 from ...files import write_text
 from ...writing.inert import inert
@@ -33,13 +34,13 @@ NOTHING = "\N{EN DASH}"  # where there is no number
 
 def page(record: dict) -> str:
     """The page as text."""
-    script = source("explain.js")
+    script = source("tables.js") + source("explain.js")
     return _rendered(
         record,
         "page",
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        style=Markup(source("explain.css")),
+        style=Markup(_style()),
     )
 
 
@@ -62,11 +63,16 @@ def templates(*more: str) -> Environment:
 
 def source(name: str) -> str:
     """The text of one of the page's files."""
-    return templates().loader.get_source(templates(), name)[0]  # type: ignore[union-attr]
+    return templates().loader.get_source(templates(), name)[0]
+
+
+def _style() -> str:
+    style = source("explain.css")
+    return style.replace("/* light */", variables(dark=False)).replace("/* dark */", variables(dark=True))
 
 
 def _rendered(record: dict, body: str, **more: Any) -> str:
-    return (
+    html = (
         templates()
         .get_template("explain.html.j2")
         .render(
@@ -77,6 +83,7 @@ def _rendered(record: dict, body: str, **more: Any) -> str:
             **more,
         )
     )
+    return html.lstrip()
 
 
 def _is_told(record: dict, name: str) -> bool:

@@ -25,7 +25,7 @@ from ...locate.proof.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
 from ...recall.flow.pipeline import recall_fact
-from ...recall.lens import logit_attribution, logit_lens
+from ...recall.lens import Contributions, logit_attribution, logit_lens
 from ...recall.trace import TraceConfig, trace_facts
 from ...sources import builtin_facts
 
@@ -60,6 +60,7 @@ class Story:
         self.model, self.fact, self.edit, self.config = model, fact, edit, config
         self.pool = ControlPool(model, builtin_facts())
         self.neurons: NeuronSet | None = None
+        self.parts: Contributions | None = None
         self.before: Preflight | None = None
         self.after: Outcome | None = None
 
@@ -100,8 +101,11 @@ def _lens(story: Story):
 def _parts(story: Story) -> dict:
     """What each part of the model adds to the answer's logit."""
     fact = story.fact
-    parts = logit_attribution(story.model, fact.prompt, fact.target, subject=fact.subject, separator=fact.separator)
-    return parts.as_dict(heads=8, neurons=8)
+    if story.parts is None:
+        story.parts = logit_attribution(
+            story.model, fact.prompt, fact.target, subject=fact.subject, separator=fact.separator
+        )
+    return story.parts.as_dict(heads=8, neurons=8)
 
 
 def _trace(story: Story):

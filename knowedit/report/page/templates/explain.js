@@ -37,31 +37,6 @@
     map.addEventListener("pointerleave", () => { out.textContent = idle; });
   }
 
-  // tables that can be sorted
-  for (const table of all("table.sortable")) {
-    const heads = all("thead th", table);
-    heads.forEach((head, column) => {
-      const button = head.querySelector("button");
-      if (!button) return;
-      button.addEventListener("click", () => {
-        const down = head.getAttribute("aria-sort") !== "descending";
-        heads.forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const value = (row) => {
-          const cell = row.cells[column];
-          return cell.dataset.sort ?? cell.querySelector("data")?.value ?? cell.textContent.trim();
-        };
-        const compare = (a, b) => {
-          const [x, y] = [value(a), value(b)];
-          const order = Number.isNaN(Number(x)) || Number.isNaN(Number(y)) ? x.localeCompare(y) : Number(x) - Number(y);
-          return down ? -order : order;
-        };
-        const body = table.tBodies[0];
-        body.append(...[...body.rows].sort(compare));
-      });
-    });
-  }
-
   // the record behind the page, as a file
   const get = document.querySelector(".get");
   get.hidden = false;
