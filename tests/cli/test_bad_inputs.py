@@ -18,6 +18,7 @@ from knowedit.cli import app, main
 from knowedit.edit.delta import LowRank
 from knowedit.edit.edit import make_edit
 from knowedit.models import loading
+from knowedit.serving.edit_log import EditLog
 
 ONE = ("Zarn lives in", "--subject", "Zarn", "--target", "Aldor")
 FACTS = ("--facts", "facts.jsonl")
@@ -37,6 +38,7 @@ RIGHT = {
     "set diff": ("a-set", "a-set"), "set ask": ("a-set", "Zarn lives in"), "set check": ("a-set", "--least", "0"),
     "set export": ("a-set", "set-exported", "--to", "peft"), "set remove": ("a-set", "home/zarn"),
     "cache list": (), "cache clean": (),
+    "log": ("logged", "--by", "ada"), "revoke": ("revoking", "first", "--to", "peft", "--out", "left", "--by", "ada"),
     "test": ("edit", "--keep", "kept.jsonl", "--max-perplexity", "1e9", "--junit", "junit.xml"),
     "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (),
 }  # fmt: skip
@@ -61,6 +63,7 @@ BAD = {  # by option; where it is not named here, by the type of its values
     "--config": ("no-such-config", "nowhere.yaml", "broken.jsonl"), "--checkpoints": ("x", "2,1", "0"),
     "--address": (), "--relations": ("no such relation",), "--located": ("nowhere", "edit"),
     "--snippets": ("nowhere",), "--revision": (),
+    "--by": NO_TEXT, "--to": ("nope", ""), "--why": (),
     "--hold": NO_FACTS, "--keep": NO_FACTS, "--max-perplexity": ("x", "-1%", "nan", ""),
     "--junit": ("no-folder/x.xml", "edit"), "--type": ("q9", ""), "--older": ("x", "1.5", "-1", ""),
 }  # fmt: skip
@@ -109,6 +112,10 @@ def place(tmp_path_factory, folder):
     u, v = 1e-6 * torch.ones(model.d_model, 1), torch.ones(model.n_neurons, 1)
     made = make_edit(model, {0: LowRank(u, v)}, method="rome", config={}, facts=[facts()[0]])
     made.save(here / "edit")
+    for name in ("logged/first", "revoking/first", "revoking/second"):
+        (here / name).parent.mkdir(exist_ok=True)
+        made.save(here / name)
+    EditLog(here / "revoking").record("ada")
     (here / "model").symlink_to(folder)
     (here / "empty").mkdir()
     (here / "broken.jsonl").write_text('{"template": "The')

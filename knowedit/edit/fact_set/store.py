@@ -12,23 +12,19 @@ Nothing is unpickled. One process at a time writes.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ...errors import DataError, InputError, did_you_mean
 from ...facts import Fact
-from ...files import new_folder, write_bytes
+from ...files import Chain, new_folder, rendered, sha256, write_bytes
 from ...models.checks import one_line
 from .rows import Row, content_hash
 
@@ -48,10 +44,8 @@ class Store:
         self.members: dict[str, Fact] = {}
         self.hashes: dict[str, str] = {}
         self.rows: dict[str, Row] = {}
-        self._events = 0
         self._files = 0
-        self._chain = ""  # the hash of the last line
-        self._end = 0  # of the last whole line, in bytes
+        self._chain = Chain(None if folder is None else folder / INDEX, f"the fact set {str(folder)!r}")
 
     @classmethod
     def read(cls, folder: str | Path) -> Store:
@@ -61,7 +55,7 @@ class Store:
             raise InputError(f"{str(folder)!r} is no fact set: there is no {HEADER}; give the folder of one")
         try:
             store = cls(_header((folder / HEADER).read_bytes()), folder)
-            for event in store._lines():
+            for event in store._chain.events():
                 store._take(event)
             return store
         except (DataError, InputError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -73,11 +67,12 @@ class Store:
         """Write all of it to a new `folder`, where it grows from then on."""
         with new_folder(folder) as new:
             copy = Store(self.header, new)
-            write_bytes(new / HEADER, _rendered({**self.header, "checksum": _hash(_rendered(self.header))}))
+            write_bytes(new / HEADER, rendered({**self.header, "checksum": sha256(rendered(self.header))}))
             (new / INDEX).touch()
             copy.keep(self.rows)
             copy.change((), list(self.members.values()))
         copy.folder = Path(folder).expanduser()
+        copy._chain.path, copy._chain.what = copy.folder / INDEX, f"the fact set {str(copy.folder)!r}"
         return copy
 
     def facts(self) -> tuple[Fact, ...]:
@@ -88,7 +83,7 @@ class Store:
         """Keep rows by name. Raises `InputError` where they cannot be written; nothing is lost then."""
         if not rows:
             return
-        with self._writing():
+        with self._chain.writing():
             names = list(rows)
             file = f"rows-{self._files + 1:06}.safetensors"
             keys, deltas = (torch.stack([getattr(rows[name], part) for name in names]) for part in ("key", "delta"))
@@ -96,10 +91,10 @@ class Store:
             event = {
                 "event": "rows",
                 "file": file,
-                "sha256": _hash(data),
+                "sha256": sha256(data),
                 "rows": [[name, rows[name].probability, rows[name].steps] for name in names],
             }
-            self._append(event, {file: data})
+            self._chain.append(event, {file: data})
             self._files += 1
             self.rows.update(rows)
 
@@ -119,8 +114,8 @@ class Store:
         removed = list(removed)
         if not removed and not added:
             return
-        with self._writing():
-            self._append({"event": "change", "removed": removed, "added": [fact.as_dict() for fact in added]}, {})
+        with self._chain.writing():
+            self._chain.append({"event": "change", "removed": removed, "added": [fact.as_dict() for fact in added]})
             self._changed(removed, added)
 
     def _changed(self, removed: Sequence[str], added: Sequence[Fact]) -> None:
@@ -130,38 +125,6 @@ class Store:
             if fact.id is None or fact.id in self.members:
                 raise DataError(f"the fact {fact.id!r} came twice")
             self.members[fact.id], self.hashes[fact.id] = fact, content_hash(fact)
-
-    # ------------------------------------------------------------ the index
-
-    def _lines(self) -> Iterator[dict]:
-        assert self.folder is not None
-        raw = (self.folder / INDEX).read_bytes()
-        while self._end < len(raw):
-            end = raw.find(b"\n", self._end)
-            line = raw[self._end : len(raw) if end < 0 else end]
-            event = self._event(line)
-            if end < 0 and self._event(line[:-1]) is None:
-                return  # it was cut off: the process that wrote it was killed before the line counted
-            if end < 0 or event is None:
-                raise DataError(f"line {self._events + 1} of {INDEX} is another than was written")
-            self._advance(line + b"\n")
-            yield event
-
-    def _event(self, line: bytes) -> dict | None:
-        """The event of a line that may stand next; None for any other."""
-        try:
-            event = json.loads(line.decode("ascii"))["event"]
-            return event if self._line(event) == line + b"\n" else None
-        except (ValueError, RecursionError, KeyError, TypeError):
-            return None
-
-    def _line(self, event: dict) -> bytes:
-        return _rendered({"after": self._chain, "event": event, "sum": _hash(self._chain.encode() + _rendered(event))})
-
-    def _advance(self, line: bytes) -> None:
-        self._chain = _hash(line)
-        self._end += len(line)
-        self._events += 1
 
     def _take(self, event: dict) -> None:
         """Let an event that was read count."""
@@ -173,7 +136,7 @@ class Store:
         if path.parent != self.folder or path.is_symlink() or not path.is_file():
             raise DataError(f"{event['file']} is not there, or is no plain file")
         data = path.read_bytes()
-        if _hash(data) != event["sha256"]:
+        if sha256(data) != event["sha256"]:
             raise DataError(f"{event['file']} has another SHA-256 than was written")
         try:
             tensors = load(data)
@@ -183,69 +146,12 @@ class Store:
             self.rows[name] = Row(key, delta, probability, steps)
         self._files += 1
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Nobody else writes, and nobody has written since this was read."""
-        if self.folder is None:
-            yield
-            return
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                size = (self.folder / INDEX).stat().st_size
-                if size != self._end and _others(self.folder / INDEX, self._end):
-                    raise InputError(f"the fact set {str(self.folder)!r} was changed meanwhile; load it again")
-                yield
-        except Timeout:
-            raise InputError(
-                f"another process writes to the fact set {str(self.folder)!r}; wait until it is done"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"cannot write to the fact set {str(self.folder)!r}: {error.strerror or error}; what was found before "
-                "is kept: make room, and go on by the same command"
-            ) from None
-
-    def _append(self, event: dict, files: Mapping[str, bytes]) -> None:
-        """Add files and the event that counts them; both or nothing of them, also where the disk is full."""
-        line = self._line(event)
-        if self.folder is not None:
-            for name, data in files.items():
-                write_bytes(self.folder / name, data)
-                with open(self.folder / name, "rb") as file:
-                    os.fsync(file.fileno())  # on the disk before the line that counts it
-            with open(self.folder / INDEX, "r+b") as index:
-                index.truncate(self._end)  # a line that was cut off
-                index.seek(self._end)
-                try:
-                    index.write(line)
-                    index.flush()
-                    os.fsync(index.fileno())
-                except OSError:
-                    index.truncate(self._end)
-                    raise
-        self._advance(line)
-
 
 def _header(raw: bytes) -> dict:
     record = json.loads(raw.decode("ascii"))
     if record.get("schema") != SCHEMA:
         raise DataError(f"{HEADER} is of schema {record.get('schema')!r}, expected {SCHEMA!r}")
     header = {name: value for name, value in record.items() if name != "checksum"}
-    if raw != _rendered(record) or record.get("checksum") != _hash(_rendered(header)):
+    if raw != rendered(record) or record.get("checksum") != sha256(rendered(header)):
         raise DataError(f"the checksum or the form of {HEADER} is another than was written")
     return header
-
-
-def _others(index: Path, end: int) -> bool:
-    """Whether a whole line stands behind `end`."""
-    with open(index, "rb") as file:
-        file.seek(end)
-        return b"\n" in file.read()
-
-
-def _rendered(record: Mapping) -> bytes:
-    return (json.dumps(record, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n").encode()
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
