@@ -16,7 +16,6 @@ Only this file knows how a module stores its weight, and it decides by module ty
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import contextmanager
 
@@ -33,6 +32,7 @@ from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
 from .checks import is_masked
 from .layouts import REMEDY, Layout, heads_path
+from .tensor_cache import parameters_hash
 
 _BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
@@ -242,16 +242,8 @@ class Model:
         return layer, index
 
     def weights_hash(self) -> str:
-        """SHA-256 over the names, types, shapes and bytes of all parameters, wherever they are kept."""
-        digest = hashlib.sha256()
-        for path, module in sorted(self.hf.named_modules()):
-            with align_module_device(module):
-                for name, weight in sorted(module.named_parameters(recurse=False)):
-                    if weight.device.type == "meta":
-                        raise ModelError(f"{path}.{name} of {self.name} has no values (meta); load its weights first")
-                    digest.update(f"{path}.{name} {weight.dtype} {tuple(weight.shape)}".encode())
-                    digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """SHA-256 over names, types, shapes and the SHA-256 of the bytes of all parameters, wherever they are kept."""
+        return parameters_hash(self.hf, self.name)
 
 
 def _bytes_of(spelled: str) -> str:

@@ -1,7 +1,8 @@
 """Tensors in the cache under everything that decides them: whole and checked, or not there.
 
 A file holds its key, a small record and the SHA-256 of that record and of every tensor's bytes, and is renamed into
-place when it is complete. What is truncated, altered, or belongs to another key is never used.
+place when it is complete. What is truncated, altered, or belongs to another key is never used. Keys of what was made
+with a model hold the hash of its parameters.
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import json
 import logging
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.utils import align_module_device
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..errors import ModelError
 from .cache import locked, writing
 
+HASHED_AT_ONCE = 16  # tensors, as copies where they are kept elsewhere
 _log = logging.getLogger(__name__)
 
 
@@ -102,3 +108,31 @@ def _digest(record: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def parameters_hash(module: nn.Module, name: str) -> str:
+    """SHA-256 over names, types, shapes and the SHA-256 of the bytes of all parameters, wherever they are kept.
+
+    Threads hash a few tensors at a time; what is not here is copied for as long as that takes. Raises `ModelError` for
+    parameters of the model `name` that have no values.
+    """
+    whole = hashlib.sha256()
+    waiting: deque[tuple[str, Future[bytes]]] = deque()
+
+    def take(most: int) -> None:
+        while len(waiting) > most:
+            head, content_hash = waiting.popleft()
+            whole.update(head.encode() + content_hash.result())
+
+    with ThreadPoolExecutor() as pool:
+        for path, part in sorted(module.named_modules()):
+            with align_module_device(part):
+                for own_name, weight in sorted(part.named_parameters(recurse=False)):
+                    if weight.device.type == "meta":
+                        raise ModelError(f"{path}.{own_name} of {name} has no values (meta); load its weights first")
+                    content = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+                    hashed = pool.submit(lambda content=content: hashlib.sha256(content).digest())
+                    waiting.append((f"{path}.{own_name} {weight.dtype} {tuple(weight.shape)} ", hashed))
+                    take(HASHED_AT_ONCE)
+        take(0)
+    return whole.hexdigest()
