@@ -89,6 +89,7 @@ def test_data_ships():
     assert {p for pattern in patterns for p in (ROOT / "knowedit").glob(pattern)} == {
         *(ROOT / "knowedit" / "data").iterdir(),
         *(ROOT / "knowedit" / "report" / "page" / "templates").iterdir(),
+        *(ROOT / "knowedit" / "ui" / "templates").iterdir(),
         ROOT / "knowedit" / "py.typed",
     }
     assert "Apache License" in (ROOT / "LICENSE").read_text()
