@@ -5,7 +5,8 @@
 
 An edit of one key leaves the others alone as far as C tells them apart (Meng et al. 2022, eq. 2). C is estimated from
 the keys of every token of some text, all wanted layers in one pass that ends at the highest of them, in float32. The
-estimate is noisy where tokens are few, so C⁻¹ k is that of C + shrinkage · mean(diag C) · I, by Cholesky in float64.
+estimate is noisy where tokens are few, so C⁻¹ k is that of C + shrinkage · mean(diag C) · I, by Cholesky in float64,
+on the model's device if it is a CUDA one.
 
 What was computed is kept in the cache under everything that decides it (`tensor_cache.py`), and a run that was killed
 goes on, to the same bits, from where it last kept its sums.
@@ -16,12 +17,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigvalsh
 from torch import Tensor
 
 from ..errors import InputError
@@ -49,12 +49,14 @@ class Covariance:
     - `C`: (n_neurons, n_neurons), float32 on the CPU, symmetric.
     - `tokens`: how many keys it is the mean of.
     - `source`: what text they come from, as JSON values.
+    - `device`: where it is factored and solved, in float64.
     """
 
     layer: int
     C: Tensor
     tokens: int
     source: dict
+    device: torch.device = torch.device("cpu")
     _factors: dict = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self):
@@ -74,12 +76,15 @@ class Covariance:
             raise InputError(f"keys of shape {tuple(k.shape)}, expected ({self.C.shape[0]},) or ({self.C.shape[0]}, m)")
         if not torch.isfinite(k).all():
             raise InputError("the key holds NaN or infinity; the model's activations overflow, load it as float32")
-        return torch.from_numpy(cho_solve(self._factor(shrinkage), k.detach().cpu().double().numpy()))
+        factor = self._factor(shrinkage)
+        keys = k.detach().to(factor).reshape(len(factor), -1)
+        return torch.cholesky_solve(keys, factor).reshape(k.shape).cpu()
 
     def plus(self, keys: Tensor, weight: float) -> Covariance:
         """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says."""
-        added = keys.double().T @ keys.double() * (weight / len(keys))
-        return Covariance(self.layer, (self.C.double() + added).float(), self.tokens, self.source)
+        keys = keys.to(self.device, torch.float64)
+        joined = self._double().addmm_(keys.T, keys, alpha=weight / len(keys))
+        return replace(self, C=joined.float())
 
     def conditioning(self, shrinkage: float | None = None) -> dict:
         """How well C is known and can be solved, as JSON values; one eigenvalue problem in float64.
@@ -88,7 +93,7 @@ class Covariance:
         largest over the smallest eigenvalue with the shrinkage, None without one where C is singular.
         """
         shrinkage = _checked_shrinkage(shrinkage)
-        values = eigvalsh(self.C.double().numpy()).clip(min=0)
+        values = torch.linalg.eigvalsh(self._double()).cpu().numpy().clip(min=0)
         shares = values / max(values.sum(), np.finfo(float).tiny)
         shares = shares[shares > 0]
         ridge = shrinkage * values.mean()
@@ -105,19 +110,31 @@ class Covariance:
             "largest_share": float(shares.max(initial=0)),
         }
 
-    def _factor(self, shrinkage: float | None) -> tuple:
+    def _double(self) -> Tensor:
+        """C on the device, in float64: a copy."""
+        return self.C.to(self.device, torch.float64, copy=True)
+
+    def _factor(self, shrinkage: float | None) -> Tensor:
+        """The lower Cholesky factor, (n_neurons, n_neurons)."""
         shrinkage = _checked_shrinkage(shrinkage)
         if shrinkage not in self._factors:
-            matrix = self.C.double().numpy()
-            matrix[np.diag_indices_from(matrix)] += shrinkage * matrix.diagonal().mean()
-            try:
-                self._factors[shrinkage] = cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-            except LinAlgError:
+            matrix = self._double()
+            matrix.diagonal().add_(shrinkage * matrix.diagonal().mean())
+            failed = torch.zeros((), dtype=torch.int32, device=matrix.device)
+            torch.linalg.cholesky_ex(matrix, out=(matrix, failed))  # in place: as large a matrix again may not fit
+            if failed:
                 raise InputError(
                     f"the covariance of layer {self.layer} from {self.tokens} tokens is not positive definite with a "
                     f"shrinkage of {shrinkage:g}; take more tokens or a larger shrinkage, such as {SHRINKAGE:g}"
-                ) from None
+                )
+            self._factors[shrinkage] = matrix
         return self._factors[shrinkage]
+
+
+def _device(model: Model, layer: int) -> torch.device:
+    """Where a layer's covariance is solved: where its weights are, unless there is no float64."""
+    device = model.down(layer).weight.device
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def default_tokens(model: Model) -> int:
@@ -196,7 +213,9 @@ def _cached(kept: TensorCache, request: dict, layers: Sequence[int], model: Mode
         key = key_of({**request, "layer": layer})
         if read := kept.read(key, {"C": (model.n_neurons, model.n_neurons)}):
             record, tensors = read
-            covariances[layer] = Covariance(layer, tensors["C"], record["tokens"], record["source"])
+            covariances[layer] = Covariance(
+                layer, tensors["C"], record["tokens"], record["source"], _device(model, layer)
+            )
     return covariances
 
 
@@ -226,7 +245,7 @@ def _computed(
     for layer in layers:
         C = sums.pop(layer)
         C = ((C + C.T) / (2 * done)).cpu()  # a product kᵀk is symmetric only up to rounding
-        covariances[layer] = Covariance(layer, C, done, request["source"])
+        covariances[layer] = Covariance(layer, C, done, request["source"], _device(model, layer))
         record = {"layer": layer, "tokens": done, "source": request["source"]}
         kept.write(key_of({**request, "layer": layer}), record, {"C": C})
     kept.remove(run)

@@ -5,11 +5,13 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from support.commands import LIMIT
+from support.counts import counted
 from support.rounding import assert_near, near
 from support.tiny import FAMILIES, N_NEURONS, tiny
 
@@ -182,15 +184,20 @@ def test_solve_is_the_shrunk_inverse():
         k = k.detach()
 
 
-def test_the_factor_is_computed_once(monkeypatch):
-    made = []
-    factor = module.cho_factor
-    monkeypatch.setattr(module, "cho_factor", lambda *a, **kw: made.append(1) or factor(*a, **kw))
+def test_the_factor_is_computed_once():
     C = Covariance(0, torch.eye(4, dtype=torch.float64), 10, {})
-    for shrinkage in (None, 0.01, None, 0.5, 0.5):
-        C.solve(torch.ones(4), shrinkage)
-    assert len(made) == 2
+    with counted() as counts:
+        for shrinkage in (None, 0.01, None, 0.5, 0.5):
+            C.solve(torch.ones(4), shrinkage)
+    assert counts.names["aten::linalg_cholesky_ex.L"] == 2
     assert torch.equal(C.C, torch.eye(4))  # and C is as it was
+
+
+@pytest.mark.parametrize(("device", "where"), [("cuda:1", "cuda:1"), ("mps:0", "cpu"), ("cpu", "cpu"), ("meta", "cpu")])
+def test_it_is_solved_where_the_weights_are_if_float64_is_there(device, where):
+    weight = SimpleNamespace(device=torch.device(device))
+    model = SimpleNamespace(down=lambda layer: SimpleNamespace(weight=weight))
+    assert module._device(model, 3) == torch.device(where)
 
 
 def test_conditioning_reports_what_is_known():
