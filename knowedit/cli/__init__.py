@@ -17,7 +17,7 @@ from . import explain, facts, locate, models, ui
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits, set_effects
-from .serving import cache, checks, log
+from .serving import cache, checks, log, others
 from .shared.command import command
 from .shared.help import Command, group
 from .shared.options import Verbose
@@ -40,6 +40,8 @@ COMMANDS: dict[str, Callable] = {
     "test": checks.test,
     "log": log.log,
     "revoke": log.revoke,
+    "eval": others.evaluate,
+    "push": others.push,
     "covariance": covariance.covariance,
     "merge": merge.merge,
     "report": report.report,

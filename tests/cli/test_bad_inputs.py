@@ -18,6 +18,7 @@ from knowedit.cli import app, main
 from knowedit.edit.delta import LowRank
 from knowedit.edit.edit import make_edit
 from knowedit.models import loading
+from knowedit.serving import harness, hub
 from knowedit.serving.edit_log import EditLog
 
 ONE = ("Zarn lives in", "--subject", "Zarn", "--target", "Aldor")
@@ -38,6 +39,7 @@ RIGHT = {
     "set diff": ("a-set", "a-set"), "set ask": ("a-set", "Zarn lives in"), "set check": ("a-set", "--least", "0"),
     "set export": ("a-set", "set-exported", "--to", "peft"), "set remove": ("a-set", "home/zarn"),
     "cache list": (), "cache clean": (),
+    "eval": ("--edit", "edit", "--tasks", "towns"), "push": ("edit", "owner/name"),
     "log": ("logged", "--by", "ada"), "revoke": ("revoking", "first", "--to", "peft", "--out", "left", "--by", "ada"),
     "test": ("edit", "--keep", "kept.jsonl", "--max-perplexity", "1e9", "--junit", "junit.xml"),
     "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (),
@@ -63,7 +65,8 @@ BAD = {  # by option; where it is not named here, by the type of its values
     "--config": ("no-such-config", "nowhere.yaml", "broken.jsonl"), "--checkpoints": ("x", "2,1", "0"),
     "--address": (), "--relations": ("no such relation",), "--located": ("nowhere", "edit"),
     "--snippets": ("nowhere",), "--revision": (),
-    "--by": NO_TEXT, "--to": ("nope", ""), "--why": (),
+    "--by": NO_TEXT, "--to": ("nope", ""), "--why": (), "--tasks": ("", " ,"), "--shots": ("x", "-1"),
+    "--include": ("nowhere", "facts.jsonl"),
     "--hold": NO_FACTS, "--keep": NO_FACTS, "--max-perplexity": ("x", "-1%", "nan", ""),
     "--junit": ("no-folder/x.xml", "edit"), "--type": ("q9", ""), "--older": ("x", "1.5", "-1", ""),
 }  # fmt: skip
@@ -144,6 +147,9 @@ def move_in(patch, place):
 
     patch.setattr(knowedit, "load", load)
     patch.setattr(loading, "load", load)
+    patch.setattr(hub, "push_to_hub", lambda *_, **__: "address")  # what is not installed or reached here
+    patch.setattr(harness, "check_installed", lambda: None)
+    patch.setattr(harness, "evaluate", lambda model, *_, **__: harness.HarnessResult(model.name, (), "", 0, 0, ()))
 
 
 @pytest.fixture
