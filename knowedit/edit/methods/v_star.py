@@ -15,16 +15,19 @@ Facts do not influence each other: δ of many facts is one matrix, and their row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
+from warnings import warn
 
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import InputError, KnoweditWarning, ModelError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
+from ...models.passes.batches import fitting_tokens
 from ...progress import Progress, silent
 from ...prompts import Row
 from .search_rows import Request, Run
@@ -109,32 +112,81 @@ def find_v_star(
     Those with suffixes of about one length share a batch, which shrinks as its searches are done.
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
+    tokens = fitting_tokens(model.device, _bytes_per_token(model, layer), BATCH_TOKENS)
+    parts = deque(order[part] for part in _chunks([requests[i] for i in order], tokens))
     values: dict[int, Value] = {}
+
+    def keep(found: dict[int, Value]) -> None:
+        values.update(found)
+        progress(len(values))
+
     with frozen(model):
-        for part in _chunks([requests[i] for i in order]):
-            going = order[part]
-            run = Run.of(model, [requests[i] for i in going], layer)
-            searches = Searches(run, search)
-            while going:
-                ended = until_done(run, searches, len(going) * 3 // 4)  # then go on with the others alone
-                values |= {going[j]: value for j, value in ended.items()}
-                progress(len(values))
-                left = [j for j in range(len(going)) if j not in ended]
-                going = [going[j] for j in left]
-                if going:
-                    run = run.only(left)
-                    searches = Searches(run, search).continuing(searches, left)
+        while parts:
+            part = parts.popleft()
+            if not _fits(_search, model, {i: requests[i] for i in part}, layer, search, keep):
+                left = [i for i in part if i not in values]
+                if len(left) == 1:
+                    raise ModelError(
+                        f"the search for one edit of {model.name} does not fit into the memory of {model.device}; "
+                        "take fewer contexts, or a model in fewer bits"
+                    )
+                warn(
+                    f"{len(left)} searches at once do not fit into the memory of {model.device}; they go on in halves",
+                    KnoweditWarning,
+                    stacklevel=2,
+                )
+                middle = len(left) // 2
+                parts.extendleft([left[middle:], left[:middle]])
     return [values[i] for i in range(len(requests))]
 
 
-def _chunks(requests: list[Request]) -> list[slice]:
-    """Cut requests, sorted by suffix, into the batches that are cheapest in all: `BATCH_COST` and padded tokens."""
+def _search(
+    model: Model,
+    requests: dict[int, Request],
+    layer: int,
+    search: VStarSearch,
+    keep: Callable[[dict[int, Value]], None],
+) -> None:
+    """Search for all requests in one batch; `keep` gets the values that are found, by the number of their request."""
+    going = list(requests)
+    run = Run.of(model, list(requests.values()), layer)
+    searches = Searches(run, search)
+    while going:
+        ended = until_done(run, searches, len(going) * 3 // 4)  # then go on with the others alone
+        keep({going[j]: value for j, value in ended.items()})
+        left = [j for j in range(len(going)) if j not in ended]
+        going = [going[j] for j in left]
+        if going:
+            run = run.only(left)
+            searches = Searches(run, search).continuing(searches, left)
+
+
+def _fits(work: Callable[..., None], *arguments) -> bool:
+    """Do the work; return whether the device's memory was enough. What was allocated for it is free again."""
+    try:
+        work(*arguments)
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def _bytes_per_token(model: Model, layer: int) -> int:
+    """About what a suffix token keeps alive: neurons and states of the layers above, and logits if it is read."""
+    states = (model.n_layers - layer) * (5 * model.n_neurons + 8 * model.d_model) * model.dtype.itemsize
+    return states + 3 * 4 * model.vocabulary
+
+
+def _chunks(requests: list[Request], tokens: int) -> list[slice]:
+    """Cut requests, sorted by suffix, into the batches of at most so many tokens that are cheapest in all.
+
+    A batch costs `BATCH_COST` and its tokens, padding included.
+    """
     rows = [0, *accumulate(len(request.batched) for request in requests)]
     best: list[tuple[int, int]] = [(0, 0)]  # of the first requests: what they cost, and where their last batch starts
     for end in range(1, len(requests) + 1):
         longest = requests[end - 1].suffix
         sizes = {start: (rows[end] - rows[start]) * longest for start in range(end)}
-        fitting = [start for start, size in sizes.items() if size <= BATCH_TOKENS] or [end - 1]
+        fitting = [start for start, size in sizes.items() if size <= tokens] or [end - 1]
         best.append(min((best[start][0] + BATCH_COST + sizes[start], start) for start in fitting))
     cuts = [len(requests)]
     while cuts[-1]:

@@ -47,3 +47,15 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False, columns: int = 
         tokens[r, part] = torch.tensor(row, dtype=torch.long)
         seen[r, part] = 1
     return tokens, seen
+
+
+def fitting_tokens(device: torch.device, bytes_per_token: int, least: int) -> int:
+    """How many tokens a batch may have: what half of a CUDA device's free memory holds.
+
+    At least, and on any other device, it is `least`: what suits a processor and its cache.
+    """
+    if device.type != "cuda":
+        return least
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(least, (free + unused) // (2 * bytes_per_token))

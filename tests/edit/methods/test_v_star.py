@@ -12,7 +12,7 @@ from support.trained import exact, facts, trained
 from benchmarks.reference.rome import plain_v_star
 from knowedit.edit.methods import v_star
 from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
-from knowedit.errors import InputError
+from knowedit.errors import InputError, KnoweditWarning, ModelError
 from knowedit.facts import Fact
 
 FACT = Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome")
@@ -108,6 +108,31 @@ def test_searches_end_where_they_end_however_seldom_that_is_read(exact_model, mo
         assert value.probability == near(same.probability, size=ADAM, operations=2 * 40 * PASS)
         assert_near(value.delta, same.delta, size=ADAM, operations=2 * 40 * PASS)
     assert any(value.steps % 5 for value in often), "a read in every fifth step should miss some ends"
+
+
+def test_searches_that_do_not_fit_into_memory_go_on_in_halves(doubled, monkeypatch):
+    model = tiny("llama", torch.float64)
+    requests = asked(model, FACT, *OTHERS)
+    monkeypatch.setattr(v_star, "BATCH_TOKENS", 4096)
+    together = find_v_star(model, requests, 1, SEARCH)
+    until_done, sizes = v_star.until_done, []
+
+    def small(run, searches, most):
+        sizes.append(searches.n)
+        if searches.n > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return until_done(run, searches, most)
+
+    monkeypatch.setattr(v_star, "until_done", small)
+    room = 1
+    with pytest.warns(KnoweditWarning, match="[42] searches .* do not fit .* of cpu; they go on in halves"):
+        halved = find_v_star(model, requests, 1, SEARCH)
+    assert sizes == [4, 2, 1, 1, 2, 1, 1]
+    for value, alone in zip(together, halved, strict=True):
+        assert_near(alone.delta, value.delta, size=ADAM, operations=2 * 6 * PASS)
+    room = 0
+    with pytest.warns(KnoweditWarning), pytest.raises(ModelError, match="the search for one edit of .* does not fit"):
+        find_v_star(model, requests, 1, SEARCH)
 
 
 @pytest.mark.parametrize(("layer", "share"), [(1, 0.95)])

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from knowedit.models.passes.batches import batches, padded
+from knowedit.models.passes.batches import batches, fitting_tokens, padded
 
 LENGTHS = [random.Random(0).randrange(1, 30) for _ in range(200)]
 
@@ -38,3 +38,12 @@ def test_rows_are_padded_on_the_side_that_is_asked_for():
     tokens, seen = padded([(5, 6, 7), [8]], left=True)
     assert torch.equal(tokens, torch.tensor([[5, 6, 7], [0, 0, 8]]))
     assert torch.equal(seen, torch.tensor([[1, 1, 1], [0, 0, 1]]))
+
+
+def test_a_batch_takes_half_of_a_cards_free_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6000, 10000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
+    assert fitting_tokens(torch.device("cuda"), 10, least=384) == 400
+    assert fitting_tokens(torch.device("cuda"), 100, least=384) == 384
+    assert fitting_tokens(torch.device("cpu"), 10, least=384) == 384
