@@ -1,5 +1,6 @@
 """The page in a real browser, on a tiny model: nothing from elsewhere, two tabs, hostile text, a stopped job."""
 
+import random
 import threading
 from contextlib import contextmanager
 
@@ -124,6 +125,41 @@ def test_a_stopped_job_says_so_and_the_next_one_runs(browser, address, monkeypat
         ask(tab, "Quill lives in", "Quill")
         tab.locator("#asked .strip", has_text="Quill").wait_for()
         assert wrong == []
+
+
+PRESSABLE = "button, input[type=radio], input[type=checkbox], input[type=range]"
+
+
+def click_at_random(tab, clicks, seed=0):
+    """Press what can be pressed, in an order that `seed` decides, whether what was pressed before is done or not."""
+    draw = random.Random(seed)
+    for _ in range(clicks):
+        pressable = tab.locator(
+            ".stage :is(button, input[type=radio], input[type=checkbox], input[type=range]):visible"
+        )
+        chosen = pressable.nth(draw.randrange(pressable.count()))
+        if chosen.get_attribute("type") == "range":
+            chosen.focus()
+            tab.keyboard.press(draw.choice(["ArrowLeft", "ArrowRight", "Home", "End"]))
+        else:
+            chosen.click(force=True)
+
+
+def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, address, tmp_path, clicks=15):
+    base, hashed = weights(trained()), trained().weights_hash()
+    edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
+    with opened(browser, address) as (tab, wrong):
+        ask(tab, "Zarn lives in", "Zarn")
+        tab.locator("#new :is(textarea, input)").fill("Cirra")
+        load(tab, edit)
+        tab.wait_for_selector("#stack .stack li")
+        click_at_random(tab, clicks)
+        for stop in tab.locator(".stop").all():
+            stop.click()
+        tab.click("#take-all-off")
+        tab.locator("#stack", has_text="bit for bit").wait_for()
+        assert wrong == []
+    assert same(weights(trained()), base) and trained().weights_hash() == hashed
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
