@@ -23,6 +23,6 @@ if TYPE_CHECKING:
     from .fact_prompts import FactPrompts as FactPrompts
     from .integration_path import mean_activation as mean_activation
     from .proof.proof import Proof as Proof
-    from .rankings import RANKINGS as RANKINGS
+    from .rankings import RANKINGS as RANKINGS, rank_many as rank_many
 else:
     __getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -115,12 +115,13 @@ class IntegrationPaths:
             for gradient, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
                 rows = sorted(n for n in nodes if bool(n.weight) == gradient)
                 for part in chunks([n.layer for n in rows], self.model.n_layers, budget):
-                    values.append(self._integrate(rows[part], gradient, scores).double())
+                    values.append(self._integrate(rows[part], gradient, scores))
                 ordered += rows
         stacked = torch.stack(list(scores.values()))
-        read = torch.cat([*values, stacked.double().sum(1)]).tolist()  # once: a device is waited for
-        sums = dict(zip(scores, read[len(ordered) :], strict=True))
-        return dict(zip(ordered, read, strict=False)), dict(zip(scores, stacked, strict=True)), sums
+        sums = stacked.double().sum(1)
+        read = torch.cat([*(value.to(sums) for value in values), sums]).tolist()  # once: a device is waited for
+        by_segment = dict(zip(scores, read[len(ordered) :], strict=True))
+        return dict(zip(ordered, read, strict=False)), dict(zip(scores, stacked, strict=True)), by_segment
 
     def gradients(self) -> Tensor:
         """dF/dneurons of the unaltered prompts, (n_layers, prompts, positions, n_neurons): one pass for all."""
@@ -129,7 +130,8 @@ class IntegrationPaths:
 
         def patch(layer: int, neurons: Tensor) -> Tensor:
             moved.append(torch.zeros_like(self.delta[layer]).requires_grad_())
-            return self._placed(neurons, (neurons[of[:, None], self.positions.to(of)] + moved[-1]).to(neurons), of)
+            rows, columns = of.to(neurons.device)[:, None], self.positions.to(neurons.device)
+            return self._placed(neurons, neurons[rows, columns] + moved[-1].to(neurons), of)
 
         joining = [len(of), *[0] * (self.model.n_layers - 1)]
         with frozen(self.model), torch.enable_grad():

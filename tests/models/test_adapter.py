@@ -127,6 +127,7 @@ def test_an_offloaded_model_gives_the_same_answers():
     from accelerate import cpu_offload
 
     from knowedit import attribute, rank
+    from knowedit.locate import attribute_many
     from knowedit.locate.neurons import vocabulary
 
     here, away = tiny("llama"), hf("llama")
@@ -135,8 +136,12 @@ def test_an_offloaded_model_gives_the_same_answers():
     assert next(away.hf.parameters()).device.type == "meta"
     prompt = "The capital of France is"
     torch.testing.assert_close(attribute(away, prompt, "Paris").scores, attribute(here, prompt, "Paris").scores)
-    logit = rank(here, prompt, "Paris", method="logit")
-    torch.testing.assert_close(rank(away, prompt, "Paris", method="logit"), logit)
+    for method in ("gradient", "logit", "ablation"):
+        wanted = rank(here, prompt, "Paris", method=method)
+        torch.testing.assert_close(rank(away, prompt, "Paris", method=method), wanted)
+    queries = [here.query(text, "Paris") for text in (prompt, "Rome is not far from")]
+    for found, query in zip(attribute_many(away, queries), queries, strict=True):
+        torch.testing.assert_close(found.scores, attribute(here, query).scores, rtol=1e-4, atol=1e-7)
     assert vocabulary(away, 1, 3) == vocabulary(here, 1, 3)
     assert away.weights_hash() == here.weights_hash()
 

@@ -88,13 +88,16 @@ def evaluate(
     `objective`: one for all rows, or one a row, of one kind.
     """
     objectives = _of_rows(objective, len(normed))
+    head, given = model.unembedding.weight.device, normed
+    if head.type != "meta":
+        normed = normed.to(head)  # tied to the embeddings, a head may lie on another device than the norm
     kind, targets = objectives[0].kind, [o.target for o in objectives]
     logit, slope = _logit(model, normed, targets)
     if kind == "logit":
-        return logit[:, 0], slope.to(normed)
+        return logit[:, 0], slope.to(given)
     if kind == "logit_difference":
         foil, foils_slope = _logit(model, normed, [o.foil for o in objectives])
-        return (logit - foil)[:, 0], (slope - foils_slope).to(normed)
+        return (logit - foil)[:, 0], (slope - foils_slope).to(given)
     rest = _rest(model, normed, targets, logit, gradient)
     of_target = (logit - rest.peak).exp()
     total = rest.sum + of_target
@@ -103,7 +106,7 @@ def evaluate(
     if not gradient:
         return value, None
     slope = (rest.sum / total) * slope - rest.weighted / total
-    return value, (slope if kind == "log_probability" else slope * value[:, None]).to(normed)
+    return value, (slope if kind == "log_probability" else slope * value[:, None]).to(given)
 
 
 def at_least_float(x: Tensor) -> Tensor:
