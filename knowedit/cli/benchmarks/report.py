@@ -19,7 +19,7 @@ def report(
         list[Path], typer.Argument(help="Folders of finished runs; the others are compared with the first.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="A new folder for tables (Markdown, LaTeX, CSV) and figures (PNG, SVG).")
+        Path | None, typer.Option(help="A new folder for tables (Markdown, LaTeX, CSV) and figures (PNG, SVG, PDF).")
     ] = None,
     format: Annotated[str | None, choice(FORMATS, "--format", help="How tables are printed.")] = None,
     as_json: AsJson = False,

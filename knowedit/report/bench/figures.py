@@ -22,6 +22,7 @@ Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure
 LONGEST = 32  # letters of a name
 PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
+_BEFORE, _UNEDITED = "the same, before the edit", "all records, unedited"
 _METHOD_COLOURS = {"activation": ORANGE, "random": RANDOM}
 
 
@@ -46,7 +47,9 @@ def effects_by_relation(
             axes.axhline(len(rows) - 1.5, color="#dddddd", linewidth=0.8)
             axes.set_title(title)
             axes.set_xlabel("change of the target's probability, %")
-        panels[0].set_yticks(range(len(rows)), [_name(name) for name in rows])
+        panels[0].set_yticks(
+            range(len(rows)), [_with_n(name, f.values()) for name, f in zip(rows, figures, strict=True)]
+        )
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         more = f"; {len(relations) - MOST} more relations not shown" if len(relations) > MOST else ""
         fig.suptitle(f"Held-out prompts, by relation{more}", x=0.01, ha="left", fontsize="large")
@@ -95,7 +98,22 @@ def drawn_of(summaries: Iterable[Figures]) -> list[str]:
     return [name for name in drawn if name in measured]
 
 
-def edit_metrics(runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[str | Path]) -> None:
+def run_legend(runs: Sequence[str], paths: Sequence[str | Path]) -> None:
+    """What the colours of `runs` and the other marks are in all figures of a report of several runs, in one picture."""
+    with figure(7, 0.4 + 0.2 * -(-(len(runs) + 3) // 3)) as (fig, axes):
+        for i, run in enumerate(runs):
+            axes.bar(0, 0, color=_series(i, len(runs)), label=_name(run))
+        axes.bar(0, 0, color=GREY, alpha=0.35, label=_BEFORE)
+        axes.plot([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label=_UNEDITED)
+        axes.plot([], [], "o", color=GREY, markersize=4, label="filled: q < 0.05")
+        axes.set_axis_off()
+        axes.legend(*axes.get_legend_handles_labels(), loc="center", ncols=3, fontsize="small")
+        _save(fig, paths)
+
+
+def edit_metrics(
+    runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[str | Path], *, legend: bool = True
+) -> None:
     """Headline metrics (ES, PS, NS, Score, zsRE's) with intervals: by name of the run, before and after the edit."""
     names = drawn_of(after for _, after in runs.values())
     with figure(max(5.0, 1.5 + 0.35 * len(names) * (len(runs) + 1)), 3) as (fig, axes):
@@ -103,69 +121,88 @@ def edit_metrics(runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[st
             colour = _series(i, len(runs))
             _bars(axes, [before.get(n) for n in names], 2 * i, 2 * len(runs), colour=colour, faint=True)
             _bars(axes, [after.get(n) for n in names], 2 * i + 1, 2 * len(runs), colour=colour, label=_name(run))
-        axes.bar(0, 0, color=GREY, alpha=0.35, label="the same, before the edit")
+        axes.bar(0, 0, color=GREY, alpha=0.35, label=_BEFORE)
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 105)
         axes.set_ylabel("%")
-        axes.set_title("Before and after the edit, 95 % intervals over records")
-        _legend(fig, axes, 3)
+        counts = _counts(figure for _, after in runs.values() for figure in after.values())
+        axes.set_title(f"Before and after the edit, 95 % intervals over records{counts}")
+        _legend(fig, axes, 3 if legend else 0)
         _save(fig, paths)
 
 
 def sequential_curves(
-    runs: Mapping[str, Mapping[str, Figures]], before: Mapping[str, Figures], paths: Sequence[str | Path]
+    runs: Mapping[str, Mapping[str, Figures]],
+    before: Mapping[str, Figures],
+    paths: Sequence[str | Path],
+    *,
+    legend: bool = True,
+    all_runs: Sequence[str] | None = None,
 ) -> None:
     """Metrics of all records edited so far against the number of edits that are on, one panel a metric, one line a run.
 
-    `runs`: by name, number of edits → metrics; `before`: by name, the metrics of the unedited model (dashed).
+    `runs`: by name, number of edits → metrics; `before`: by name, the metrics of the unedited model (dashed). A run has
+    the colour of its place in `all_runs`.
     """
+    order = list(all_runs or runs)
+    colours = {run: _series(order.index(run), len(order)) for run in runs}
     names = drawn_of(figures for points in runs.values() for figures in points.values())
     with figure(max(3.5, 2.1 * len(names)), 2.9, columns=len(names), sharey=True, squeeze=False) as (fig, panels):
         for axes, metric in zip(panels[0], names, strict=True):
-            for i, (run, points) in enumerate(runs.items()):
-                _curve(axes, points, metric, _series(i, len(runs)), _name(run))
+            for run, points in runs.items():
+                _curve(axes, points, metric, colours[run], _name(run))
             levels = {run: before.get(run, {}).get(metric, {}).get("value") for run in runs}
             one_model = len(set(levels.values())) == 1  # all ask one model about one set of records
-            for i, level in enumerate(levels.values()):
+            for run, level in levels.items():
                 if level is not None:
-                    colour = GREY if one_model else _series(i, len(runs))
+                    colour = GREY if one_model else colours[run]
                     axes.axhline(100 * level, color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.set_xscale("log")
             axes.set_xticks(*_decades(runs))
             axes.minorticks_off()
             axes.set_title(metric)
-            axes.set_xlabel("edits on the model")
+            axes.set_xlabel("n: edits, all asked")
         panels[0][0].set_ylim(0, 105)
         panels[0][0].set_ylabel("%")
-        panels[0][0].plot([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label="all records, unedited")
-        _legend(fig, panels[0][0], 3)
+        panels[0][0].plot([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label=_UNEDITED)
+        _legend(fig, panels[0][0], 3 if legend else 0)
         _save(fig, paths)
 
 
-def differences(rows: Sequence[Mapping], first: str, paths: Sequence[str | Path]) -> None:
-    """Differences between runs in percentage points with their intervals: {metric, run, difference, low, high, q}.
+def differences(
+    rows: Sequence[Mapping],
+    first: str,
+    paths: Sequence[str | Path],
+    *,
+    legend: bool = True,
+    all_runs: Sequence[str] | None = None,
+) -> None:
+    """Differences between runs in percentage points with their intervals: {metric, run, difference, low, high, q, n}.
 
-    Filled points are those with q below 0.05.
+    Filled points are those with q below 0.05. A run has the colour of its place in `all_runs`.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     runs = list(dict.fromkeys(row["run"] for row in rows))
+    order = list(all_runs or runs)
+    colours = {run: _series(order.index(run), len(order)) for run in runs}
     with figure(6, 1.2 + 0.16 * len(metrics) * (len(runs) + 0.5)) as (fig, axes):
         for row in rows:
             i = runs.index(row["run"])
             y = metrics.index(row["metric"]) + (i - (len(runs) - 1) / 2) * 0.7 / len(runs)
-            colour = _series(i, len(runs))
+            colour = colours[row["run"]]
             if row["low"] is not None:
                 axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.2)
             clear = row["q"] is not None and row["q"] < 0.05
             axes.plot(100 * row["difference"], y, "o", color=colour, markersize=4, mfc=colour if clear else "white")
-        for i, run in enumerate(runs):
-            axes.plot([], [], "o-", color=_series(i, len(runs)), markersize=4, label=_name(run))
+        for run in runs:
+            axes.plot([], [], "o-", color=colours[run], markersize=4, label=_name(run))
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_yticks(range(len(metrics)), [_name(name) for name in metrics])
+        asked = {name: [row for row in rows if row["metric"] == name] for name in metrics}
+        axes.set_yticks(range(len(metrics)), [_with_n(name, asked[name]) for name in metrics])
         axes.set_ylim(len(metrics) - 0.4, -0.6)
         axes.set_xlabel("difference in percentage points, 95 % interval; filled: q < 0.05")
         axes.set_title(f"Against {_name(first)}, record by record")
-        _legend(fig, axes, 3)
+        _legend(fig, axes, 3 if legend else 0)
         _save(fig, paths)
 
 
@@ -235,12 +272,25 @@ def _name(text: str) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
+def _counts(figures: Iterable[Mapping | None]) -> str:
+    """How many records figures are over, as `, n = 40` or `, n = 30 to 40`; nothing where none says so."""
+    counts = sorted({figure["n"] for figure in figures if figure and figure.get("n")})
+    return f", n = {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}" if counts else ""
+
+
+def _with_n(name: str, figures: Iterable[Mapping | None]) -> str:
+    counts = _counts(figures)
+    return _name(name) + (f" ({counts.removeprefix(', ')})" if counts else "")
+
+
 def _series(i: int, of: int):
     """The colour of the `i`-th of `of` runs."""
     return COLOURS[i] if of <= len(COLOURS) else colormaps["tab20"](i % 20)
 
 
 def _legend(fig, axes: Axes, columns: int) -> None:
+    if not columns:
+        return  # it stands in a picture of its own
     handles, labels = axes.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize="small")
 

@@ -22,7 +22,7 @@ def tables(runs: Sequence[ReportedRun], comparison: Comparison | None = None) ->
         parts += [_effects(runs), _counts(runs), _neuron_relations(runs), _layers(runs), _overlap(runs)]
         parts += [_specificity(runs), _faithfulness(runs), _stability(runs), _erasure(runs)]
     else:
-        parts += [_metrics(runs), _edit_relations(runs), _checkpoints(runs), _perplexity(runs)]
+        parts += [_methods(runs), _metrics(runs), _edit_relations(runs), _checkpoints(runs), _perplexity(runs)]
     if comparison is not None:
         parts.append(_comparison(comparison))
     return [table for table in parts if table.rows]
@@ -134,6 +134,25 @@ def _metrics(runs: Sequence[ReportedRun]) -> Table:
         rows.append(row)
     columns = ("metric", *_beside(runs, ("before", "after", "n")))
     return Table("metrics", "Metrics before and after the edit, with 95 % intervals over records", columns, rows)
+
+
+def _methods(runs: Sequence[ReportedRun]) -> Table:
+    """The table of a paper: a row a run, the headline metrics after the edit, the best of each in bold; of several."""
+    names = shown_of((run.summary["metrics"] for run in runs), of_model=False)
+    names.sort(key=lambda name: name != "Score")  # it says most, the others are its parts
+    rows = []
+    for run in runs if len(runs) > 1 else ():
+        figures = [run.summary["metrics"].get(name) for name in names]
+        n = max((figure.get("n") or 0 for figure in figures if figure), default=0)
+        rows.append((run.name, run.method, *map(value, names, figures), n))
+    best = set()
+    for column in range(2, len(names) + 2):
+        texts = {i: str(row[column]).partition(" ")[0] for i, row in enumerate(rows) if row[column] is not None}
+        shown = {i: float(text) for i, text in texts.items() if text}  # as it is shown: equal ones are all best
+        best |= {(i, column) for i, number in shown.items() if number == max(shown.values())}
+    labels = (find_metric(name).label for name in names)
+    note = "In %, with 95 % intervals over records; higher is better, and the best of each column is bold."
+    return Table("methods", "After the edit", ("run", "method", *labels, "n"), rows, note, frozenset(best))
 
 
 def _edit_relations(runs: Sequence[ReportedRun]) -> Table:

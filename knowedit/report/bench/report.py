@@ -2,7 +2,7 @@
 
     report = bench_report(["runs/rome", "runs/fine-tune"])
     report.comparison.differences
-    report.write("report")  # report.md, report.json, each table as .tex and .csv, each figure as .png and .svg
+    report.write("report")  # report.md, report.json, each table as .tex and .csv, each figure as .png, .svg, .pdf
 
 Summaries were written when the runs ended; a comparison streams their records and keeps a few numbers of each.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ...display.drawing import FORMATS
 from ...evaluate.metrics import find_metric
 from ...files import new_folder, write_text
 from .comparison import Comparison, compare
@@ -60,7 +61,7 @@ class BenchReport:
                     write_text(new / f"{table.name}.{SUFFIXES[kind]}", WRITERS[kind](table))
             drawings = self.figures()
             for name, draw in drawings.items():
-                draw([new / f"{name}.png", new / f"{name}.svg"])
+                draw([new / f"{name}.{kind}" for kind in FORMATS])
             pictures = [f"![{name}]({name}.svg)\n" for name in drawings]
             write_text(new / "report.md", "\n".join([*map(markdown, report_tables), *pictures]))
             write_text(new / "report.json", json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n")
@@ -85,12 +86,14 @@ class BenchReport:
         return drawings
 
     def _edit_figures(self) -> dict[str, Draw]:
-        from .figures import drawn_of, edit_metrics, sequential_curves
+        from .figures import drawn_of, edit_metrics, run_legend, sequential_curves
 
-        drawings: dict[str, Draw] = {}
+        names = [run.name for run in self.runs]
+        alone = len(names) == 1  # else all figures share one legend
+        drawings: dict[str, Draw] = {} if alone else {"legend": partial(run_legend, names)}
         figures = {run.name: (run.summary.get("before", {}), run.summary["metrics"]) for run in self.runs}
         if drawn_of(after for _, after in figures.values()):
-            drawings["metrics"] = partial(edit_metrics, figures)
+            drawings["metrics"] = partial(edit_metrics, figures, legend=alone)
         curves = {
             run.name: {edits: point["metrics"] for edits, point in run.summary["checkpoints"].items()}
             for run in self.runs
@@ -98,7 +101,7 @@ class BenchReport:
         }
         if curves:
             before = {name: figures[name][0] for name in curves}
-            drawings["sequential"] = partial(sequential_curves, curves, before)
+            drawings["sequential"] = partial(sequential_curves, curves, before, legend=alone, all_runs=names)
         return drawings
 
     def _differences(self) -> dict[str, Draw]:
@@ -109,7 +112,9 @@ class BenchReport:
             for d in self.comparison.differences
             if d.difference is not None and find_metric(d.metric).unit == "%"
         ]
-        return {"differences": lambda paths: differences(rows, self.comparison.first, paths)} if rows else {}
+        names, alone = [run.name for run in self.runs], self.runs[0].study == "neurons"
+        draw = partial(differences, rows, self.comparison.first, legend=alone, all_runs=names)
+        return {"differences": draw} if rows else {}
 
 
 def bench_report(folders: Sequence[str | Path]) -> BenchReport:

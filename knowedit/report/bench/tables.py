@@ -47,13 +47,17 @@ Cell = str | int | float | Value | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under `columns`. `name` is that of its files, `note` a sentence that belongs below it."""
+    """Rows of cells under `columns`. `name` is that of its files, `note` a sentence that belongs below it.
+
+    `best`: (row, column) of the cells that papers set in bold.
+    """
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
+    best: frozenset[tuple[int, int]] = frozenset()
 
     def as_dict(self) -> dict:
         """For JSON: a value as {value, low, high}."""
@@ -91,11 +95,18 @@ def markdown(table: Table) -> str:
         "",
         _markdown_row(table.columns),
         _markdown_row_of("---:" if _numeric(table, i) else "---" for i in range(len(table.columns))),
-        *(_markdown_row(row) for row in cells(table)),
+        *(
+            _markdown_row_of(_bold(table, i, j, for_markdown(text), "**{}**") for j, text in enumerate(row))
+            for i, row in enumerate(cells(table))
+        ),
     ]
     if table.note:
         lines += ["", for_markdown(table.note)]
     return "\n".join(lines) + "\n"
+
+
+def _bold(table: Table, i: int, j: int, text: str, form: str) -> str:
+    return form.format(text) if (i, j) in table.best else text
 
 
 def _markdown_row(texts: Sequence[str]) -> str:
@@ -133,11 +144,15 @@ def latex(table: Table) -> str:
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{caption}}}",
+        rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         _latex_row(map(_for_latex, table.columns)),
         r"\midrule",
-        *(_latex_row(_latex_cell(cell) for cell in row) for row in table.rows),
+        *(
+            _latex_row(_bold(table, i, j, _latex_cell(cell), r"\textbf{{{}}}") for j, cell in enumerate(row))
+            for i, row in enumerate(table.rows)
+        ),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",

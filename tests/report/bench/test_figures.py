@@ -2,6 +2,7 @@
 
 import matplotlib.image
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from support.commands import HOSTILE
 from support.made_runs import edit_run, neuron_run, sequential_run
@@ -14,6 +15,7 @@ from knowedit.report.bench.figures import (
     edit_metrics,
     effects_by_relation,
     neurons_by_layer,
+    run_legend,
     sequential_curves,
 )
 from knowedit.report.bench.report import bench_report
@@ -50,7 +52,11 @@ def test_effects_stand_beside_their_baselines_in_every_relation(drawn):
     suppressed, amplified = drawn[0].axes
     assert widths(suppressed) == {"located by ig": pytest.approx([-80, -50, -70]), "random": pytest.approx([1, 0, 0])}
     assert widths(amplified)["located by ig"] == pytest.approx([-80, -50, 50])
-    assert [label.get_text() for label in suppressed.get_yticklabels()] == ["capital", "author", "all"]
+    assert [label.get_text() for label in suppressed.get_yticklabels()] == [
+        "capital (n = 9)",
+        "author (n = 9)",
+        "all (n = 9)",
+    ]
 
 
 def test_what_was_not_measured_is_no_bar(drawn):
@@ -113,19 +119,47 @@ def test_more_runs_than_colours_still_differ(drawn):
     assert len(set(bars[:9])) == 9
 
 
+def test_a_run_has_one_colour_in_all_figures_and_one_legend(drawn):
+    names = ["a", "b", "c"]
+    edit_metrics({name: ({}, {"ES": one(0.5)}) for name in names}, ["x.png"], legend=False)
+    row = {"metric": "ES", "run": "c", "difference": -0.2, "low": -0.3, "high": -0.1, "q": 0.01, "n": 7}
+    differences([row], "a", ["x.png"], legend=False, all_runs=names)
+    sequential_curves({"c": {"1": {"ES": one(0.5)}}}, {}, ["x.png"], legend=False, all_runs=names)
+    run_legend(names, ["x.png"])
+    bars, points, curves, legend = drawn
+    colours = dict(zip(names, [patch.get_facecolor() for patch in legend.axes[0].patches], strict=False))
+    assert colours["c"] in {patch.get_facecolor() for patch in bars.axes[0].patches}
+    for fig in (points, curves):
+        assert to_rgba(fig.axes[0].lines[0].get_color()) == colours["c"]
+    assert not any(fig.legends for fig in (bars, points, curves)) and legend.axes[0].get_legend()
+
+
+def test_n_stands_in_every_figure(drawn):
+    counted = {**one(0.5), "n": 12}
+    edit_metrics({"a": ({}, {"ES": counted}), "b": ({}, {"ES": {**counted, "n": 30}})}, ["x.png"])
+    assert "n = 12 to 30" in drawn[0].axes[0].get_title(loc="left")
+    effects_by_relation({"home": {"suppress:ig": counted}}, {"suppress:ig": counted}, ["ig"], ["x.png"])
+    labels = [label.get_text() for label in drawn[1].axes[0].get_yticklabels()]
+    assert labels == ["home (n = 12)", "all (n = 12)"]
+    row = {"metric": "ES", "run": "b", "difference": -0.2, "low": None, "high": None, "q": None, "n": 7}
+    differences([row], "a", ["x.png"])
+    assert drawn[2].axes[0].get_yticklabels()[0].get_text() == "ES (n = 7)"
+
+
 @pytest.mark.parametrize("kind", ["edits", "neurons"])
-def test_every_figure_is_written_as_png_and_svg(tmp_path, kind):
+def test_every_figure_is_written_as_png_svg_and_pdf(tmp_path, kind):
     if kind == "edits":
         runs = [sequential_run(tmp_path / "a").folder, edit_run(tmp_path / "b").folder]
-        names = {"metrics", "sequential", "differences"}
+        names = {"legend", "metrics", "sequential", "differences"}
     else:
         runs, names = [neuron_run(tmp_path / "a").folder], {"effects", "layers", "faithfulness"}
     figures = bench_report(runs).figures()
     assert set(figures) == names
     for name, draw in figures.items():
-        draw([tmp_path / f"{name}.png", tmp_path / f"{name}.svg"])
+        draw([tmp_path / f"{name}.{kind}" for kind in ("png", "svg", "pdf")])
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         image = matplotlib.image.imread(tmp_path / f"{name}.png")
-        assert image.std() > 0.05 and (tmp_path / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+        assert image.std() > 0.02 and (tmp_path / f"{name}.svg").read_text().rstrip().endswith("</svg>")
 
 
 def test_text_is_taken_literally(tmp_path):
@@ -142,4 +176,4 @@ def test_text_is_taken_literally(tmp_path):
 def test_long_names_leave_room(drawn):
     effects_by_relation({"The {} is located in the city of " * 5: {"suppress:ig": one(-0.5)}}, {}, ["ig"], ["x.png"])
     label = drawn[0].axes[0].get_yticklabels()[0].get_text()
-    assert label.endswith("…") and len(label) == LONGEST
+    assert label.endswith("… (n = 9)") and len(label) == LONGEST + len(" (n = 9)")

@@ -19,7 +19,7 @@ from knowedit.evaluate.runs.folder import writing
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.config import LocateConfig
 from knowedit.report.bench.report import bench_report
-from knowedit.report.bench.tables import Value
+from knowedit.report.bench.tables import WRITERS, Value
 from knowedit.sources import Source
 from knowedit.writing.inert import inert
 
@@ -136,11 +136,24 @@ def test_the_folder_holds_what_json_says(tmp_path):
     report = bench_report([edit_run(tmp_path / "a").folder, edit_run(tmp_path / "b", 0.5).folder])
     files = report.write(tmp_path / "out")
     names = {table.name for table in report.tables()}
-    assert set(files) == {"report.md", "report.json", *(f"{n}.{end}" for n in names for end in ("tex", "csv")),
-                          *(f"{n}.{end}" for n in ("metrics", "differences") for end in ("png", "svg"))}  # fmt: skip
+    drawn = {f"{n}.{end}" for n in ("legend", "metrics", "differences") for end in ("png", "svg", "pdf")}
+    written = {f"{n}.{end}" for n in names for end in ("tex", "csv")}
+    assert set(files) == {"report.md", "report.json", *written, *drawn}
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(report.as_dict()))
     text = (tmp_path / "out" / "report.md").read_text()
     assert "**Record by record, against a**" in text and "![metrics](metrics.svg)" in text
+
+
+def test_the_table_of_a_paper_has_the_best_of_each_metric_in_bold(tmp_path):
+    report = bench_report([edit_run(tmp_path / "a").folder, edit_run(tmp_path / "b", 0.5).folder])
+    table = next(table for table in report.tables() if table.name == "methods")
+    assert table.columns[:3] == ("run", "method", "Score") and table.columns[-1] == "n"
+    for column in range(2, len(table.columns) - 1):
+        values = [round(100 * row[column].value, 1) for row in table.rows]
+        assert {i for i, j in table.best if j == column} == {i for i, v in enumerate(values) if v == max(values)}
+    source = WRITERS["latex"](table)
+    assert r"\label{tab:methods}" in source and r"\textbf{" in source and r"\toprule" in source
+    assert "methods" not in {table.name for table in bench_report([tmp_path / "a"]).tables()}
 
 
 def test_nothing_is_left_of_a_report_that_could_not_be_written(tmp_path, monkeypatch):
@@ -166,7 +179,7 @@ def test_text_from_outside_is_inert_in_every_file(tmp_path):
     bench_report(runs).write(tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         data = path.read_bytes()
-        if path.suffix != ".png":
+        if path.suffix not in (".png", ".pdf"):  # compressed
             assert b"\x1b" not in data and "\u202e".encode() not in data, path.name
     assert "<i>" not in (tmp_path / "out" / "report.md").read_text()
     with (tmp_path / "out" / "relations.csv").open() as file:

@@ -82,6 +82,13 @@ def test_latex():
     assert r"\begin{tabular}{lrrr}" in found
     assert r"ES & 90.0 [74.4, 96.5] & 30 & 0.0034 \\" in found
     assert r"GE & $-$3.14 & 30 &  \\" in found
+    assert rf"\label{{tab:{FIGURES.name}}}" in found
+
+
+def test_the_best_is_bold_in_latex_and_markdown():
+    table = Table("t", "T", ("run", "ES"), [("a_b", Value(0.9, 0.8, 1.0)), ("c", Value(0.5))], best=frozenset({(0, 1)}))
+    assert r"a\_b & \textbf{90.0 [80.0, 100.0]} \\" in latex(table) and r"c & 50.0 \\" in latex(table)
+    assert "| **90.0 \\[80.0, 100.0\\]** |" in markdown(table) and "| c | 50.0 |" in markdown(table)
 
 
 def test_csv_holds_fractions_and_intervals_in_columns_of_their_own():
