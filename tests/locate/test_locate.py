@@ -17,7 +17,7 @@ from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import mean_activation
 from knowedit.locate.locate import locate_fact, locate_prompts, score_prompts
 from knowedit.locate.neurons import KINDS, vocabulary
-from knowedit.locate.proof.neuron_kinds import ControlPool, Controls, kinds
+from knowedit.locate.proof.neuron_kinds import CONTROLS, ControlPool, Controls, kinds
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
 from knowedit.models.intervene import scale
 
@@ -171,7 +171,28 @@ def test_a_selection_leaves_out_what_is_coarse_for_a_negative_prompt(selected):
     assert not set(left) & set(coarse(scored.scores, CAUSAL.t))
 
 
+def test_a_specific_selection_disturbs_other_facts_of_the_relation_less(selected):
+    model, fact = trained(), facts()[0]
+    pool = ControlPool(model, facts())
+    others = pool.controls(fact.subject, fact.target, fact.relation, 2 * CONTROLS).relation[CONTROLS:]
+    assert others
+    plain, specific = (
+        locate_fact(model, fact, replace(CAUSAL, specific=specific), pool=pool) for specific in (False, True)
+    )
+
+    def disturbed(neurons) -> float:
+        changes = [abs(o.scaled([list(neurons)], factor)[0] - o.probability) for o in others for factor in (0.0, 2.0)]
+        return sum(changes)
+
+    assert len(specific) and disturbed(specific) < disturbed(plain)
+    few = ControlPool(model, [f for f in facts() if f.relation == fact.relation][:4])
+    with pytest.raises(InputError, match="needs more than 8 other facts of the relation"):
+        locate_fact(model, fact, replace(CAUSAL, specific=True), pool=few)
+
+
 def test_what_a_selection_does_not_use_is_refused():
+    with pytest.raises(InputError, match="specific is a causal selection"):
+        LocateConfig(select="refined", specific=True)
     with pytest.raises(InputError, match="set select to refined"):
         LocateConfig(adjust=True)
     with pytest.raises(InputError, match="did you mean 'causal'"):
