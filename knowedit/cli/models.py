@@ -21,7 +21,12 @@ def list_models(verify: Verify = False, as_json: AsJson = False) -> None:
     from ..models.layouts import LAYOUTS
 
     aliases = [
-        {"alias": name, "model": alias.display, "package": alias.requirement, "licence": alias.licence}
+        {
+            "alias": name,
+            "model": alias.display,
+            "package": alias.requirement,
+            "licence": f"{alias.licence} ({alias.terms})" if alias.terms else alias.licence,
+        }
         for name, alias in ALIASES.items()
     ]
     cached = verify_converted() if verify else None

