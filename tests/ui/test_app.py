@@ -166,7 +166,7 @@ def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, ad
 def test_it_never_scrolls_sideways_on_a_phone(browser, address, tmp_path, scheme):
     edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
     with opened(browser, address, 375, scheme) as (tab, _):
-        ask(tab, "Zarn lives in", "Zarn")
+        ask(tab, "Zarn lives in Aldor and " * 5 + "Zarn lives in", "Zarn")
         tab.wait_for_selector("#asked .strip")
         tab.click("#locate")
         tab.wait_for_selector("#located table")
