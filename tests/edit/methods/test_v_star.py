@@ -135,7 +135,7 @@ def test_searches_that_do_not_fit_into_memory_go_on_in_halves(doubled, monkeypat
         find_v_star(model, requests, 1, SEARCH)
 
 
-@pytest.mark.parametrize(("layer", "share"), [(1, 0.95)])
+@pytest.mark.parametrize(("layer", "share"), [(1, 0.95), (15, 0.67)])
 def test_a_step_makes_fewer_calls_than_the_plain_loop(layer, share):
     model = tiny("llama", num_hidden_layers=30)  # as deep as the default model, whose counts are the same
     (fact_request,) = asked(model, OTHERS[0])
