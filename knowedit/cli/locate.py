@@ -80,7 +80,7 @@ class ScoreOptions:
     quadrature: Annotated[str, choice(QUADRATURES, "--quadrature", help="The rule for the points.")] = "auto"
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="The completeness gap that `auto` leaves in a layer.")
-    ] = 1e-3
+    ] = 1e-2
     budget: Annotated[
         int, typer.Option("--budget", help="The gradients that `auto` may spend, a layer on average.")
     ] = 512
