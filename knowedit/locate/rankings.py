@@ -83,14 +83,6 @@ def _activation(paths: IntegrationPaths) -> Tensor:
     return paths.delta[:, :, 0]
 
 
-def _gradient(paths: IntegrationPaths) -> Tensor:
-    return (paths.gradients() * paths.delta).sum(2)
-
-
-def _activation(paths: IntegrationPaths) -> Tensor:
-    return paths.delta[:, :, 0]
-
-
 def _logit(paths: IntegrationPaths) -> Tensor:
     model = paths.model
     rows = torch.arange(len(paths.readings))[:, None]

@@ -106,7 +106,9 @@ def load(
         name = os.fsdecode(name)
     except TypeError:
         raise InputError(f"the model is {name!r}, expected the name of one, or a path") from None
-    options = dict(dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust_remote_code)
+    options: dict[str, Any] = dict(
+        dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust_remote_code
+    )
     source = _find(name, revision)
     try:
         hf, tokenizer = _read(source, **options)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,9 +207,9 @@ def _run(model: Model, suffix: _Suffix, columns: Tensor, offsets: Tensor) -> Bat
     )
 
 
-def _additive(model: Model, path: tuple, leaf: object) -> object:
+def _additive(model: Model, path: tuple, leaf: Any) -> Any:
     """A mask of booleans (rows, 1, suffix, columns) as what attention adds for it, which it would make in each call."""
-    booleans = isinstance(leaf, Tensor) and leaf.dtype == torch.bool and leaf.dim() == 4
+    booleans = torch.is_tensor(leaf) and leaf.dtype == torch.bool and leaf.dim() == 4
     if not booleans or model.config._attn_implementation != "sdpa":
         return leaf
     return torch.zeros_like(leaf, dtype=model.dtype).masked_fill(~leaf, -math.inf)

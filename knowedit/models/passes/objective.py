@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -148,7 +149,7 @@ def _by_block(targets: Sequence[int]) -> dict[int, tuple[slice | list[int], int 
     """Rows with a target in each block of the vocabulary, by the block's first token, and the target's column there."""
     if len(set(targets)) == 1:
         return {targets[0] // BLOCK * BLOCK: (slice(None), targets[0] % BLOCK)}
-    blocks: dict[int, tuple[list[int], list[int]]] = {}
+    blocks: dict[int, tuple[Any, Any]] = {}
     for row, target in enumerate(targets):
         rows, columns = blocks.setdefault(target // BLOCK * BLOCK, ([], []))
         rows.append(row)
