@@ -104,6 +104,9 @@ CASES = {
     ),
     "mlp.probing.relation_probe": lambda call, folder: 3 * sum(call(trained(), facts()).relations.values()),
     "recall.trace.exact.trace_facts": lambda call, folder: len(call(trained(), THREE)),
+    "serving.checks.run_checks": lambda call, folder: len(
+        call(trained(), [strong("Zarn", "Bexum")], hold=THREE).checks
+    ),
     "report.page.explain.explain": lambda call, folder: (
         call(trained(), THREE[0], config=ExplainConfig(quick=True, draws=5)) and len(CHAPTERS)
     ),
