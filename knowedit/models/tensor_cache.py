@@ -131,12 +131,12 @@ def parameters_hash(module: nn.Module, name: str) -> str:
                     if weight.device.type == "meta":
                         raise ModelError(f"{path}.{own_name} of {name} has no values (meta); load its weights first")
                     content = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-                    hashed = pool.submit(_digest, content)
+                    hashed = pool.submit(_bytes_digest, content)
                     waiting.append((f"{path}.{own_name} {weight.dtype} {tuple(weight.shape)} ", hashed))
                     take(HASHED_AT_ONCE)
         take(0)
     return whole.hexdigest()
 
 
-def _digest(content: memoryview) -> bytes:
+def _bytes_digest(content: memoryview) -> bytes:
     return hashlib.sha256(content).digest()
