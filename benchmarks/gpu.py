@@ -239,7 +239,8 @@ def run(bench: Bench, limit: float = 460.0) -> Iterator[dict]:
             yield {"piece": name, **piece(), **head}
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def arguments() -> ArgumentParser:
+    """The parser of `python -m benchmarks.gpu`."""
     parser = ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
@@ -249,7 +250,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--limit", type=float, default=460.0, help="seconds after which no piece begins")
     parser.add_argument("--file", type=Path, default=Path("gpu.json"), help="where all lines are kept")
-    options = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    options = arguments().parse_args(words)
     if options.model:
         model = knowedit.load(options.model, device=options.device, dtype=options.dtype)
     else:

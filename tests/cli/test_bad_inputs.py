@@ -42,7 +42,7 @@ RIGHT = {
     "eval": ("--edit", "edit", "--tasks", "towns"), "push": ("edit", "owner/name"),
     "log": ("logged", "--by", "ada"), "revoke": ("revoking", "first", "--to", "peft", "--out", "left", "--by", "ada"),
     "test": ("edit", "--keep", "kept.jsonl", "--max-perplexity", "1e9", "--junit", "junit.xml"),
-    "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (),
+    "bench edit": (*RUN, "--method", "fine_tune"), "bench neurons": RUN, "bench configs": (), "ui": (),
 }  # fmt: skip
 NO_FACTS, NO_TEXT = ("nowhere.jsonl", "empty", "broken.jsonl", "binary"), ("", " ")
 NO_COUNT, NO_NUMBER = ("x", "1.5", "0", "-1", ""), ("x", "nan", "inf", "-1", "")
@@ -149,6 +149,7 @@ def move_in(patch, place):
     patch.setattr(loading, "load", load)
     patch.setattr(hub, "push_to_hub", lambda *_, **__: "address")  # what is not installed or reached here
     patch.setattr(harness, "check_installed", lambda: None)
+    patch.setattr("knowedit.ui.app.serve", lambda model, port, ready: None)  # it would go on until it is stopped
     patch.setattr(harness, "evaluate", lambda model, *_, **__: harness.HarnessResult(model.name, (), "", 0, 0, ()))
 
 
