@@ -29,7 +29,7 @@ def explain(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The page, a file that ends in .html.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Less thorough: fewer points, ways to ask and draws, an approximate trace.")
+        bool, typer.Option("--quick", help="Less thorough: fewer ways to ask and draws, an approximate trace.")
     ] = False,
     layers: Annotated[str | None, typer.Option(help="Locate neurons in these layers only; by default in all.")] = None,
     draws: Annotated[int, typer.Option(help="Random sets that the neurons are compared with.")] = 200,

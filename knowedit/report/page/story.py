@@ -16,7 +16,6 @@ from ...edit.edit import Edit
 from ...edit.preflight import Outcome, Preflight, outcome, preflight
 from ...errors import InputError
 from ...facts import Fact, fill
-from ...locate.attribution import AttributionConfig
 from ...locate.config import LocateConfig
 from ...locate.locate import locate_fact
 from ...locate.neurons import NeuronSet
@@ -31,14 +30,14 @@ from ...sources import builtin_facts
 
 MOST, CARDS = 10, 5  # neurons in all, and with a card
 SEEN = 0.01  # an answer with less is nowhere ahead
-QUICK_NODES, QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 8, 50, 2, 1024
+QUICK_DRAWS, QUICK_PARAPHRASES, QUICK_TOKENS = 50, 2, 1024
 
 
 @dataclass(frozen=True)
 class ExplainConfig:
     """How thoroughly a fact is looked at.
 
-    - `quick`: fewer points on each path, fewer paraphrases and draws, and the causal trace by gradients.
+    - `quick`: fewer paraphrases and draws, and the causal trace by gradients.
     - `layers`: where neurons are located; by default all.
     - `draws`: random sets in the proof; `seed`: of everything that is drawn.
     """
@@ -122,10 +121,9 @@ def _recall(story: Story):
 def _neurons(story: Story) -> NeuronSet:
     """The neurons that make the answer, located on the prompt and its paraphrases."""
     model, config, fact = story.model, story.config, story.fact
-    attribution = AttributionConfig(nodes=QUICK_NODES) if config.quick else AttributionConfig()
     if config.quick:
         fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
-    located = LocateConfig(attribution=attribution, layers=config.layers, most=MOST)
+    located = LocateConfig(layers=config.layers, most=MOST)
     story.neurons = locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
     return story.neurons
 
