@@ -38,10 +38,10 @@ def probe(model: Model) -> None:
     except Exception as error:
         if not model.cached:
             raise
+        _check_causal(model, tokens, wanted)
         _log.info("%s is run on whole prompts: blocks cannot go on from what its cache holds (%s)", model.name, error)
         model.cached = False
         _check_passes(model, ids, wanted)
-        _check_causal(model, tokens, wanted)
 
 
 def _check_passes(model: Model, ids: list[int], wanted: Tensor) -> None:

@@ -27,13 +27,13 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from ...answers import ask
 from ...display.result import Record, Table
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
 from ...models.adapter import Model
 from ...models.length import check_length
 from ...models.passes.objective import Objective
+from ...models.passes.scaled_answers import ScaledAnswers
 from ...progress import Progress, counted, silent
 from ...prompts import Query
 from ...statistics import Estimate, mean
@@ -221,13 +221,13 @@ def trace(
     noise = draw_noise(model, level, config.draws, end - start, config.seed)
     # tokens of a target that are predicted one after the other belong to a decoder's sequence, not to its prompt
     tokens = query.prompt.ids if model.masked else query.prompt.ids[: query.prompt.read + 1]
-    (answer,) = ask(model, [query], top=1)
+    answers = ScaledAnswers(model, query)
     clean, corrupted, effects = (_fast if config.fast else _exact)(model, query, noise, len(tokens), window, config)
     return Trace(
         model=model.name, prompt=query.prompt.text, subject=subject, target=target,
         tokens=tuple(model.token(token) for token in tokens), subject_tokens=(start, end),
         read=query.prompt.read, window=window, level=level, clean=clean, corrupted=corrupted, effects=effects,
-        config=config, fact=fact, says=None if answer.ranks[0] == 1 else answer.top[0][0],
+        config=config, fact=fact, says=None if answers.known else model.token(answers.top),
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_tables_in_other_formats(call, two):
     status, out, _ = call("report", *two, "--format", "markdown")
     assert status == 0 and "| metric | rome | ft | difference |" in out
     status, out, _ = call("report", *two, "--format", "latex")
-    assert status == 0 and out.count(r"\end{table}") == 6
+    assert status == 0 and out.count(r"\end{table}") == 7
     status, out, _ = call("report", two[0], "--format", "csv")
     blocks = [list(csv.DictReader(io.StringIO(block))) for block in out.split("\n\n")]
     assert float(blocks[1][0]["after"]) == 0.9

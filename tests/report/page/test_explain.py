@@ -15,7 +15,7 @@ from knowedit.display.result import plain
 from knowedit.errors import InputError, ModelError
 from knowedit.facts import Fact, Neighbour, templated
 from knowedit.report.page.explain import edited_fact, explain
-from knowedit.report.page.html import page
+from knowedit.report.page.html import page, templates
 from knowedit.report.page.story import CHAPTERS, Chapter, ExplainConfig
 
 QUICK = ExplainConfig(quick=True, draws=5)
@@ -151,6 +151,7 @@ def test_a_new_chapter_is_a_row_and_a_template(tmp_path, monkeypatch):
     (tmp_path / "letters.html.j2").write_text('{{ heading("letters") }}<p>{{ num("letters.letters", "integer") }}</p>')
     loaders = [PackageLoader("knowedit", "report/page/templates"), FileSystemLoader(tmp_path)]
     monkeypatch.setattr("knowedit.report.page.html.PackageLoader", lambda *_: ChoiceLoader(loaders))
+    monkeypatch.setattr("knowedit.report.page.html.templates", templates.__wrapped__)  # none that are kept
     record = explain(trained(), FACT, config=QUICK)
     text = page(record)
     assert record["letters"] == {"letters": len(FACT.subject)}
