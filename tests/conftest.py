@@ -16,6 +16,7 @@ for folder in (HERE, HERE.parent):  # for `import tiny` and `import benchmarks`,
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from support.browser import browser as browser  # noqa: E402 - here alone: two of playwright cannot run in one process
 
 THREADS = torch.get_num_threads()
 COVERED = ("gpt2", "llama", "gemma2", "gptj", "bloom", "mistral", "bert")
