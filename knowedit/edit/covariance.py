@@ -67,7 +67,7 @@ class Covariance:
             raise InputError(f"the covariance of layer {self.layer} holds NaN or infinity; the model's keys overflow")
 
     def solve(self, k: Tensor, shrinkage: float | None = None) -> Tensor:
-        """(C + shrinkage · mean(diag C) · I)⁻¹ k in float64, for k (n_neurons,) or (n_neurons, m).
+        """(C + shrinkage · mean(diag C) · I)⁻¹ k in float64 on `device`, for k (n_neurons,) or (n_neurons, m).
 
         The factor is computed once for each shrinkage (`SHRINKAGE` by default). Raises `InputError` for another shape,
         values that are not finite, and a C that is not positive definite.
@@ -78,7 +78,7 @@ class Covariance:
             raise InputError("the key holds NaN or infinity; the model's activations overflow, load it as float32")
         factor = self._factor(shrinkage)
         keys = k.detach().to(factor).reshape(len(factor), -1)
-        return torch.cholesky_solve(keys, factor).reshape(k.shape).cpu()
+        return torch.cholesky_solve(keys, factor).reshape(k.shape)
 
     def plus(self, keys: Tensor, weight: float) -> Covariance:
         """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says."""
@@ -110,24 +110,27 @@ class Covariance:
             "largest_share": float(shares.max(initial=0)),
         }
 
+    def shrunk(self, shrinkage: float) -> Tensor:
+        """C + shrinkage · mean(diag C) · I, float64 on `device`."""
+        matrix = self._double()
+        matrix.diagonal().add_(shrinkage * matrix.diagonal().mean())
+        return matrix
+
     def _double(self) -> Tensor:
-        """C on the device, in float64: a copy."""
-        return self.C.to(self.device, torch.float64, copy=True)
+        """C in float64 on `device`: a copy, for C is float32."""
+        return self.C.to(self.device, torch.float64)
 
     def _factor(self, shrinkage: float | None) -> Tensor:
         """The lower Cholesky factor, (n_neurons, n_neurons)."""
         shrinkage = _checked_shrinkage(shrinkage)
         if shrinkage not in self._factors:
-            matrix = self._double()
-            matrix.diagonal().add_(shrinkage * matrix.diagonal().mean())
-            failed = torch.zeros((), dtype=torch.int32, device=matrix.device)
-            torch.linalg.cholesky_ex(matrix, out=(matrix, failed))  # in place: as large a matrix again may not fit
+            factor, failed = torch.linalg.cholesky_ex(self.shrunk(shrinkage))
             if failed:
                 raise InputError(
                     f"the covariance of layer {self.layer} from {self.tokens} tokens is not positive definite with a "
                     f"shrinkage of {shrinkage:g}; take more tokens or a larger shrinkage, such as {SHRINKAGE:g}"
                 )
-            self._factors[shrinkage] = matrix
+            self._factors[shrinkage] = factor
         return self._factors[shrinkage]
 
 

@@ -5,8 +5,8 @@ share most of theirs, far more than text in general. So their keys k_i join the 
 
     A = C + ρ I + w · mean_i k_i k_iᵀ,    q = A⁻¹ k*
 
-and ΔW = δ qᵀ / (k*ᵀ q) still maps k* where it should and moves them less. Left out are the fact's own subject and those
-of its neighbours, which are there to measure the edit. This goes beyond ROME, where w = 0.
+and ΔW = δ qᵀ / (k*ᵀ q) still maps k* where it should and moves them less. Left out are the subjects of the facts that
+are edited and those of their neighbours, which are there to measure the edit. This goes beyond ROME, where w = 0.
 """
 
 from __future__ import annotations
@@ -39,24 +39,50 @@ class PreservedKeys:
     keys: Tensor
     _joined: dict = field(init=False, repr=False, default_factory=dict)
 
-    def solve(self, C: Covariance, k: Tensor, fact: Fact, weight: float, shrinkage: float) -> Tensor:
-        """A⁻¹ k (n_neurons,), float64, for an edit of `fact`."""
-        if not weight or not len(self.subjects):
-            return C.solve(k, shrinkage)
+    def metric(self, C: Covariance, weight: float, shrinkage: float, about: Sequence[int]) -> Metric:
+        """A without the keys `about`."""
+        if not weight or not len(self.keys):
+            return Metric(C, shrinkage, torch.zeros(len(C.C), 0, dtype=torch.float64, device=C.device))
         if (id(C), weight) not in self._joined:
             self._joined[id(C), weight] = C, C.plus(self.keys, weight)
-        A = self._joined[id(C), weight][1]
-        own_keys = self.keys[self.about(fact)].T * (weight / len(self.keys)) ** 0.5  # (n_neurons, r): taken out again
-        solved = A.solve(torch.cat([k[:, None], own_keys], 1), shrinkage)
-        q, spread = solved[:, 0], solved[:, 1:]
-        inner = torch.eye(own_keys.shape[1], dtype=torch.float64) - own_keys.T @ spread  # Woodbury, for a downdate
-        return q + spread @ torch.linalg.solve(inner, own_keys.T @ q)
+        left_out = self.keys[list(about)].T.to(C.device) * (weight / len(self.keys)) ** 0.5
+        return Metric(self._joined[id(C), weight][1], shrinkage, left_out)
 
     def about(self, fact: Fact) -> list[int]:
         """Which of the keys are about the fact's subject or about its neighbours."""
         subjects = {(name or "").casefold() for name in (fact.subject, *(n.subject for n in fact.neighbours))}
         prompts = " ".join(n.prompt for n in fact.neighbours)
         return [i for i, subject in enumerate(self.subjects) if subject.casefold() in subjects or subject in prompts]
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A of one layer: C with all preserved keys, `whole`, and its shrinkage, less `left_out` (n_neurons, r) squared."""
+
+    whole: Covariance
+    shrinkage: float
+    left_out: Tensor
+
+    @property
+    def layer(self) -> int:
+        return self.whole.layer
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """A⁻¹ x for x (n_neurons, n), float64 on the covariance's device."""
+        solved = self.whole.solve(torch.cat([x.to(self.left_out), self.left_out], 1), self.shrinkage)
+        whole, spread = solved.tensor_split([x.shape[1]], 1)
+        inner = -self.left_out.T @ spread  # Woodbury, for a downdate
+        inner.diagonal().add_(1)
+        return whole + spread @ torch.linalg.solve(inner, self.left_out.T @ whole)
+
+    def free(self, energy: float) -> Tensor:
+        """The eigenvectors of A, (n_neurons, r), of its smallest eigenvalues, with at most `energy` of the trace."""
+        values, vectors = torch.linalg.eigh(self.whole.shrunk(self.shrinkage) - self.left_out @ self.left_out.T)
+        values = values.clamp(min=0)
+        free = int((values.cumsum(0) <= energy * values.sum()).sum())
+        if not free:
+            raise InputError(f"no direction of layer {self.layer} has an energy of {energy:g} or less; take more")
+        return vectors[:, :free]
 
 
 def preserved_keys(model: Model, layer: int, facts: Sequence[Fact] | None = None) -> PreservedKeys:

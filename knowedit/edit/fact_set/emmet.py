@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from .metric import Metric
+    from ..preserved_keys import Metric
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,10 @@ from ..methods.method import Bars, no_bars
 from ..methods.rome import with_contexts
 from ..methods.search_rows import Request
 from ..methods.v_star import Value, request
-from ..preserved_keys import PreservedKeys, preserved_keys
+from ..preserved_keys import Metric, PreservedKeys, preserved_keys
 from .buckets import find_in_buckets
 from .collisions import Collision, alike, contradictions
 from .config import FactSetConfig, Solver, settled
-from .metric import Statistics
 from .rows import Row, by_id, content_hash, row_name
 from .solve import solved
 from .store import SCHEMA, Store
@@ -90,7 +89,6 @@ class FactSet:
     def _begin(self, model: Model, config: FactSetConfig, store: Store, C: dict | None, preserved: dict | None) -> None:
         self.model, self.config, self._store = model, config, store
         self._C, self._preserved = dict(C or {}), dict(preserved or {})
-        self._statistics: dict[int, Statistics] = {}
         self._edit: tuple[object, Edit] | None = None  # the last one, with what it was made from
 
     @classmethod
@@ -242,20 +240,15 @@ class FactSet:
     def prepare(self, bars: Bars = no_bars, layers: Sequence[int] | None = None) -> None:
         """Have C and the preserved keys of the layers, which an edit needs; `bars` show what takes long."""
         layers = self._layers(layers)
-        missing = [layer for layer in layers if layer not in self._statistics]
         rows = self.config.rows
         with unedited(self.model):
-            if wanted := [layer for layer in missing if layer not in self._C]:
+            if wanted := [layer for layer in layers if layer not in self._C]:
                 with bars("covariance", rows.covariance.tokens or default_tokens(self.model), "token") as step:
                     text, tokens = rows.covariance.text, rows.covariance.tokens
                     self._C |= covariance(self.model, wanted, source=text, tokens=tokens, progress=step)
-            for layer in missing:
+            for layer in layers:
                 if layer not in self._preserved:
                     self._preserved[layer] = preserved_keys(self.model, layer, None if rows.preserve else ())
-                device = self.model.device if self.model.device.type == "cuda" else torch.device("cpu")
-                self._statistics[layer] = Statistics(
-                    self._C[layer], self._preserved[layer], rows.preserve, rows.shrinkage, device
-                )
 
     def edit(self, solver: Solver | None = None, layers: Sequence[int] | None = None) -> Edit:
         """The change that holds all facts of the set, made for the unedited weights.
@@ -270,13 +263,20 @@ class FactSet:
         if self._edit is None or self._edit[0] != wanted:
             self.prepare(layers=layers)
             config = replace(self.config, layers=layers, solver=solver).as_dict()
+            metrics = self._metrics(facts, layers)
             with unedited(self.model):
-                changes = solved(self.model, facts, self._store.rows, layers, self._statistics, solver)
+                changes = solved(self.model, facts, self._store.rows, metrics, solver)
                 edit = make_edit(
                     self.model, changes, method=solver.name, config=config, facts=facts, seed=self.config.rows.seed
                 )
             self._edit = wanted, edit
         return self._edit[1]
+
+    def _metrics(self, facts: Sequence[Fact], layers: Sequence[int]) -> dict[int, Metric]:
+        """A of each layer, without the keys about `facts`: they are of the same subjects in every layer."""
+        C, preserved, rows = self._C, self._preserved, self.config.rows
+        about = sorted({i for fact in facts for i in preserved[layers[0]].about(fact)})
+        return {layer: preserved[layer].metric(C[layer], rows.preserve, rows.shrinkage, about) for layer in layers}
 
     @contextmanager
     def applied(self) -> Iterator[None]:

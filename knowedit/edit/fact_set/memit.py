@@ -3,7 +3,7 @@
     ΔW = Rᵀ K (λ A + Kᵀ K)⁻¹  =  Rᵀ (K A⁻¹ Kᵀ + λ I)⁻¹ K A⁻¹
 
 K (n, d_ff) are the facts' keys, R (n, d) what is to be added to their values, A the second moment of keys that are to
-stay (`metric.py`). The second form, by Woodbury's identity, is what is computed: n × n, not d_ff × d_ff.
+stay (`preserved_keys.py`). The second form, by Woodbury's identity, is what is computed: n × n, not d_ff × d_ff.
 
 The paper's λ is a number for one model's C and all its layers. Here it is a share of the diagonal that it is added to,
 so that each layer of each model gives up as much: where keys are large beside A, as above the layers in which massive
@@ -20,7 +20,7 @@ from torch import Tensor
 from ...errors import InputError
 
 if TYPE_CHECKING:
-    from .metric import Metric
+    from ..preserved_keys import Metric
 
 
 @dataclass(frozen=True)

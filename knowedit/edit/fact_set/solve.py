@@ -25,9 +25,9 @@ from ...models.adapter import Model
 from ...models.passes.batches import batches
 from ...prompts import Prompt
 from ..delta import LowRank
+from ..preserved_keys import Metric
 from ..stack import HookedDelta
 from .config import Solver
-from .metric import Metric, Statistics
 from .rows import Row, row_name
 
 BATCH_ROWS = 64
@@ -37,20 +37,19 @@ def solved(
     model: Model,
     facts: Sequence[Fact],
     rows: Mapping[str, Row],
-    layers: Sequence[int],
-    statistics: Mapping[int, Statistics],
+    metrics: Mapping[int, Metric],
     solver: Solver,
 ) -> dict[int, LowRank]:
     """The change of each layer that gives `facts` their values; `model` has no edits on it, and gets none.
 
-    The order of the facts decides the last bits. `rows` are by `row_name`, `statistics` by layer. Raises `InputError`
+    The order of the facts decides the last bits. `rows` are by `row_name`, `metrics` (A) by layer. Raises `InputError`
     for several layers of a model whose blocks do not add to the residual stream what their down-projections give.
     """
     own = [rows[row_name(fact)] for fact in facts]
     keys, deltas = (torch.stack([getattr(row, name) for row in own]) for name in ("key", "delta"))
-    about = statistics[layers[0]].about(facts)  # the same subjects in every layer
+    layers = list(metrics)
     if len(layers) == 1:
-        return {layers[0]: change(statistics[layers[0]].metric(about), keys, deltas, solver)}
+        return {layers[0]: change(metrics[layers[0]], keys, deltas, solver)}
     prompts = [model.encode(fact.prompt, fact.subject) for fact in facts]
     first, last = layers[0], layers[-1]
     _check_adds(model, prompts[:1], first, deltas[:1])
@@ -59,7 +58,7 @@ def solved(
     for i, layer in enumerate(layers):
         found, state = _states(model, prompts, layer, last, changes)
         missing = (target - state) / (len(layers) - i)
-        changes[layer] = change(statistics[layer].metric(about), keys if not i else found, missing, solver)
+        changes[layer] = change(metrics[layer], keys if not i else found, missing, solver)
     return changes
 
 

@@ -213,7 +213,8 @@ def edit_of(
     keys = value.keys.detach().double().cpu()  # (prompts, n_neurons)
     plain, mean = keys[0], keys.mean(0)
     key = plain if config.key == "plain" else mean
-    q = preserved.solve(C, key, fact, config.preserve, config.shrinkage)
+    about = preserved.about(fact)
+    q = preserved.metric(C, config.preserve, config.shrinkage, about).inverse(key[:, None])[:, 0].cpu()
     k_star = mean if config.key == "mean" else plain
     scale = (k_star @ q).item()
     delta = value.delta.double().cpu()
@@ -231,7 +232,7 @@ def edit_of(
         "key_norm": k_star.norm().item(),
         "lookup": value.lookup,
         "covariance": {"tokens": C.tokens, "source": dict(C.source)},
-        "preserved": len(preserved.subjects) - len(preserved.about(fact)) if config.preserve else 0,
+        "preserved": len(preserved.subjects) - len(about) if config.preserve else 0,
     }
     return make_edit(
         model,
@@ -269,7 +270,8 @@ def _passes(config: RomeConfig, facts: Sequence[Fact], others: Sequence[Fact], m
 
 
 def _memory(config: RomeConfig, model: Model, batch: int) -> dict[str, int]:
-    return {"covariance": (4 + 8) * model.n_neurons**2}  # in float32, and its factor in float64
+    # C alone and with preserved keys in float32, and the factor of A in float64, of which a solution takes a copy
+    return {"covariance": (4 + 4 + 8 + 8) * model.n_neurons**2}
 
 
 METHOD = Method(

@@ -15,7 +15,6 @@ from knowedit.edit.covariance import Covariance
 from knowedit.edit.fact_set.alphaedit import AlphaEdit
 from knowedit.edit.fact_set.emmet import Emmet
 from knowedit.edit.fact_set.memit import Memit
-from knowedit.edit.fact_set.metric import Statistics
 from knowedit.edit.fact_set.rows import row_name
 from knowedit.edit.fact_set.solve import change
 from knowedit.edit.preserved_keys import PreservedKeys
@@ -32,18 +31,18 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-@pytest.fixture
-def statistics():
-    C = covariances(trained())[0]
-    preserved = PreservedKeys(0, ("a", "b", "c"), random(3, NEURONS, seed=5))
-    return Statistics(C, preserved, 3.0, 1e-2, torch.device("cpu"))
+PRESERVED = PreservedKeys(0, ("a", "b", "c"), random(3, NEURONS, seed=5))
 
 
-def A_of(statistics, about=()):
-    keys = [key for i, key in enumerate(statistics.preserved.keys) if i not in about]
-    joined = statistics.C.plus(statistics.preserved.keys, 3.0).C.double()
+def metric(about=()):
+    return PRESERVED.metric(covariances(trained())[0], 3.0, 1e-2, about)
+
+
+def A_of(about=()):
+    keys = [key for i, key in enumerate(PRESERVED.keys) if i not in about]
+    joined = covariances(trained())[0].plus(PRESERVED.keys, 3.0).C.double()
     whole = joined + 1e-2 * joined.diagonal().mean() * torch.eye(NEURONS, dtype=F64)
-    everyone = sum(torch.outer(key, key) for key in statistics.preserved.keys)
+    everyone = sum(torch.outer(key, key) for key in PRESERVED.keys)
     return whole - everyone + sum((torch.outer(key, key) for key in keys), torch.zeros_like(whole))
 
 
@@ -70,43 +69,43 @@ def wanted(solver, A, K, R):
 @pytest.mark.parametrize("about", [[], [0, 2]], ids=["all preserved", "some left out"])
 @pytest.mark.parametrize("n", [1, 7, 23])
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: solver.name)
-def test_each_solver_is_its_equation(solver, n, about, statistics):
+def test_each_solver_is_its_equation(solver, n, about):
     K, R = random(n, NEURONS, seed=1), random(n, WIDTH, seed=2)
-    found = change(statistics.metric(about), K, R, solver)
-    right = wanted(solver, A_of(statistics, about), K, R)
+    found = change(metric(about), K, R, solver)
+    right = wanted(solver, A_of(about), K, R)
     assert found.rank == n
     assert_near(found.matrix(), right, size=(found.u.norm() * found.v.norm()).item(), operations=PASS)
 
 
 @pytest.mark.parametrize("solver", [Memit(0.5), AlphaEdit(0.5, 0.2)], ids=lambda solver: solver.name)
-def test_more_facts_than_neurons_are_solved_by_the_other_form(solver, statistics):
+def test_more_facts_than_neurons_are_solved_by_the_other_form(solver):
     K, R = random(40, NEURONS, seed=1), random(40, WIDTH, seed=2)
-    found = change(statistics.metric([]), K, R, solver)
+    found = change(metric(), K, R, solver)
     assert found.rank == WIDTH
-    right = wanted(solver, A_of(statistics), K, R)
+    right = wanted(solver, A_of(), K, R)
     assert_near(found.matrix(), right, size=10 * right.abs().max().item(), operations=PASS)
 
 
-def test_more_facts_than_the_width_have_a_change_of_its_rank(statistics):
+def test_more_facts_than_the_width_have_a_change_of_its_rank():
     K, R = random(20, NEURONS, seed=1), random(20, 8, seed=2)
-    found = change(statistics.metric([]), K, R, Memit(0.5))
+    found = change(metric(), K, R, Memit(0.5))
     assert found.rank == 8
-    right = wanted(Memit(0.5), A_of(statistics), K, R)
+    right = wanted(Memit(0.5), A_of(), K, R)
     assert_near(found.matrix(), right, size=10 * right.abs().max().item(), operations=PASS)
 
 
-def test_equalities_hold_and_more_of_them_than_neurons_are_refused(statistics):
+def test_equalities_hold_and_more_of_them_than_neurons_are_refused():
     K, R = random(20, NEURONS, seed=1), random(20, WIDTH, seed=2)
-    found = change(statistics.metric([]), K, R, Emmet(0.0))
+    found = change(metric(), K, R, Emmet(0.0))
     assert_near(found.matrix().double() @ K.T, R.T, size=(found.u.norm() * found.v.norm()).item(), dtype=torch.float32)
     with pytest.raises(InputError, match="25 facts are more than the 24 neurons of layer 0.*memit"):
-        change(statistics.metric([]), random(25, NEURONS), random(25, WIDTH), Emmet())
+        change(metric(), random(25, NEURONS), random(25, WIDTH), Emmet())
 
 
-def test_equalities_of_one_key_are_refused(statistics):
+def test_equalities_of_one_key_are_refused():
     K = random(1, NEURONS).repeat(2, 1)
     with pytest.raises(InputError, match="cannot be told apart"):
-        change(statistics.metric([]), torch.zeros_like(K), random(2, WIDTH), Emmet(0.0))
+        change(metric(), torch.zeros_like(K), random(2, WIDTH), Emmet(0.0))
 
 
 @pytest.mark.parametrize(
