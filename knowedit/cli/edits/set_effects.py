@@ -60,32 +60,26 @@ def check_set(
     output: Output,
 ) -> None:
     """Is each new answer the model's first choice with the set on it? The exit status is 1 where too few are."""
-    from ...answers import ask
     from ...edit.fact_set.fact_set import FactSet
-
-    share: list[float] = []
+    from ...serving.checks import run_checks
 
     def run(model):
         known = _ready(FactSet.load(model, folder))
-        facts = known.facts
-        with known.applied(), progress("asking", len(facts), "fact") as step:
-            answers = ask(model, [model.query_of(f, f.target_new) for f in facts], progress=step)
-        lost = [
-            (f.id, f.prompt, f.target_new, a.top[0][0]) for f, a in zip(facts, answers, strict=True) if not a.greedy
-        ]
-        share.append(1 - len(lost) / max(1, len(facts)))
+        with progress("asking", len(known), "fact") as step:
+            lost = run_checks(model, [known.edit()], hold=known.facts, progress=step).failed
+        rows = [(check.name, check.prompt, check.expected, check.found) for check in lost]
         names = ("id", "prompt", "target_new", "answer")
         record = {
             "model": model.name,
-            "facts": len(facts),
-            "holding": len(facts) - len(lost),
-            "lost": [dict(zip(names, row, strict=True)) for row in lost],
+            "facts": len(known),
+            "holding": len(known) - len(lost),
+            "lost": [dict(zip(names, row, strict=True)) for row in rows],
         }
-        text = f"{record['holding']} of {len(facts)} facts hold"
-        return Printout(record, (Table(("id", "prompt", "answer", "instead"), lost), "", text) if lost else (text,))
+        text = f"{record['holding']} of {len(known)} facts hold"
+        return Printout(record, (Table(("id", "prompt", "answer", "instead"), rows), "", text) if lost else (text,))
 
-    run_command("knowedit.set-check/1", run, model, output)
-    if share[0] < least:
+    record = run_command("knowedit.set-check/1", run, model, output).record
+    if record["holding"] / record["facts"] < least:
         raise typer.Exit(1)
 
 

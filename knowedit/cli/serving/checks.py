@@ -38,7 +38,7 @@ def test(
     """
     from ...errors import InputError
     from ...files import write_bytes
-    from ...serving.checks import Checks, ChecksFailed, run_checks
+    from ...serving.checks import ChecksFailed, run_checks
 
     if not hold and not keep and max_perplexity is None:
         raise InputError("there is nothing to check; give --hold FILE, --keep FILE or --max-perplexity P%")
@@ -46,19 +46,17 @@ def test(
         raise InputError(f"cannot write {str(junit)!r}: its folder is not there; make it first")
     most = None if max_perplexity is None else _share(max_perplexity)
     edits, holding, staying = loaded(folders), _facts(hold), _facts(keep)
-    done: list[Checks] = []
 
-    def run(model) -> Checks:
+    def run(model):
         with progress("asking", len(holding) + len(staying), "prompt") as step:
             checks = run_checks(model, edits, hold=holding, keep=staying, max_perplexity=most, progress=step)
         if junit is not None:
             write_bytes(junit.expanduser(), checks.junit())
-        done.append(checks)
         return checks
 
-    run_command("knowedit.test/1", run, model, output)
-    if failed := done[0].failed:
-        raise ChecksFailed(f"{len(failed)} of {len(done[0].checks)} checks failed; the table says which")
+    checks = run_command("knowedit.test/1", run, model, output)
+    if checks.failed:
+        raise ChecksFailed(f"{len(checks.failed)} of {len(checks.checks)} checks failed; the table says which")
 
 
 def _facts(names: list[str]) -> list:

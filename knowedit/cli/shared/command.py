@@ -84,8 +84,8 @@ class Printout:
         return self.parts
 
 
-def run_command(schema: str, run: Callable, model: ModelOptions | None, output: Output) -> None:
-    """Run an analysis: load the model, hand it to `run`, draw and print the `Result` that comes back.
+def run_command(schema: str, run: Callable, model: ModelOptions | None, output: Output) -> Any:
+    """Run an analysis: load the model, hand it to `run`, draw, print and return the `Result` that comes back.
 
     The path of a figure is checked before the model is loaded. Without `model`, `run` is handed None.
     """
@@ -100,3 +100,4 @@ def run_command(schema: str, run: Callable, model: ModelOptions | None, output: 
         for file in drawn if isinstance(drawn, list) else [drawn]:
             note(f"drawn into {file}")
     print_json({"schema": schema} | result.as_dict()) if output.as_json else show(result.table())
+    return result

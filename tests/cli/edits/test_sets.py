@@ -103,6 +103,7 @@ def test_ask_shows_both_and_check_fails_where_a_fact_does_not_hold(run, stored, 
     status, out, _ = run("set", "check", stored)
     assert status == (1 if held["lost"] else 0)
     assert f"{held['holding']} of 3 facts hold" in out
+    assert run("set", "check", stored, "--least", repr(held["holding"] / 3))[0] == 0
     one = str(tmp_path / "one")
     tavo = written(tmp_path / "tavo.jsonl", [fact for fact in requests() if fact.id == "home/tavo"])
     of(run("set", "add", one, "--facts", tavo, *QUICK, "--json"))
