@@ -91,7 +91,7 @@ def apply(model: Model, edit: Change, *, mode: str = "in-place", any_base: bool 
         raise InputError(f"an edit is applied {mode!r}, expected 'in-place' or 'hook'{did_you_mean(str(mode), MODES)}")
     stack = stack_of(model)
     with stack.held():
-        layers = _layers(model, edit)
+        layers = layers_of(model, edit)
         if mode == "in-place":
             for path, layer in layers.items():
                 _check_writable(model, path, layer)
@@ -152,8 +152,11 @@ def unedited(model: Model) -> Iterator[None]:
 # ---------------------------------------------------------------- what is refused
 
 
-def _layers(model: Model, edit: Change) -> dict[str, int]:
-    """Module path → layer, for each weight of the edit."""
+def layers_of(model: Model, edit: Change) -> dict[str, int]:
+    """Module path → layer, for each weight of the edit.
+
+    Raises `InputError` for a module that is no down-projection of `model` or has another shape there.
+    """
     known = model.down_layers()
     for path, delta in edit.deltas.items():
         if path not in known:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..display.result import Record, Table
+from ..edit.apply import layers_of
 from ..edit.edit import Edit
 from ..edit.preserved_keys import preserved_keys
-from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 
@@ -47,16 +47,11 @@ def acts_on(model: Model, edit: Edit, facts: Sequence[Fact] | None = None) -> Di
     A subject counts by the most that one of its keys is moved. Nothing that the edit says of itself is used. Raises
     `InputError` for an edit of other modules or shapes than the model has.
     """
-    layers = model.down_layers()
     most: dict[str, ActsOn] = {}
-    for path, delta in edit.deltas.items():
-        if path not in layers or delta.shape != model.down_shape(layers[path]):
-            raise InputError(
-                f"the edit changes {path} {delta.shape}, which {model.name} does not have; name its model by --model"
-            )
-        preserved = preserved_keys(model, layers[path], facts)
-        weight = model.down_weight(layers[path]).detach().double().cpu()
-        moved = delta.of(preserved.keys).double().norm(dim=1) / (preserved.keys @ weight.T).norm(dim=1)
+    for path, layer in layers_of(model, edit).items():
+        preserved = preserved_keys(model, layer, facts)
+        weight = model.down_weight(layer).detach().double().cpu()
+        moved = edit.deltas[path].of(preserved.keys).double().norm(dim=1) / (preserved.keys @ weight.T).norm(dim=1)
         for subject, share in zip(preserved.subjects, moved.tolist(), strict=True):
             if subject not in most or share > most[subject].moved:
                 most[subject] = ActsOn(subject, share, path)

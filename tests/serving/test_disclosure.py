@@ -21,5 +21,5 @@ def test_the_edited_subject_is_moved_most(subject, target_new):
 
 
 def test_an_edit_of_another_shape_is_refused():
-    with pytest.raises(InputError, match="which trained does not have; name its model by --model"):
+    with pytest.raises(InputError, match="is no down-projection of trained"):
         acts_on(trained(), random_edit(tiny("gpt2"), 1), facts())
