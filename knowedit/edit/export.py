@@ -42,9 +42,7 @@ def to_peft(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, b
     and where edits are on `model`; and what `apply` raises for edits of another model.
     """
     edits = listed(edits, model, low_rank=True)
-    touched = [path for edit in edits for path in edit.deltas]
-    mode = "hook" if len(set(touched)) == len(touched) else "in-place"  # offloaded weights can be hooked, not stacked
-    with new_folder(folder) as temporary, stacked(model, edits, mode=mode):  # each is checked on the weights it meets
+    with new_folder(folder) as temporary, stacked(model, edits, mode=mode_of(edits)):  # each is checked where it is
         tensors, ranks = {}, {}
         for path, (u, v) in factors(edits).items():
             tensors[f"base_model.model.{path}.lora_A.weight"] = v.T.contiguous()  # (k, in)
@@ -92,6 +90,12 @@ def listed(edits: Edit | Sequence[Edit], model: Model, *, low_rank: bool = False
             f"{model.name} has edits on it ({len(on)}), and only those that are named are exported; revert them first"
         )
     return edits
+
+
+def mode_of(edits: Sequence[Edit]) -> str:
+    """How low-rank `edits` are put on a model: offloaded weights can be hooked, but not stacked."""
+    touched = [path for edit in edits for path in edit.deltas]
+    return "hook" if len(set(touched)) == len(touched) else "in-place"
 
 
 def factors(edits: Sequence[Edit]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -12,7 +12,7 @@ import torch
 
 from ..edit.apply import stacked
 from ..edit.edit import Edit
-from ..edit.export import to_checkpoint, to_peft
+from ..edit.export import mode_of, to_checkpoint, to_peft
 from ..errors import ModelError
 from ..hooks import measuring
 from ..models.adapter import Model
@@ -71,8 +71,7 @@ def adapter_gap(folder: Path, edits: Sequence[Edit], model: Model) -> float:
         return max((a - b).abs().max().item() for a, b in zip(one, other, strict=True))
 
     unedited = logits(model.hf)
-    mode = "hook" if len({p for e in edits for p in e.deltas}) == sum(len(e.deltas) for e in edits) else "in-place"
-    with stacked(model, edits, mode=mode):
+    with stacked(model, edits, mode=mode_of(edits)):
         edited = logits(model.hf)
     trained = {name: parameter.requires_grad for name, parameter in model.hf.named_parameters()}
     with quiet(), warnings.catch_warnings():

@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from ..edit.apply import stacked
 from ..edit.edit import Edit
-from ..edit.export import factors, listed, write_provenance
+from ..edit.export import factors, listed, mode_of, write_provenance
 from ..errors import InputError, ModelError
 from ..files import new_folder
 from ..models.adapter import Model
@@ -96,7 +96,7 @@ def to_gguf_lora(edits: Edit | Sequence[Edit], model: Model, folder: str | Path)
     """
     edits, family = listed(edits, model, low_rank=True), _family(model)
     names = _names(model, family)
-    with new_folder(folder) as new, stacked(model, edits):
+    with new_folder(folder) as new, stacked(model, edits, mode=mode_of(edits)):
         writer = _writer(new / ADAPTER, family, model)
         matrices = factors(edits)
         most = max(u.shape[1] for u, _ in matrices.values())

@@ -5,6 +5,7 @@ import dataclasses
 import gguf
 import pytest
 import torch
+from accelerate import cpu_offload
 from gguf import GGUFReader
 from support.edits import random_edit, weights, with_edits
 from support.tiny import PROMPT, hf, tiny, tokenizer
@@ -88,6 +89,14 @@ def test_an_adapter_holds_the_change_at_scale_one(family, tmp_path):
         scale = fields["adapter.lora.alpha"] / b.shape[1]
         torch.testing.assert_close(base[layer] + scale * b @ a, wanted)
     assert all(map(torch.equal, weights(model), base))
+
+
+def test_an_offloaded_model_has_the_same_adapter(tmp_path):
+    model, edit = model_of("llama"), random_edit(model_of("llama"), 1)
+    files = [to_gguf_lora(edit, model, tmp_path / "here") / ADAPTER]
+    cpu_offload(model.hf, execution_device="cpu")
+    files.append(to_gguf_lora(edit, model, tmp_path / "offloaded") / ADAPTER)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_what_llama_cpp_would_read_otherwise_is_refused(tmp_path):
