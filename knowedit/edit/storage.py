@@ -5,14 +5,15 @@ for byte what this file would write. So a bit that flips anywhere, in either fil
 another edit. The folder appears whole, by a rename, or not at all. No file that it names is opened, and nothing is
 ever unpickled; whether the edit fits a model is seen when it is applied.
 
-There are two hashes, for two questions:
+There are three hashes, for three questions:
 
-- `checksum`, over `edit.json` and by it over the factors: are these files, to the bit, those that were written?
+- the SHA-256 of `edit.json`, and by it of the factors: are these files, to the bit, those that were written?
+- `factors_hash`, the SHA-256 of `edit.safetensors`: is ΔW the same to the bit, whatever the record says?
 - `content_hash`, over the request and what ΔW does, rounded: was the same edit made again? Another number of threads
   adds in another order, which moves ΔW by some 1e-6 of its norm. So of each ΔW only its norm counts, to a sixteenth,
   and rᵀ ΔW s for 16 fixed pairs of signs r and s, to a sixteenth of the norm. Two ΔW that differ by a share ε of their
   norm have other hashes with a probability of some 270 ε a weight, where one of these 17 numbers lies that near to a
-  boundary. It takes no effort to make another ΔW with these numbers: against intent only `checksum` holds.
+  boundary. It takes no effort to make another ΔW with these numbers: against intent only the others hold.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ..errors import DataError, InputError
+from ..files import sha256
 from ..models.checks import one_line
 from .delta import Delta, Dense, LowRank
 
@@ -72,7 +74,6 @@ class Stored:
     measured: Mapping[str, Any]
     created: str
     content_hash: str = ""  # as it was read
-    checksum: str = ""
 
 
 def content_hash(content: Mapping[str, Any], deltas: Mapping[str, Delta]) -> str:
@@ -85,7 +86,7 @@ def content_hash(content: Mapping[str, Any], deltas: Mapping[str, Delta]) -> str
 
 def factors_hash(deltas: Mapping[str, Delta]) -> str:
     """SHA-256 of the file of factors: of every bit of them."""
-    return hashlib.sha256(save(_named_tensors(deltas))).hexdigest()
+    return sha256(save(_named_tensors(deltas)))
 
 
 def _rounded(path: str, delta: Delta) -> list[int]:
@@ -136,7 +137,7 @@ def _record(stored: Stored, factors: bytes) -> dict:
             "notes": dict(stored.notes),
             "made": dict(stored.made),
             "measured": dict(stored.measured),
-            "factors_sha256": hashlib.sha256(factors).hexdigest(),
+            "factors_sha256": sha256(factors),
         }
         record = json.loads(json.dumps(record, allow_nan=False))  # tuples become lists, as they do when it is read
     except (TypeError, ValueError, RecursionError) as error:
@@ -147,7 +148,7 @@ def _record(stored: Stored, factors: bytes) -> dict:
 
 
 def _checksum(record: Mapping) -> str:
-    return hashlib.sha256(_rendered({k: v for k, v in record.items() if k != "checksum"})).hexdigest()
+    return sha256(_rendered({k: v for k, v in record.items() if k != "checksum"}))
 
 
 def _rendered(record: Mapping) -> bytes:
@@ -168,7 +169,7 @@ def read(folder: Path) -> Stored:
     """What `write` wrote. Raises `DataError` for files that are damaged or of another schema."""
     record = _parsed(_read(folder / RECORD))
     factors = _read(folder / FACTORS)
-    if hashlib.sha256(factors).hexdigest() != record["factors_sha256"]:
+    if sha256(factors) != record["factors_sha256"]:
         raise DataError(f"{FACTORS} is damaged, or belongs to another edit: it has another SHA-256 than expected")
     return Stored(
         _deltas(factors),
@@ -179,7 +180,6 @@ def read(folder: Path) -> Stored:
         record["measured"],
         record["created"],
         record["content_hash"],
-        record["checksum"],
     )
 
 

@@ -93,7 +93,7 @@ class EditLog:
         folders = [
             path.parent for path in sorted(self.folder.glob(f"*/{RECORD}")) if path.parent.name not in self.entries
         ]
-        new = {folder.name: (load_edit(folder), read(folder).checksum) for folder in folders}
+        new = {folder.name: (load_edit(folder), sha256_file(folder / RECORD)) for folder in folders}
         if not new:
             return []
         with self._chain.writing():
@@ -164,7 +164,10 @@ class EditLog:
     def _check_files(self) -> None:
         """Raise `DataError` for a live edit whose files are others than were logged."""
         for entry in self.entries.values():
-            if not entry.revoked and read(self.folder / entry.name).checksum != entry.file_hash:
+            if entry.revoked:
+                continue
+            read(self.folder / entry.name)  # the factors are those of the record
+            if sha256_file(self.folder / entry.name / RECORD) != entry.file_hash:
                 raise DataError(f"the edit {entry.name!r} is another than was logged")
 
 

@@ -13,7 +13,7 @@ import torch
 from ..edit.apply import stacked
 from ..edit.edit import Edit
 from ..edit.export import mode_of, to_checkpoint, to_peft
-from ..errors import ModelError
+from ..errors import InputError, ModelError
 from ..hooks import measuring
 from ..models.adapter import Model
 from ..models.checks import quiet
@@ -31,7 +31,7 @@ def export(
     """Write `edits` to a new folder as `to` says: `"peft"`, `"checkpoint"`, `"gguf"` or `"gguf-lora"`.
 
     Returns the largest difference of logits between the edited model and the adapter as PEFT loads it; None for other
-    formats and where PEFT is not installed. Raises what the exports raise.
+    formats and where PEFT is not installed. Raises `InputError` for another format, and what the exports raise.
     """
     if to == "checkpoint":
         to_checkpoint(edits, model, folder)
@@ -44,10 +44,12 @@ def export(
         except BaseException:
             shutil.rmtree(written)
             raise
-    else:
+    elif to in ("gguf", "gguf-lora"):
         from .gguf_file import to_gguf, to_gguf_lora
 
         to_gguf(edits, model, folder, type=type) if to == "gguf" else to_gguf_lora(edits, model, folder)
+    else:
+        raise InputError(f"the format is {to!r}, expected peft, checkpoint, gguf or gguf-lora")
     return None
 
 

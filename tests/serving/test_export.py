@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from support.edits import random_edit, same, weights
 from support.tiny import tiny
 
-from knowedit import ModelError
+from knowedit import InputError, ModelError
 from knowedit.edit import export as formats
 from knowedit.edit.export import to_peft
 from knowedit.serving import export as serving
@@ -53,3 +53,8 @@ def test_the_other_formats_come_through_the_same_door(to, tmp_path):
     model = tiny("llama")
     assert export([random_edit(model, 1)], model, tmp_path / "out", to) is None
     assert json.loads((tmp_path / "out" / formats.PROVENANCE).read_text())["edits"]
+
+
+def test_a_format_that_is_not_known_is_refused(tmp_path):
+    with pytest.raises(InputError, match="the format is 'lora', expected peft"):
+        export([random_edit(tiny("llama"), 1)], tiny("llama"), tmp_path / "out", "lora")

@@ -15,7 +15,12 @@ from ..shared.help import choice
 from ..shared.options import SEEDS, Chat, EditFolders, ModelOptions, Output
 from ..shared.progress import progress
 
-FORMATS = ("peft", "checkpoint", "gguf", "gguf-lora")
+FORMATS = {  # of `knowedit export`, in words
+    "peft": "a PEFT adapter",
+    "checkpoint": "a checkpoint",
+    "gguf": "a GGUF file",
+    "gguf-lora": "a GGUF adapter",
+}
 TYPES = ("f32", "f16", "bf16", "q8_0")
 
 # ---------------------------------------------------------------- generate
@@ -177,14 +182,32 @@ def show(
     Loads no model without --probe. An edit's weights disclose its subject to whoever has the model: --probe shows it.
     """
     from ...edit.card import CARD, card as card_of
-    from ...edit.storage import read
     from ...errors import InputError
     from ...files import check_new, write_text
 
     if card and probe:
         raise InputError("--card writes a file and --probe tries subjects; ask for one of them")
     (edit,) = loaded([folder])
-    record = {
+    if card:
+        path = check_new(folder.expanduser() / CARD)
+        write_text(path, card_of([edit]))
+        wrote = Printout({"card": str(path)}, (f"the card of this edit: {path}",))
+        run_command("knowedit.card/1", lambda _: wrote, None, output)
+    elif probe:
+        from ...serving.disclosure import acts_on
+
+        run_command("knowedit.probe/1", lambda loaded: acts_on(loaded, edit), model, output)
+    else:
+        record = _record(edit, folder.expanduser())
+        run_command("knowedit.show/1", lambda _: Printout(record, _shown(record)), None, output)
+
+
+def _record(edit, folder: Path) -> dict[str, Any]:
+    """What is in the folder of an edit."""
+    from ...edit.storage import RECORD
+    from ...models.cache import sha256_file
+
+    return {
         "content_hash": edit.content_hash,
         "model": edit.model,
         "method": edit.method,
@@ -206,20 +229,9 @@ def show(
         "measured": dict(edit.measured),
         "versions": dict(edit.versions),
         "created": edit.created,
-        "file_hash": read(folder.expanduser()).checksum,
-        "bytes": sum(file.stat().st_size for file in folder.expanduser().iterdir()),
+        "file_hash": sha256_file(folder / RECORD),
+        "bytes": sum(file.stat().st_size for file in folder.iterdir()),
     }
-    if card:
-        path = check_new(folder.expanduser() / CARD)
-        write_text(path, card_of([edit]))
-        wrote = Printout({"card": str(path)}, (f"the card of this edit: {path}",))
-        run_command("knowedit.card/1", lambda _: wrote, None, output)
-    elif probe:
-        from ...serving.disclosure import acts_on
-
-        run_command("knowedit.probe/1", lambda loaded: acts_on(loaded, edit), model, output)
-    else:
-        run_command("knowedit.show/1", lambda _: Printout(record, _shown(record)), None, output)
 
 
 def _shown(record: dict) -> Iterator[str | Table]:
@@ -313,18 +325,10 @@ def export(
     def run(model):
         gap = write(edits, model, out, to, base=base, type=type)
         record = {"model": model.name, "to": to, "edits": _hashes(edits), "out": str(out), "logit_gap": gap}
-        text = f"{WRITTEN[to]} of {model.name} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}"
+        text = f"{FORMATS[to]} of {model.name} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}"
         return Printout(record, (text, *reloaded(to, gap)))
 
     run_command("knowedit.exported/1", run, model, output)
-
-
-WRITTEN = {
-    "peft": "a PEFT adapter",
-    "checkpoint": "a checkpoint",
-    "gguf": "a GGUF file",
-    "gguf-lora": "a GGUF adapter",
-}
 
 
 def reloaded(to: str, gap: float | None) -> Iterator[str]:

@@ -100,7 +100,7 @@ def export_set(
     model: ModelOptions,
     output: Output,
 ) -> None:
-    """Write a set for other tools: an edit, a LoRA adapter or a checkpoint. What a smaller rank loses is said."""
+    """Write a set as an edit, or for other tools as `knowedit export` does. What a smaller rank loses is said."""
     from ...edit.fact_set.fact_set import FactSet
     from ...errors import InputError
     from ...serving.export import export as write

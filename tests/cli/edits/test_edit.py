@@ -19,6 +19,7 @@ from support.trained import HOME, facts, trained
 import knowedit
 from knowedit.cli import app
 from knowedit.edit.rewrite_quality import rewrite_quality
+from knowedit.models.cache import sha256_file
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -250,6 +251,8 @@ def test_show_needs_no_model(run, saved, monkeypatch):
     edit = knowedit.load_edit(saved[0])
     ((path, delta),) = edit.deltas.items()
     assert record["content_hash"] == edit.content_hash
+    assert record["file_hash"] == sha256_file(Path(saved[0]) / "edit.json")
+    assert edit.factors_hash == sha256_file(Path(saved[0]) / "edit.safetensors")
     assert record["weights"][path]["rank"] == 1
     assert record["weights"][path]["norm"] == pytest.approx(delta.matrix().norm().item(), rel=1e-4)
     assert record["facts"][0]["target_new"] == "Bexum" and record["config"]["layer"] == 0
