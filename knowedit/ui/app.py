@@ -199,7 +199,7 @@ def _locate(wiring: Wiring, asked: Any) -> None:
             card_status, carded = _shown(), _shown(elem_id="card")
 
         def located(tab: Tab, report: Report) -> tuple:
-            html, names = locating.locate(model, tab, report)
+            html, names = locating.locate(tab, report)
             ours = [gr.Slider(label=f"Neuron {name}, times", value=1, visible=True) for name in names]
             ours += [gr.Slider(visible=False, value=1)] * (len(sliders) - len(names))
             cards = gr.Radio(choices=names, value=None)

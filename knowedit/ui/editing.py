@@ -43,8 +43,7 @@ def propose(model: Model, tab: Tab, report: Report, target_new: str, method: str
         raise InputError(f"{method} keeps this fact out, since no value gives the new answer; ask in other words")
     report("looking at other subjects")
     before = preflight(model, edit, preserved=editor.preserved)
-    told.story.before, told.story.edit, told.story.fact = before, edit, fact
-    tab.proposal = edit
+    tab.proposal = edit, before
     layers = sorted(model.down_layers()[path] for path in edit.deltas)
     record = plain({"preflight": before.fact_dict()})
     return fill("preflight", record, edit=edit, fact=fact, layers=layers, refused=_verdict(before, None))
@@ -52,15 +51,16 @@ def propose(model: Model, tab: Tab, report: Report, target_new: str, method: str
 
 def put_on(model: Model, tab: Tab, report: Report) -> str:
     """Put the proposal on the tab's stack: what the model says, and writes, without and with it."""
-    told, edit = _asked_now(tab), tab.proposal
-    if edit is None:
+    told = _asked_now(tab)
+    if tab.proposal is None:
         raise InputError("there is no edit to put on; make one first, which shows what it may do wrong")
+    edit, before = tab.proposal
     with applied(model, edit):
         pass  # whether it can be, before anything else is done
     report("asking without and with the edit")
+    (fact,) = edit.facts
+    told.story.edit, told.story.before, told.story.fact = edit, before, fact
     record = told.tell("edit")
-    fact, after = told.story.fact, told.story.after
-    assert told.story.before is not None and after is not None
     report("writing freely without and with it")
     written = written_freely(model, told)
     report("measuring what the subject is")
@@ -68,7 +68,7 @@ def put_on(model: Model, tab: Tab, report: Report) -> str:
     tab.stack.append(Entry(edit, name_of(fact)))
     tab.proposal = None
     shown = {"edit": record["edit"], "drift": drift}
-    refused = _verdict(told.story.before, after)
+    refused = _verdict(before, told.story.after)
     return fill("outcome", shown, written=written, refused=refused) + chapters(record, "edit")
 
 

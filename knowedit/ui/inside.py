@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
-import torch
+from dataclasses import dataclass
 
 from ..display.result import plain
 from ..errors import InputError, ModelError
@@ -44,7 +42,7 @@ class Head:
     """A head: the share of each token in what it reads at the chosen one, and what it adds to the answer's logit."""
 
     head: int
-    looks: tuple[float, ...]
+    looks: list[float]
     adds: float | None
 
 
@@ -60,11 +58,12 @@ def look(model: Model, tab: Tab, report: Report, layer: int, position: int | Non
     prompt = _prompt(model, told)
     place = prompt.read if position is None or position >= len(prompt.ids) else position
     report(f"looking into layer {layer}")
+    told.need("parts")
     seen = anatomy(model, [prompt], [model.check_layer(layer)])
     record = told.record | plain(
         {
             "anatomy": shown_anatomy(seen, layer),
-            "neurons_at": [asdict(neuron) for neuron in strongest(model, prompt, layer, place)],
+            "neurons_at": strongest(model, prompt, layer, place),
             "heads_at": heads(model, told, prompt, layer, place),
             "at": {"layer": layer, "place": place, "token": model.token(prompt.ids[place])},
         }
@@ -82,7 +81,7 @@ def shown_anatomy(seen: Anatomy, layer: int) -> dict:
         "active": 1 - found.below_zero.value,
         "tokens": seen.tokens,
         "stages": {
-            stage.name: {"histogram": stage.histogram, "edges": seen.edges[stage.name], "dimension": stage.dimension,
+            stage.name: {"histogram": stage.histogram, "edges": seen.edges[stage.name],
                          "low": stage.quantiles[1], "high": stage.quantiles[7]}
             for stage in found.stages
         },
@@ -104,29 +103,23 @@ def strongest(model: Model, prompt: Prompt, layer: int, place: int) -> list[Stro
 def heads(model: Model, told: Told, prompt: Prompt, layer: int, place: int) -> dict:
     """The heads of `layer` that add most to the answer, or look most at one token, and where they look.
 
-    A model without attention weights, or whose logits are no sum, leaves a note.
+    A model without attention weights leaves a note.
     """
-    notes: list[str] = []
-    adds: list[float] | None = None
-    looks: torch.Tensor | None = None
     try:
-        told.tell("parts")
-        adds = told.story.parts.heads[layer].tolist() if told.story.parts is not None else None
         looks = attention_pattern(model, prompt, layer, place)
     except ModelError as error:
-        notes.append(str(error))
-    if looks is None:
-        return {"heads": [], "notes": notes}
-    order = looks.amax(1) if adds is None else torch.tensor(adds).abs()
+        return {"heads": [], "note": str(error)}
+    adds = None if told.story.parts is None else told.story.parts.heads[layer]
+    order = looks.amax(1) if adds is None else adds.abs()
     chosen = order.argsort(descending=True)[:HEADS].tolist()
-    found = [Head(i, tuple(looks[i, : place + 1].tolist()), None if adds is None else adds[i]) for i in chosen]
-    return {"heads": [asdict(head) for head in found], "notes": notes}
+    found = [Head(i, looks[i, : place + 1].tolist(), None if adds is None else adds[i].item()) for i in chosen]
+    return {"heads": found, "note": None}
 
 
 def output(tab: Tab, report: Report) -> str:
     """How the answer forms from layer to layer, and what each part adds to it."""
     report("reading the state after each layer")
-    return chapters(tab.asked.tell("lens", "parts"), "lens")
+    return chapters(tab.asked.need("lens", "parts"), "lens")
 
 
 def expand(model: Model, report: Report, layer: int) -> str:
@@ -144,7 +137,7 @@ def expand(model: Model, report: Report, layer: int) -> str:
 
 def separability(probe: RelationProbe, values: LayerGeometry, layer: int) -> dict:
     """The record of `expand`."""
-    return {"layer": layer, "accuracy": probe.accuracy[layer], "chance": probe.chance, "values": asdict(values),
+    return {"layer": layer, "accuracy": probe.accuracy[layer], "chance": probe.chance, "values": values,
             "relations": len(probe.relations), "facts": sum(probe.relations.values())}  # fmt: skip
 
 

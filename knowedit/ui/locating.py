@@ -9,7 +9,6 @@ from ..errors import InputError
 from ..locate.neurons import NeuronSet
 from ..memory.neuron_card import CardConfig, cards
 from ..models.adapter import Model
-from ..models.passes.scaled_answers import ScaledAnswers
 from ..report.page.story import MOST, QUICK_TOKENS
 from .jobs import Report
 from .render import chapters, fill
@@ -18,14 +17,13 @@ from .tab import Tab
 SLIDERS = MOST  # one for each neuron that is located at most
 
 
-def locate(model: Model, tab: Tab, report: Report) -> tuple[str, list[str]]:
+def locate(tab: Tab, report: Report) -> tuple[str, list[str]]:
     """Locate the neurons of what was asked and prove them: the chapter, and the names of the neurons."""
     told = tab.asked
     report("locating: integrated gradients on each way to ask")
-    told.tell("neurons")
+    told.need("neurons")
     report("proving: random neurons beside them")
-    record = told.tell("proof")
-    told.answers = ScaledAnswers(model, model.query_of(told.story.fact))
+    record = told.need("proof")
     return chapters(record, "neurons"), names(told.story.neurons)
 
 
@@ -37,7 +35,7 @@ def names(neurons: NeuronSet | None) -> list[str]:
 def scaled(tab: Tab, factors: Sequence[float]) -> tuple[float, float]:
     """The answer's probability as the model is, and with the located neurons multiplied by `factors`."""
     told = tab.asked
-    if told.answers is None or not told.story.neurons:
+    if not told.story.neurons:
         raise InputError("no neurons are located for this fact; locate them first")
     sites = list(told.story.neurons)
     (probability,) = told.answers.scaled([sites], [list(factors)[: len(sites)]])

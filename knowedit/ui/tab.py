@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 from ..edit.edit import Edit
-from ..errors import InputError, ModelError
+from ..edit.preflight import Preflight
+from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from ..models.passes.scaled_answers import ScaledAnswers
@@ -16,7 +16,7 @@ from ..report.page.explain import record_of
 from ..report.page.story import CHAPTERS, ExplainConfig, Story
 from .jobs import Job
 
-_TELL = {chapter.name: chapter.tell for chapter in CHAPTERS}
+_CHAPTERS = {chapter.name: chapter for chapter in CHAPTERS}
 
 
 @dataclass(eq=False)
@@ -29,47 +29,43 @@ class Entry:
 
 
 class Told:
-    """A fact, the edits that were on when it was asked, and what has been told of it since: chapters of its story."""
+    """The story of a fact, told chapter by chapter, with the edits that were on when it was asked."""
 
     def __init__(self, model: Model, fact: Fact, edits: Sequence[Edit]):
         self.edits = tuple(edits)
         self.story = Story(model, fact, None, ExplainConfig(quick=True))
-        self.answers: ScaledAnswers | None = None  # the prompt, to be run again with neurons scaled
-        self._told: dict[str, Any] = {}
-        self._notes: dict[str, str] = {}
-        self._seconds: dict[str, float] = {}
 
     def tell(self, *names: str) -> dict:
-        """Tell chapters, and return the record with all that are told. One that cannot be told leaves a note."""
+        """Tell chapters, and return the record with all that are told."""
         for name in names:
-            started = time.perf_counter()
-            try:
-                self._told[name] = _TELL[name](self.story)
-            except (InputError, ModelError) as error:
-                self._notes[name] = str(error)
-            self._seconds[name] = time.perf_counter() - started
+            self.story.tell(_CHAPTERS[name])
         return self.record
 
-    def need(self, *names: str) -> None:
+    def need(self, *names: str) -> dict:
         """Tell those of the chapters that are not told yet."""
-        self.tell(*(name for name in names if name not in self._told and name not in self._notes))
+        return self.tell(*(name for name in names if name not in self.story.told | self.story.notes))
 
     @property
     def record(self) -> dict:
-        return record_of(self.story, self._told, self._notes, self._seconds)
+        return record_of(self.story)
+
+    @cached_property
+    def answers(self) -> ScaledAnswers:
+        """The prompt, to be run again with neurons scaled."""
+        return ScaledAnswers(self.story.model, self.story.model.query_of(self.story.fact))
 
 
 @dataclass(eq=False)
 class Tab:
     """One tab.
 
-    - `stack`: its edits, in order. `told`: the fact that it asked for last. `proposal`: an edit of it that was made and
-      looked at, and is not on the stack. `running`: its jobs.
+    - `stack`: its edits, in order. `told`: the fact that it asked for last. `proposal`: an edit of it that is not on
+      the stack, with its pre-flight. `running`: its jobs.
     """
 
     stack: list[Entry] = field(default_factory=list)
     told: Told | None = None
-    proposal: Edit | None = None
+    proposal: tuple[Edit, Preflight] | None = None
     running: list[Job] = field(default_factory=list)
 
     @property

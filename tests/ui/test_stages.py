@@ -50,6 +50,11 @@ def test_a_fact_is_asked_as_the_library_asks_it(asked):
     assert html.count("part of the subject") == 1 and html.count("where the answer is read</span>") == 2
 
 
+def test_what_is_too_long_for_the_model_is_not_asked():
+    with pytest.raises(InputError, match="at most 32"):
+        asking.ask(trained(), Tab(), REPORT, "Zarn " * 40 + "lives in", "Zarn", "")
+
+
 def test_the_words_of_a_built_in_fact_are_that_fact_with_all_its_ways_to_ask():
     fact = find_fact(asking.START)
     assert asking.fact_in(trained(), *asking.words(asking.START)) == fact
@@ -84,7 +89,7 @@ def test_the_answer_forms_and_expansion_is_measured_or_said_not_to_be(asked):
 
 def test_scaled_neurons_give_what_the_model_gives_with_them_scaled(asked):
     tab, _ = asked
-    html, names = locating.locate(trained(), tab, REPORT)
+    html, names = locating.locate(tab, REPORT)
     assert names and all(f">{name}</th>" in html for name in names)
     sites = list(tab.told.story.neurons)
     factors = [(0.0, 3.0, 0.5, 1.0)[i % 4] for i in range(locating.SLIDERS)]
@@ -105,7 +110,7 @@ def test_nothing_is_scaled_or_edited_before_there_is_something_to_do_it_to(asked
         (lambda: locating.scaled(tab, [1.0]), "locate them first"),
         (lambda: locating.card(trained(), tab, REPORT, "0/1"), "locate them again"),
         (lambda: editing.put_on(trained(), tab, REPORT), "make one first"),
-        (lambda: locating.locate(trained(), Tab(), REPORT), "no fact was asked"),
+        (lambda: locating.locate(Tab(), REPORT), "no fact was asked"),
         (lambda: editing.propose(trained(), tab, REPORT, " ", "rome", editing.OWN_LAYER), "target_new"),
         (lambda: stacking.take_off(tab, 0), "choose one"),
         (lambda: stacking.save(tab, None, "x"), "choose one"),
@@ -121,15 +126,26 @@ def test_an_edit_is_looked_at_before_it_is_made_and_asked_about_after(asked):
     model, base = trained(), weights(trained())
     shown = editing.propose(model, tab, REPORT, "Bexum", "fine_tune", "1")
     assert "Nothing is changed yet" in shown and not tab.stack and same(weights(model), base)
-    found = preflight(model, tab.proposal)
+    edit, before = tab.proposal
+    found = preflight(model, edit)
+    assert before.as_dict() == found.as_dict()
     assert data(shown)["preflight.relative_norm"] == found.relative_norm
     assert all(near.subject in shown for near in found.facts[0].nearest)
-    edit = tab.proposal
     done = editing.put_on(model, tab, REPORT)
     assert same(weights(model), base) and tab.edits == (edit,) and tab.proposal is None
     after = outcome(model, edit).facts[0].after.prompt
     assert data(done)["edit.after.prompt.p_new"] == near_probability(after.p_new)
     assert data(done)["drift"] >= 0 and "Written freely" in done
+
+
+def test_what_is_shared_of_an_edit_is_of_the_one_that_was_put_on(asked, tmp_path):
+    tab, _ = asked
+    editing.propose(trained(), tab, REPORT, "Bexum", "fine_tune", "1")
+    editing.put_on(trained(), tab, REPORT)
+    tab.stack.clear()
+    editing.propose(trained(), tab, REPORT, "Cirra", "fine_tune", "1")
+    text = comparing.share(tab, tmp_path).read_text()
+    assert '<span class="answer new">Bexum</span>' in text and '<span class="answer new">Cirra' not in text
 
 
 def test_before_is_asked_with_the_edits_that_are_on(asked):
@@ -225,5 +241,5 @@ def test_what_is_shared_is_the_page_of_what_was_looked_at(asked, tmp_path):
     text = comparing.share(tab, tmp_path).read_text()
     assert text.startswith("<!doctype html>") and "How the answer forms" in text
     assert "Which neurons say it" not in text  # they were not located
-    locating.locate(trained(), tab, REPORT)
+    locating.locate(tab, REPORT)
     assert "Which neurons say it" in comparing.share(tab, tmp_path).read_text()

@@ -7,16 +7,13 @@ pipeline) is None, and `notes` says why in a sentence.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, replace
-from typing import Any
 
 from ...display.result import plain
 from ...edit.edit import Edit
-from ...errors import InputError, ModelError
+from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model
-from ...models.length import check_length
 from ...progress import Progress, counted, silent
 from ...version import __version__
 from .story import CHAPTERS, Chapter, ExplainConfig, Story
@@ -46,23 +43,14 @@ def explain(
         fact = edited_fact(fact, edit)
     for layer in config.layers or ():
         model.check_layer(layer)
-    check_length(model, model.query_of(fact).steps[-1].ids)
     story = Story(model, fact, edit, config)
-    told, notes, seconds = {}, {}, {}
     for chapter in counted(in_order(), progress):
-        started = time.perf_counter()
-        try:
-            told[chapter.name] = chapter.tell(story)
-        except (InputError, ModelError) as error:
-            if chapter.needed:
-                raise
-            notes[chapter.name] = str(error)
-        seconds[chapter.name] = time.perf_counter() - started
-    return record_of(story, told, notes, seconds)
+        story.tell(chapter)
+    return record_of(story)
 
 
-def record_of(story: Story, told: dict[str, Any], notes: dict[str, str], seconds: dict[str, float]) -> dict:
-    """The record of a story whose chapters are `told` by name; `notes` say why one that is not told cannot be."""
+def record_of(story: Story) -> dict:
+    """The record of a story, as far as it is told."""
     model, fact = story.model, story.fact
     prompt = model.query_of(fact).prompt
     first, after = prompt.subject or (0, 0)
@@ -88,10 +76,10 @@ def record_of(story: Story, told: dict[str, Any], notes: dict[str, str], seconds
                 for i, token in enumerate(prompt.ids)
             ],
             **dict.fromkeys(chapter.name for chapter in CHAPTERS),
-            **told,
-            "notes": notes,
+            **story.told,
+            "notes": story.notes,
             "config": asdict(story.config),
-            "seconds": {**seconds, "all": sum(seconds.values())},
+            "seconds": {**story.seconds, "all": sum(story.seconds.values())},
         }
     )
 

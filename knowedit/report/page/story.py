@@ -6,6 +6,7 @@ is a function, its row in `CHAPTERS` and, where it has a section of its own, the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import Any
 from ...answers import ask
 from ...edit.edit import Edit
 from ...edit.preflight import Outcome, Preflight, outcome, preflight
-from ...errors import InputError
+from ...errors import InputError, ModelError
 from ...facts import Fact, fill
 from ...locate.config import LocateConfig
 from ...locate.locate import locate_fact
@@ -23,6 +24,7 @@ from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.proof.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
+from ...models.length import check_length
 from ...recall.flow.pipeline import recall_fact
 from ...recall.lens import Contributions, logit_attribution, logit_lens
 from ...recall.trace import TraceConfig, trace_facts
@@ -53,15 +55,35 @@ class ExplainConfig:
 
 
 class Story:
-    """What is asked about, and what one chapter hands to later ones."""
+    """What is asked about, and what is told of it: by the chapters' names, beside what one hands to later ones.
+
+    - `told`: what each chapter tells; `notes`: why one cannot be told; `seconds`: how long each took.
+
+    Raises `InputError` for a fact that cannot be asked.
+    """
 
     def __init__(self, model: Model, fact: Fact, edit: Edit | None, config: ExplainConfig):
+        check_length(model, model.query_of(fact).steps[-1].ids)
         self.model, self.fact, self.edit, self.config = model, fact, edit, config
         self.pool = ControlPool(model, builtin_facts())
         self.neurons: NeuronSet | None = None
         self.parts: Contributions | None = None
         self.before: Preflight | None = None
         self.after: Outcome | None = None
+        self.told: dict[str, Any] = {}
+        self.notes: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+
+    def tell(self, chapter: Chapter) -> None:
+        """Tell one chapter. What cannot be told leaves a note, or raises where the chapter is `needed`."""
+        started = time.perf_counter()
+        try:
+            self.told[chapter.name] = chapter.tell(self)
+        except (InputError, ModelError) as error:
+            if chapter.needed:
+                raise
+            self.notes[chapter.name] = str(error)
+        self.seconds[chapter.name] = time.perf_counter() - started
 
     @cached_property
     def weights_hash(self) -> str:
@@ -100,10 +122,9 @@ def _lens(story: Story):
 def _parts(story: Story) -> dict:
     """What each part of the model adds to the answer's logit."""
     fact = story.fact
-    if story.parts is None:
-        story.parts = logit_attribution(
-            story.model, fact.prompt, fact.target, subject=fact.subject, separator=fact.separator
-        )
+    story.parts = logit_attribution(
+        story.model, fact.prompt, fact.target, subject=fact.subject, separator=fact.separator
+    )
     return story.parts.as_dict(heads=8, neurons=8)
 
 
