@@ -84,8 +84,10 @@ class Wiring:
 
         def handle(tab: Tab, *values: Any) -> Iterator[tuple]:
             still = [gr.skip()] * len(outputs)
-            edits = () if bare else tab.told.edits if asked and tab.told else tab.edits
-            job = self.desk.job(lambda report: work(tab, report, *values), edits)
+            job = self.desk.job(
+                lambda report: work(tab, report, *values),
+                lambda: () if bare else tab.told.edits if asked and tab.told else tab.edits,
+            )
             tab.running.append(job)
             try:
                 for step in job:

@@ -1,6 +1,6 @@
 """Work on the model of the process: one job after the other, in one thread, each with the edits of its tab on.
 
-    job = desk.job(lambda report: ask(desk.model, …), edits)
+    job = desk.job(lambda report: ask(desk.model, …), lambda: edits)
     for doing in job:
         ...                  # what it is doing
     job.value
@@ -84,13 +84,14 @@ def check(stop: Event) -> None:
 class Job:
     """One job: iterating runs it and yields what it is `Doing`; then `value` and `notes` are there.
 
-    What the work raises is raised by the iteration. One that is given up in the middle stops the work.
+    Its edits are asked for when it begins: what ran before it may have changed them. What the work raises is raised by
+    the iteration. One that is given up in the middle stops the work.
     """
 
-    def __init__(self, desk: Desk, work: Callable[[Report], Any], edits: Sequence[Edit]):
+    def __init__(self, desk: Desk, work: Callable[[Report], Any], edits: Callable[[], Sequence[Edit]]):
         self.value: Any = None
         self.notes: list[str] = []  # what the library warned of
-        self._desk, self._work, self._edits = desk, work, tuple(edits)
+        self._desk, self._work, self._edits = desk, work, edits
         self._stop = Event()
 
     def stop(self) -> None:
@@ -116,7 +117,7 @@ class Job:
         check(self._stop)
         with warnings.catch_warnings(record=True) as caught, ExitStack() as on:
             warnings.simplefilter("always")
-            on.enter_context(put(model, self._edits))
+            on.enter_context(put(model, self._edits()))
             on.enter_context(hooked(*(on_call(block, lambda *_: check(self._stop)) for block in model.blocks)))
             value = self._work(Report(say, self._stop))
         self.notes = [str(w.message) for w in caught if issubclass(w.category, KnoweditWarning)]
@@ -138,6 +139,6 @@ class Desk:
         self.model = model
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="knowedit")
 
-    def job(self, work: Callable[[Report], Any], edits: Sequence[Edit] = ()) -> Job:
-        """`work` with `edits` on the model, to be iterated over."""
+    def job(self, work: Callable[[Report], Any], edits: Callable[[], Sequence[Edit]] = tuple) -> Job:
+        """`work` with `edits` on the model, none by default, to be iterated over."""
         return Job(self, work, edits)

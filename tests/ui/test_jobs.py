@@ -27,7 +27,7 @@ def run(job):
 def test_a_job_has_its_edits_on_and_leaves_the_model_as_it_was(desk):
     model, base = desk.model, weights(desk.model)
     edits = [random_edit(model, 0, 1), random_edit(model, 1, seed=1)]
-    seen, _ = run(desk.job(lambda report: weights(model), edits))
+    seen, _ = run(desk.job(lambda report: weights(model), lambda: edits))
     assert same(seen, with_edits(model, base, *edits))
     assert same(weights(model), base) and not edits_on(model)
 
@@ -35,8 +35,8 @@ def test_a_job_has_its_edits_on_and_leaves_the_model_as_it_was(desk):
 def test_an_edit_made_on_another_can_stay_when_that_one_is_set_aside(desk):
     model = desk.model
     first = random_edit(model, 0)
-    second, _ = run(desk.job(lambda report: random_edit(model, 0, seed=1), [first]))
-    seen, _ = run(desk.job(lambda report: weights(model), [second]))
+    second, _ = run(desk.job(lambda report: random_edit(model, 0, seed=1), lambda: [first]))
+    seen, _ = run(desk.job(lambda report: weights(model), lambda: [second]))
     assert same(seen, with_edits(model, weights(model), second))
 
 
@@ -48,7 +48,8 @@ def test_a_stopped_job_ends_at_the_next_block_and_takes_its_edits_off(desk):
         job.stop()
         return ask(model, [query])
 
-    job = desk.job(work, [random_edit(model, 0)])
+    edit = random_edit(model, 0)
+    job = desk.job(work, lambda: [edit])
     with pytest.raises(Stopped):
         run(job)
     assert same(weights(model), base) and not edits_on(model)
@@ -79,6 +80,17 @@ def test_a_job_waits_for_the_one_before_it_and_says_so(desk):
     assert next(waiting).what.startswith("waiting")
     go_on.set()
     assert list(waiting) == []
+
+
+def test_the_edits_are_those_of_when_the_job_begins(desk):
+    go_on, edits = Event(), []
+    desk.worker.submit(go_on.wait, 60)
+    job = desk.job(lambda report: edits_on(desk.model), lambda: edits)
+    waiting = iter(job)
+    next(waiting)
+    edits.append(random_edit(desk.model, 0))
+    go_on.set()
+    assert list(waiting) == [] and len(job.value) == 1
 
 
 def test_what_is_wrong_and_what_is_warned_of_reaches_the_tab(desk):
