@@ -309,7 +309,7 @@ def _compare(wiring: Wiring) -> None:
             wiring.stop()
         status, shown = _shown(), _shown(elem_id="compared")
         words = [prompt, subject, target]
-        wiring.on(beside.click, partial(comparing.prompts, model), words, [shown], status, asked=True)
+        wiring.on(beside.click, partial(comparing.prompts, model), words, [shown], status, bare=True)
         wiring.on(without.click, partial(comparing.edits, model), [], [shown], status, bare=True)
         gr.HTML(fill("share"), **PLAIN)
         with gr.Row():

@@ -29,7 +29,7 @@ def fact_in(model: Model, prompt: str, subject: str, target: str) -> Fact:
 
     An empty answer is the model's first choice. Raises `InputError` for what cannot be asked.
     """
-    written = (prompt, subject or None, target or None)
+    written = (prompt, subject.strip() or None, target.strip() or None)
     for fact in builtin_facts():
         if (fact.prompt, fact.subject, fact.target) == written:
             return fact
@@ -39,11 +39,7 @@ def fact_in(model: Model, prompt: str, subject: str, target: str) -> Fact:
 def ask(model: Model, tab: Tab, report: Report, prompt: str, subject: str, target: str) -> str:
     """Ask with the tab's edits on: the tokens, and the first chapter of the fact's story."""
     report("asking")
-    told = Told(model, fact_in(model, prompt, subject.strip(), target.strip()), tab.edits)
+    told = Told(model, fact_in(model, prompt, subject, target), tab.edits)
     record = told.tell("prediction")
     tab.told, tab.proposal = told, None
-    return answer(told, record)
-
-
-def answer(told: Told, record: dict) -> str:
     return fill("ask", record, edits=len(told.edits)) + chapters(record, "prediction")

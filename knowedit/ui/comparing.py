@@ -17,35 +17,34 @@ SHOWN = ("prediction", "lens", "neurons")
 
 
 def prompts(model: Model, tab: Tab, report: Report, prompt: str, subject: str, target: str) -> str:
-    """What was asked beside another fact, both with the edits that were on."""
+    """What was asked beside another fact, both with the edits that were on. No edit is to be on `model`."""
     told = tab.asked
-    other = Told(model, fact_in(model, prompt, subject.strip(), target.strip()), told.edits)
-    return _beside(report, [("what was asked at the top", told), ("the other", other)])
+    with put(model, told.edits):
+        other = Told(model, fact_in(model, prompt, subject, target), told.edits)
+    return _beside(model, report, {"what was asked at the top": told, "the other": other})
 
 
 def edits(model: Model, tab: Tab, report: Report) -> str:
     """What was asked, without edits and with those that are on now. No edit is to be on `model`."""
     if not tab.edits:
         raise InputError("no edit is on; put one on, or compare with another prompt")
-    fact = tab.asked.story.fact
-    without = Told(model, fact, ())
-    for name in SHOWN:
-        report(f"without the edits: {name}")
-        without.tell(name)
-    with put(model, tab.edits):
-        return _beside(report, [("without the edits", without), ("with the edits", Told(model, fact, tab.edits))])
+    told = tab.asked
+    sides = {"without the edits": (), "with the edits": tab.edits}
+    return _beside(model, report, {
+        title: told if told.edits == edits else Told(model, told.story.fact, edits) for title, edits in sides.items()
+    })  # fmt: skip
 
 
-def _beside(report: Report, sides: list[tuple[str, Told]]) -> str:
-    for title, told in sides:
-        for name in SHOWN:
-            report(f"{title}: {name}")
-            told.need(name)
-    (_, one), (_, other) = sides
-    shared = [name for name in names(one.story.neurons) if name in names(other.story.neurons)]
-    columns = [(title, told.story.fact, len(names(told.story.neurons)), told.record) for title, told in sides]
-    shown = [(title, fact, number, chapters(record, *SHOWN)) for title, fact, number, record in columns]
-    return fill("compare", sides=shown, shared=shared)
+def _beside(model: Model, report: Report, sides: dict[str, Told]) -> str:
+    columns = []
+    for title, told in sides.items():
+        with put(model, told.edits):
+            for name in SHOWN:
+                report(f"{title}: {name}")
+                record = told.need(name)
+        columns.append((title, told.story.fact, names(told.story.neurons), chapters(record, *SHOWN)))
+    (_, _, first, _), (_, _, second, _) = columns
+    return fill("compare", sides=columns, shared=[name for name in first if name in second])
 
 
 def share(tab: Tab, folder: Path) -> Path:

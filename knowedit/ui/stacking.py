@@ -45,9 +45,7 @@ def set_aside(tab: Tab, on: Sequence[int]) -> None:
 
 def take_off(tab: Tab, place: int | None) -> None:
     """Take one edit off, whatever came after it. Raises `InputError` where none is chosen."""
-    if place is None or not 0 <= place < len(tab.stack):
-        raise InputError("no edit is chosen; choose one of the stack")
-    del tab.stack[place]
+    tab.stack.remove(_chosen(tab, place))
 
 
 def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
@@ -70,14 +68,18 @@ def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
 
 def save(tab: Tab, place: int | None, folder: str) -> str:
     """Save one edit into a new folder."""
-    if place is None or not 0 <= place < len(tab.stack):
-        raise InputError("no edit is chosen; choose one of the stack")
-    return str(tab.stack[place].edit.save(_folder(folder)))
+    return str(_chosen(tab, place).edit.save(_folder(folder)))
 
 
 def export(model: Model, tab: Tab, folder: str, kind: str) -> str:
     """Export the edits that are on, together, as a PEFT adapter or a checkpoint. `model` is to be without edits."""
     return str(EXPORTS[kind](tab.edits, model, _folder(folder)))
+
+
+def _chosen(tab: Tab, place: int | None) -> Entry:
+    if place is None or not 0 <= place < len(tab.stack):
+        raise InputError("no edit is chosen; choose one of the stack")
+    return tab.stack[place]
 
 
 def _folder(text: str) -> Path:

@@ -14,9 +14,11 @@ from support.trained import facts, trained
 
 from knowedit import InputError, amplify, applied, ask, builtin_facts, find_fact, load_edit, preflight
 from knowedit.edit.preflight import outcome
+from knowedit.locate.locate import locate_fact
 from knowedit.mlp import anatomy, relation_probe
 from knowedit.models.passes.replay import record
 from knowedit.recall.lens import logit_lens
+from knowedit.report.page import story
 from knowedit.selection import per_relation
 from knowedit.ui import asking, comparing, editing, inside, locating, stacking
 from knowedit.ui.jobs import Doing, Report
@@ -233,6 +235,17 @@ def test_two_prompts_and_without_and_with_are_side_by_side(asked):
     base = weights(model)
     html = comparing.edits(model, tab, REPORT)
     assert "The answer is the model" in html and "does not say" in html and same(weights(model), base)
+
+
+def test_neurons_that_were_located_are_not_located_again(asked, monkeypatch):
+    tab, _ = asked
+    located = []
+    monkeypatch.setattr(story, "locate_fact", lambda *a, **more: located.append(1) or locate_fact(*a, **more))
+    locating.locate(tab, REPORT)
+    locating.locate(tab, REPORT)
+    tab.stack.append(Entry(strong("Zarn", "Bexum"), "Zarn"))
+    comparing.edits(trained(), tab, REPORT)
+    assert len(located) == 2  # as it was asked, and with the edit
 
 
 def test_what_is_shared_is_the_page_of_what_was_looked_at(asked, tmp_path):
