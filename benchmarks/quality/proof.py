@@ -9,15 +9,15 @@ the causal selection on nine, some of which may be among these.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tqdm.auto import tqdm
 
 import knowedit
-from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import locate_fact
-from knowedit.locate.proof.effect import measure_located
+from knowedit.locate.proof.effect import located_answers, measure_located
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.locate.proof.proof import summarise
 from knowedit.selection import evenly
@@ -43,9 +43,10 @@ def proof(
 ) -> Iterator[tuple[str, dict]]:
     """`layers` such as 2-29; `p`: the share of prompts that a neuron is refined by."""
     first, _, last = (layers or "").partition("-")
+    attribution = LocateConfig().attribution
     config = LocateConfig(
         method=method,
-        attribution=AttributionConfig() if nodes is None else AttributionConfig(nodes=nodes),
+        attribution=attribution if nodes is None else replace(attribution, nodes=nodes),
         select=select,
         ablation=ablation,
         specific=specific,
@@ -67,9 +68,10 @@ def proof(
         rows.append({"id": fact.id, "neurons": [list(site) for site in located], "kinds": counts})
         if not len(located):
             continue
+        answers = located_answers(model, located, FactPrompts.all_of(fact).heldout, pool)
         for size, most in sizes.items():
             neurons = located if most is None else located.top(most)
-            effects[size].append(measure_located(model, neurons, FactPrompts.all_of(fact).heldout, pool=pool))
+            effects[size].append(measure_located(model, neurons, answers, pool=pool))
     record = {"model": model.name, "known": len(known_facts), "facts": len(chosen), "config": config.as_dict()}
     for size, measured in effects.items():
         chosen_by = "causal" if select == "causal" else "adjusted" if adjust else ""

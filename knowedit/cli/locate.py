@@ -34,7 +34,7 @@ from .shared.progress import Clock, progress
 
 OBJECTIVES = ("probability", "log_probability", "logit", "logit_difference")
 QUADRATURES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
-ABLATIONS = ("zero", "mean", "patch")
+BASELINES = ("zero", "mean", "patch")
 KINDS = ("fact", "relation", "answer", "general")
 
 
@@ -84,7 +84,7 @@ class ScoreOptions:
     budget: Annotated[
         int, typer.Option("--budget", help="The gradients that `auto` may spend, a layer on average.")
     ] = 512
-    baseline: Annotated[str, choice(ABLATIONS, "--baseline", help="Where paths start: as --ablation has it.")] = "zero"
+    baseline: Annotated[str, choice(BASELINES, "--baseline", help="Where paths start: as --ablation has it.")] = "zero"
     position: Annotated[
         str, typer.Option("--position", metavar="read|lookup|INDEX", help="The token whose neurons are scored.")
     ] = "read"
@@ -111,7 +111,7 @@ class SelectionOptions:
     ablation: Annotated[
         str,
         choice(
-            ABLATIONS,
+            BASELINES,
             "--ablation",
             help="What neurons are set to that are taken away: zero, their mean over built-in prompts, or patch: what "
             "they are for another subject of the relation.",

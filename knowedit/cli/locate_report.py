@@ -97,7 +97,7 @@ def _show_effect(effect: dict, Estimate) -> None:
         p = effect[f"p_{what}"]
         cells = [Estimate(**effect[f"{prefix}{what}"]).text("change") for prefix in ("", "control_", "layer_control_")]
         rows.append((f"{what} {factor}", *cells, f"{p:.3f}"))
-    alone = [Estimate(**effect[f"{prefix}sufficient"]).text("change") for prefix in ("", "control_")]
+    alone = [Estimate(**effect[f"{prefix}sufficient"]).text("share") for prefix in ("", "control_")]
     rows.append(("alone", *alone, "", ""))
     table(["", "located", "random, same layer and activation", "random, same layer", "p"], rows)
     for name, changes in effect["specificity"].items():

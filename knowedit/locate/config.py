@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from ..errors import InputError, did_you_mean
 from .attribution import AttributionConfig
+from .integration_path import BASELINES
 from .neurons import KINDS
-from .proof.ablation import ABLATIONS
 from .rankings import RANKINGS
 
 SELECTIONS = ("causal", "refined")
@@ -61,10 +61,12 @@ class LocateConfig:
             raise InputError(
                 f"select is {self.select!r}{did_you_mean(self.select, SELECTIONS)}, expected {' or '.join(SELECTIONS)}"
             )
-        if self.ablation not in ABLATIONS:
+        if self.method != "ig" and self.attribution.baseline_name != "zero":
+            raise InputError(f"a baseline is where the paths of ig start, {self.method} has none; leave it out")
+        if self.ablation not in BASELINES:
             raise InputError(
-                f"no ablation is called {self.ablation!r}{did_you_mean(self.ablation, ABLATIONS)}; "
-                f"there are {', '.join(ABLATIONS)}"
+                f"no ablation is called {self.ablation!r}{did_you_mean(self.ablation, BASELINES)}; "
+                f"there are {', '.join(BASELINES)}"
             )
         if self.candidates is not None and self.candidates < 1:
             raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")

@@ -19,7 +19,7 @@ from .attribution import Attribution, attribute_many
 from .config import CANDIDATES, MOST, LocateConfig, P
 from .fact_prompts import FactPrompts
 from .neurons import Neuron, NeuronSet, vocabulary
-from .proof.ablation import ABLATIONS, ablation_values
+from .proof.ablation import ablation_values
 from .proof.neuron_kinds import CONTROLS, ControlPool, kinds
 from .quadrature import ENDS
 from .rankings import rank_many
@@ -93,11 +93,12 @@ def score_prompts(
         model.check_layer(layer)
     texts = prompts.locating[: config.prompts]
     queries = [prompts.query(model, text, chat=config.chat) for text in texts]
-    base, away = (
-        [ablation_values(name, pool, text, prompts, chat=config.chat) if name in ABLATIONS else None for text in texts]
-        for name in (config.attribution.baseline_name, config.ablation)
-    )
-    return _scored(model, texts, queries, config, progress, base, away)
+    start, away = config.attribution.baseline_name, config.ablation
+    values = {
+        name: [ablation_values(name, pool, text, prompts, chat=config.chat) for text in texts]
+        for name in {start, away} - {"tensor"}  # which the config holds itself
+    }
+    return _scored(model, texts, queries, config, progress, values.get(start, []), values[away])
 
 
 def score_negatives(

@@ -12,7 +12,6 @@ from knowedit.evaluate.runs.engine import ENGINES
 from knowedit.evaluate.runs.tracker import TRACKERS
 from knowedit.locate.integration_path import BASELINES
 from knowedit.locate.neurons import KINDS
-from knowedit.locate.proof.ablation import ABLATIONS
 from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import RANKINGS
 from knowedit.memory.sparsity import WHERE
@@ -25,7 +24,7 @@ CHOICES = {  # command, option → what the library takes
     ("locate", "--of"): OBJECTIVES,
     ("locate", "--quadrature"): RULES,
     ("locate", "--baseline"): BASELINES,
-    ("locate", "--ablation"): ABLATIONS,
+    ("locate", "--ablation"): BASELINES,
     ("locate", "--drop"): KINDS,
     ("locate", "--engine"): ENGINES,
     ("patch", "--metric"): OBJECTIVES,

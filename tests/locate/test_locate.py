@@ -190,7 +190,9 @@ def test_a_specific_selection_disturbs_other_facts_of_the_relation_less(selected
         locate_fact(model, fact, replace(CAUSAL, specific=True), pool=few)
 
 
-def test_what_a_selection_does_not_use_is_refused():
+def test_what_a_selection_or_ranking_does_not_use_is_refused():
+    with pytest.raises(InputError, match="a baseline is where the paths of ig start, gradient has none"):
+        LocateConfig(method="gradient", attribution=AttributionConfig(baseline="mean"))
     with pytest.raises(InputError, match="specific is a causal selection"):
         LocateConfig(select="refined", specific=True)
     with pytest.raises(InputError, match="set select to refined"):

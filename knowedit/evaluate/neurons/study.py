@@ -144,11 +144,11 @@ class NeuronStudy(FactStudy):
         if len(located) and prompts.heldout:
             compared = self.settings.activation and located.method != "activation"
             rivals = {"activation": self._most_active(scored, len(located))} if compared else {}
-            effect = measure_located(
-                self.model, located, prompts.heldout, pool=self._pool, draws=self.settings.draws,
-                seed=self.settings.seed, rivals=rivals,
-            )  # fmt: skip
             answers = located_answers(self.model, located, prompts.heldout, self._pool)
+            effect = measure_located(
+                self.model, located, answers, pool=self._pool, draws=self.settings.draws, seed=self.settings.seed,
+                rivals=rivals,
+            )  # fmt: skip
             curves = faithfulness(answers, sum(prompt.scores for prompt in scored) / len(scored))
             record |= {"proof": effect.as_dict(), "rivals": rivals, "faithfulness": curves.as_dict()}
         if self.settings.stability:

@@ -17,8 +17,6 @@ from ...facts import fill, templated
 from ...models.passes.scaled_answers import ScaledAnswers
 from .neuron_kinds import ControlPool
 
-ABLATIONS = ("zero", "mean", "patch")
-
 
 class About(Protocol):
     """What a patch has to know of a fact; `FactPrompts` and `NeuronSet` do."""

@@ -20,7 +20,6 @@ from torch import Tensor
 from ...errors import InputError
 from ...models.adapter import Model
 from ...models.passes.scaled_answers import ScaledAnswers
-from ...prompts import Query
 from ...writing.mentions import mention
 from ..neurons import NeuronSet
 from .ablation import ablation_values
@@ -39,10 +38,9 @@ class Effect:
     `before`, `suppressed`, `amplified` (prompts,); each control (draws,), averaged over prompts. `match`: mean
     |activation| of the located neurons, and of the draws matched by layer and by activation. `specificity`: before,
     suppressed and amplified probabilities of other facts' targets, by sort of control, always by zero. `alone`:
-    (prompts,) probabilities with the neurons and with none of the layers' (`located`, `none`), and of draws matched
-    by activation, averaged over prompts (`drawn`). `recalled`: share of prompts
-    whose target is the model's first choice. `rivals`: by name, suppressed and amplified (prompts,) probabilities with
-    other sets of neurons.
+    (prompts,) probabilities with the neurons and with none of the layers' (`located`, `none`), and of draws matched by
+    activation, averaged over prompts (`drawn`). `recalled`: share of prompts whose target is the model's first choice.
+    `rivals`: by name, suppressed and amplified (prompts,) probabilities with other sets of neurons.
     """
 
     before: np.ndarray
@@ -76,23 +74,6 @@ def _arrays(value):
     return {n: _arrays(v) for n, v in value.items()} if isinstance(value, dict) else np.array(value)
 
 
-def measure_located(
-    model: Model,
-    located: NeuronSet,
-    prompts: Sequence[str],
-    *,
-    pool: ControlPool,
-    draws: int = 200,
-    seed: int = 0,
-    rivals: Mapping[str, Sites] | None = None,
-) -> Effect:
-    """The raw effect of located neurons on their target after `prompts`, and on the known facts of `pool`."""
-    controls = pool.controls(located.subject, located.target, located.relation, sorts=("general", "relation"))
-    others = {"same_relation": controls.relation, "other_relations": controls.general}
-    answers = located_answers(model, located, prompts, pool)
-    return measure(model, located, answers, draws=draws, seed=seed, others=others, rivals=rivals)
-
-
 def located_answers(model: Model, located: NeuronSet, prompts: Sequence[str], pool: ControlPool) -> list[ScaledAnswers]:
     """The target of located neurons after each of `prompts`, with the ablation that they were located with."""
     answers, ablation = [], located.config.get("ablation", "zero")
@@ -105,29 +86,44 @@ def located_answers(model: Model, located: NeuronSet, prompts: Sequence[str], po
     return answers
 
 
+def measure_located(
+    model: Model,
+    located: NeuronSet,
+    answers: Sequence[ScaledAnswers],
+    *,
+    pool: ControlPool,
+    draws: int = 200,
+    seed: int = 0,
+    rivals: Mapping[str, Sites] | None = None,
+) -> Effect:
+    """The raw effect of located neurons on their target (`located_answers`), and on the known facts of `pool`."""
+    controls = pool.controls(located.subject, located.target, located.relation, sorts=("general", "relation"))
+    others = {"same_relation": controls.relation, "other_relations": controls.general}
+    return measure(model, located, answers, draws=draws, seed=seed, others=others, rivals=rivals)
+
+
 def measure(
     model: Model,
     neurons: Iterable[tuple[int, int]],
-    prompts: Sequence[Query | ScaledAnswers],
+    answers: Sequence[ScaledAnswers],
     *,
     draws: int = 200,
     seed: int = 0,
     others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
     rivals: Mapping[str, Sites] | None = None,
 ) -> Effect:
-    """The raw effect of `neurons` on the target of `prompts`, with controls.
+    """The raw effect of `neurons` on targets, with controls.
 
-    `rivals`, by name, are other sets of neurons to measure beside them. Prompts as `ScaledAnswers` say themselves what
-    neurons are set to; otherwise it is zero.
+    `answers` are of held-out prompts and say what neurons are set to. `rivals`, by name, are other sets of neurons to
+    measure beside them.
     """
     located = [model.check_neuron(*site) for site in neurons]
     if not located:
         raise InputError("there are no neurons to prove; locate some first")
-    if not prompts:
+    if not answers:
         raise InputError("a proof needs at least one prompt, best one that was not used to locate")
     if draws < 1:
         raise InputError(f"draws is {draws!r}, expected a number of random sets to compare with, such as 200")
-    answers = [p if isinstance(p, ScaledAnswers) else ScaledAnswers(model, p) for p in prompts]
     activations = sum(prompt.activations.abs() for prompt in answers) / len(answers)
     rng = np.random.default_rng(seed)
     by_activation = draw(located, activations, draws, rng, by_activation=True)

@@ -40,12 +40,6 @@ class Faithfulness(Record):
     cpr: float | None
     cmd: float | None
 
-    @property
-    def curve(self) -> list[float] | None:
-        """f at each size."""
-        values = _faithful(np.array(self.kept))
-        return None if values is None else values.tolist()
-
 
 @torch.no_grad()
 def faithfulness(answers: Sequence[ScaledAnswers], scores: Tensor) -> Faithfulness:

@@ -24,7 +24,7 @@ from ...models.passes.scaled_answers import ScaledAnswers
 from ...prompts import Query
 from ...statistics import Estimate, estimate, log_odds, mean_of_ratios, monte_carlo_p, ratio_of_means
 from ..neurons import NeuronSet
-from .effect import FACTORS, Effect, measure, measure_located
+from .effect import FACTORS, Effect, located_answers, measure, measure_located
 from .neuron_kinds import ControlPool
 
 LEVEL, MATTERS = 0.05, 0.1  # significant: p at most LEVEL, and a change of at least MATTERS of the probability
@@ -88,7 +88,8 @@ def prove_located(
     seed: int = 0,
 ) -> Proof:
     """The proof of located neurons on `heldout` prompts; without any, on the prompt that located them."""
-    effect = measure_located(model, located, heldout or [located.prompt], pool=pool, draws=draws, seed=seed)
+    answers = located_answers(model, located, heldout or [located.prompt], pool)
+    effect = measure_located(model, located, answers, pool=pool, draws=draws, seed=seed)
     return summarise([effect], heldout=bool(heldout))
 
 
@@ -106,7 +107,8 @@ def prove(
 
     `others`, by name, are other facts whose targets should stay as they are. Raises `InputError` without neurons.
     """
-    effect = measure(model, neurons, prompts, draws=draws, seed=seed, others=others)
+    answers = [ScaledAnswers(model, query) for query in prompts]
+    effect = measure(model, neurons, answers, draws=draws, seed=seed, others=others)
     return summarise([effect], heldout=heldout)
 
 

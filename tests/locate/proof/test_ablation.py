@@ -12,8 +12,9 @@ from knowedit import InputError
 from knowedit.locate.attribution import AttributionConfig
 from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
+from knowedit.locate.integration_path import BASELINES
 from knowedit.locate.locate import locate_fact
-from knowedit.locate.proof.ablation import ABLATIONS, ablation_values
+from knowedit.locate.proof.ablation import ablation_values
 from knowedit.locate.proof.faithfulness import faithfulness
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.locate.proof.proof import prove_located
@@ -107,7 +108,7 @@ def test_a_patch_without_another_subject_is_refused(relation):
         ablation_values("patch", ControlPool(model, facts()), fact.prompt, prompts)
 
 
-@pytest.mark.parametrize("ablation", ABLATIONS)
+@pytest.mark.parametrize("ablation", BASELINES)
 def test_located_neurons_are_needed_and_do_more_alone_than_random_ones(ablation):
     model, fact = trained(), facts()[1]
     pool = ControlPool(model, facts())
@@ -145,8 +146,8 @@ def test_a_faithfulness_curve_goes_from_none_to_all():
     none = answers.scaled([[(a, i) for a in range(len(scores)) for i in range(scores.shape[1])]], 0.0)[0]
     assert (found.kept[0], found.removed[-1]) == near_probability((none, none))
     assert (found.kept[-1], found.removed[0]) == near_probability((answers.probability, answers.probability))
-    assert found.curve[0] == 0 and found.curve[-1] == 1
-    by_hand = np.trapezoid(found.curve, np.array(found.sizes) / found.neurons)
+    curve = (np.array(found.kept) - found.kept[0]) / (found.kept[-1] - found.kept[0])
+    by_hand = np.trapezoid(curve, np.array(found.sizes) / found.neurons)
     assert found.cpr == pytest.approx(by_hand)
     random = faithfulness([answers], torch.rand_like(scores))
     assert found.cpr > random.cpr and found.cmd < random.cmd

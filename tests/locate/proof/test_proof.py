@@ -17,12 +17,17 @@ from knowedit.locate.proof.draws import draw, strata
 from knowedit.locate.proof.effect import Effect, measure
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.locate.proof.proof import summarise
+from knowedit.models.passes.scaled_answers import ScaledAnswers
 
 CONFIG = LocateConfig(attribution=AttributionConfig(nodes=8))
 
 
 def heldout(model, fact):
     return [model.query(fill(t, fact.subject), fact.target, fact.subject) for t in fact.heldout]
+
+
+def asked(model, queries):
+    return [ScaledAnswers(model, query) for query in queries]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def located():
 
 def test_located_neurons_suppress_and_amplify_more_than_random_ones(located):
     model = trained()
-    effects = [measure(model, found, heldout(model, f), draws=100) for f, found in located if len(found)]
+    effects = [measure(model, found, asked(model, heldout(model, f)), draws=100) for f, found in located if len(found)]
     proof = summarise(effects)
     assert proof.unit == "facts" and proof.facts == len(effects) >= 6
     assert proof.suppress.high < 0 and proof.suppress_log_odds.value < -0.5
@@ -58,7 +63,7 @@ def test_the_effect_is_what_the_model_does(located):
     model = trained()
     fact, found = next((f, n) for f, n in located if len(n))
     query = heldout(model, fact)[0]
-    effect = measure(model, found, [query], draws=5)
+    effect = measure(model, found, asked(model, [query]), draws=5)
     with suppress(model, found), torch.no_grad():
         p = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1].softmax(-1)[query.target_ids[0]].item()
     assert effect.suppressed[0] == pytest.approx(p, rel=1e-4)
@@ -104,7 +109,7 @@ def test_the_same_seed_gives_the_same_proof():
 
 def test_effects_survive_json():
     model = tiny("llama")
-    effect = measure(model, [(1, 3)], [model.query("The capital of France is", "Paris")], draws=4)
+    effect = measure(model, [(1, 3)], asked(model, [model.query("The capital of France is", "Paris")]), draws=4)
     again = Effect.from_dict(effect.as_dict())
     assert summarise([again]) == summarise([effect])
 
@@ -125,7 +130,7 @@ def test_bad_requests_are_refused():
 def test_a_small_change_is_not_called_significant(located):
     model = trained()
     fact, found = next((f, n) for f, n in located if len(n))
-    effect = measure(model, found, heldout(model, fact), draws=50)
+    effect = measure(model, found, asked(model, heldout(model, fact)), draws=50)
     tiny = replace(effect, suppressed=effect.before * 0.97, amplified=effect.before * 1.03)
     for what in ("suppressed", "amplified"):
         tiny.control["activation"][what][:] = effect.before.mean()
