@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
@@ -20,10 +19,10 @@ from .config import CANDIDATES, MOST, LocateConfig, P
 from .fact_prompts import FactPrompts
 from .neurons import Neuron, NeuronSet, vocabulary
 from .proof.ablation import ablation_values
-from .proof.neuron_kinds import CONTROLS, ControlPool, kinds
+from .proof.neuron_kinds import CONTROLS, SORTS, ControlPool, kinds
 from .quadrature import ENDS
 from .rankings import rank_many
-from .refinement import Refinement, Site, Taken, coarse, refine, select, strongest
+from .refinement import Refinement, Site, Taken, coarse, coarse_of_any, refine, select, strongest
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,12 @@ def describe(
     first = scored[0]
     others = [prompt.scores for prompt in negatives]
     taken: dict[Site, Taken] = {}
-    if config.select == "causal":
-        general = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=("general",)).general
+    causal = config.select == "causal"
+    sorts = SORTS if config.kinds else ("general",) if causal else ()
+    controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=sorts)
+    if causal:
         against = _against(pool, prompts) if config.specific else ()
-        refined, taken = _selected(scored, config, others, partial(pool.needed, controls=general), against)
+        refined, taken = _selected(scored, config, others, pool, controls.general, against)
     else:
         refined = refine(
             [prompt.scores for prompt in scored], config.t, config.p or P, adjust=config.adjust, layers=config.layers,
@@ -141,7 +142,6 @@ def describe(
     tests: dict = {} if refined.p is None else {"p": refined.p}
     labels: list[str | None] = [None] * len(sites)
     if config.kinds:
-        controls = pool.controls(prompts.subject, prompts.target, prompts.relation)
         labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
         tests["controls"] = controls.counts()
     neurons = tuple(
@@ -177,17 +177,19 @@ def _selected(
     scored: Sequence[PromptScores],
     config: LocateConfig,
     negatives: Sequence[Tensor],
-    needed: Callable[[list[Site]], list[bool]],
+    pool: ControlPool,
+    general: Sequence[ScaledAnswers],
     against: Sequence[ScaledAnswers],
 ) -> tuple[Refinement, dict[Site, Taken]]:
     """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them.
 
-    Candidates are neither coarse for a negative prompt nor needed by other answers.
+    Candidates are neither coarse for a negative prompt nor needed by the `general` controls. `against`: as in `select`.
     """
     mean = sum(prompt.scores for prompt in scored) / len(scored)
-    removed = {site for scores in negatives for site in coarse(scores, config.t, config.layers)}
+    removed = coarse_of_any(negatives, config.t, config.layers)
     candidates = strongest(mean, config.candidates or CANDIDATES, config.layers)
-    removed |= {site for site, is_needed in zip(candidates, needed(candidates), strict=True) if is_needed}
+    needed = pool.needed(candidates, general)
+    removed |= {site for site, is_needed in zip(candidates, needed, strict=True) if is_needed}
     candidates = [site for site in candidates if site not in removed]
     steps = select([prompt.answers for prompt in scored], candidates, config.most or MOST, against)
     taken = {step.site: step for step in steps}

@@ -67,7 +67,7 @@ def refine(
     sets = tuple(coarse(prompt, t, layers) for prompt in scores)
     p = adjusted_p(sets, p) if adjust else p
     rates = shared(sets, p)
-    removed = {site for negative in negatives for site in coarse(negative, t, layers)}
+    removed = coarse_of_any(negatives, t, layers)
     means = {site: sum(prompt[site].item() for prompt in scores) / len(scores) for site in rates if site not in removed}
     return Refinement(sets, p, rates, dict(sorted(means.items(), key=lambda item: -item[1])))
 
@@ -80,6 +80,11 @@ def coarse(scores: Tensor, t: float, layers: Sequence[int] | None = None) -> dic
         return {}
     sites = (scores >= t * peak).nonzero().tolist()
     return {(layer, index): scores[layer, index].item() for layer, index in sites}
+
+
+def coarse_of_any(scores: Sequence[Tensor], t: float, layers: Sequence[int] | None = None) -> set[Site]:
+    """Neurons that are coarse for one of several prompts."""
+    return {site for prompt in scores for site in coarse(prompt, t, layers)}
 
 
 def shared(sets: Sequence[dict[Site, float]], p: float) -> dict[Site, float]:

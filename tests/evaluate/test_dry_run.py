@@ -145,21 +145,29 @@ def test_passes_of_edits_are_those_of_a_run(tmp_path, monkeypatch, homes, sequen
 
 
 def test_passes_of_neurons_are_those_of_a_run(tmp_path, monkeypatch, homes):
-    scaled = []
-    scale = ScaledAnswers.scaled
+    scaled, kept = [], []
+    scale, keep = ScaledAnswers.scaled, ScaledAnswers.kept
 
     def counted(self, sets, factor):
         scaled.append((self.query.prompt.text, factor, len(sets)))
         return scale(self, sets, factor)
 
+    def counted_alone(self, masks, layers):
+        kept.append(len(masks))
+        return keep(self, masks, layers)
+
     monkeypatch.setattr(ScaledAnswers, "scaled", counted)
+    monkeypatch.setattr(ScaledAnswers, "kept", counted_alone)
     made = Source("made", "facts", source().facts, (), "0" * 64)
     run_study(NeuronStudy(NeuronStudyConfig(draws=5), trained(), made), tmp_path / "run", progress=False)
     passes = dry_run("neurons", NeuronStudyConfig(**homes, draws=5))["passes"]
     heldout = {fill(template, fact.subject) for fact in source().facts for template in fact.heldout}
     sets = 1 + 1 + 5 + 5  # located, by activation, random by layer and activation, random by layer
-    assert passes["effect"] == 12 * (1 + 2 * sets) and passes["known"] == 6 and passes["locate"] == 18 * (1 + 8 * 3)
-    assert sum(n for text, _, n in scaled if text in heldout) == passes["effect"] - 12
+    alone = 2 + 5  # located, none, random by layer and activation
+    assert passes["effect"] == 12 * (1 + 2 * sets + alone)
+    assert passes["known"] == 6 and passes["locate"] == 18 * (1 + 8 * 3)
+    assert sum(n for text, _, n in scaled if text in heldout) == passes["effect"] - 12 * (1 + alone)
+    assert 12 * alone < sum(kept) <= 12 * alone + passes["faithfulness"]  # a small model has fewer sizes
     assert 0 < sum(n for text, _, n in scaled if text not in heldout) <= passes["specificity"]
 
 

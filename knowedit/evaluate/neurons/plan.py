@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ...facts import Fact
 from ...locate.fact_prompts import FactPrompts
-from ...locate.proof.effect import LAYER_DRAWS
+from ...locate.proof.effect import ALONE_DRAWS, LAYER_DRAWS
+from ...locate.proof.faithfulness import SHARES
 from ...locate.proof.neuron_kinds import CONTROLS
 from ...locate.rankings import scoring_passes
 from ...models.adapter import Model
@@ -30,12 +31,14 @@ def plan(config: NeuronStudyConfig, source: Source | None, facts: Sequence[Fact]
     locating = sum(len(fact.locating[: config.locate.prompts]) for fact in prompts)
     heldout = sum(len(fact.heldout) for fact in prompts)
     sets = 1 + config.activation + config.draws + min(config.draws, LAYER_DRAWS)
+    alone = 2 + min(config.draws, ALONE_DRAWS)
     locate, nodes = config.locate, config.locate.attribution.nodes
     layers = None if model is None else locate.layers or range(model.n_layers)
     passes = {
         "locate": (locating + len(config.negatives)) * scoring_passes(locate.method, nodes, layers),
         "controls": (2 + locate.kinds) * CONTROLS * len(facts),
-        "effect": heldout * (1 + 2 * sets),
+        "effect": heldout * (1 + 2 * sets + alone),
+        "faithfulness": heldout * 3 * len(SHARES),
         "specificity": 2 * CONTROLS * 2 * len(facts),
     }
     if config.stability and locate.method == "ig":
