@@ -1,7 +1,8 @@
 """The command line: thin, on top of everything. `knowedit --help` imports nothing heavy.
 
 Each command imports what it needs when it runs. Bad input, ours or an option's, ends in one line on stderr and exit
-status 2, an edit that its guard refuses in status 3; anything else is a bug and shows its traceback.
+status 2, an edit that its guard refuses or that fails its checks in status 3; anything else is a bug and shows its
+traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from . import explain, facts, locate, models, ui
 from .analyses import lens, memory, mlp, neuron, recall, trace
 from .benchmarks import bench, bench_neurons, configs, merge, report
 from .edits import covariance, edit, files as edits, set_effects
-from .serving import cache, checks, log, others
+from .serving import cache, checks, harness, hub, log
 from .shared.command import command
 from .shared.help import Command, group
 from .shared.options import Verbose
@@ -40,8 +41,8 @@ COMMANDS: dict[str, Callable] = {
     "test": checks.test,
     "log": log.log,
     "revoke": log.revoke,
-    "eval": others.evaluate,
-    "push": others.push,
+    "eval": harness.evaluate,
+    "push": hub.push,
     "covariance": covariance.covariance,
     "merge": merge.merge,
     "report": report.report,

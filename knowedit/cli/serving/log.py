@@ -26,7 +26,7 @@ def log(folder: Folder, by: By = None, *, output: Output) -> None:
     from ...serving.edit_log import EditLog
 
     known = EditLog(folder)
-    known.record(_who(folder, by))
+    known.record(_who(known, by))
     if not known.entries:
         raise InputError(f"{str(folder)!r} holds no saved edits; give the folder that holds their folders")
     run_command("knowedit.log/1", lambda _: known, None, output)
@@ -61,10 +61,10 @@ def revoke(
         raise InputError("--base and --type are about an export; give --to and --out, or leave them out")
     if to is not None:
         out = check_export(out, to, base, type)
-    known, who = EditLog(folder), _who(folder, by)
-    known.record(who)
-    known.check_live(Path(name).name)
-    left = known.live(without=Path(name).name)
+    known, name = EditLog(folder), Path(name).name
+    known.record(who := _who(known, by))
+    known.check_live(name)
+    left = known.live(without=name)
     if to is not None and not left:
         raise InputError(f"{name!r} is the last live edit: serve the base model; leave --to and --out out")
 
@@ -72,23 +72,23 @@ def revoke(
         if to is not None:
             export(left, model, out, to, base=base, type=type)
         try:
-            known.revoke(Path(name).name, who, why, exported=out)
+            known.revoke(name, who, why, exported=out)
         except BaseException:
             if out is not None:
                 shutil.rmtree(out)  # what no log tells of is not to be served
             raise
-        record = {"revoked": Path(name).name, "left": len(left), "out": out and str(out), "last": known.last}
+        record = {"revoked": name, "left": len(left), "out": out and str(out), "last": known.last}
         where = f", exported to {out}" if out else ""
-        text = f"{Path(name).name} is revoked; {len(left)} live{where}. The log ends in {known.last}"
+        text = f"{name} is revoked; {len(left)} live{where}. The log ends in {known.last}"
         return Printout(record, (text,))
 
     run_command("knowedit.revoked/1", run, model if to is not None else None, output)
 
 
-def _who(folder: Path, by: str | None) -> str:
+def _who(known, by: str | None) -> str:
     from ...errors import InputError
     from ...serving.edit_log import user
 
     if by is not None and not by.strip():
         raise InputError("--by is empty, expected the name of who you are")
-    return user(folder.expanduser()) if by is None and folder.expanduser().is_dir() else by or ""
+    return user(known.folder) if by is None else by

@@ -1,4 +1,4 @@
-"""`knowedit eval` and `push`: edits under the tasks of lm-eval, and on the Hub."""
+"""`knowedit eval`: edits under the tasks of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..edits.files import loaded
-from ..shared.command import Printout, run_command
+from ..shared.command import run_command
 from ..shared.options import SEEDS, EditFolders, ModelOptions, Output
 
 
@@ -42,18 +42,3 @@ def evaluate(
         return run(loaded, edits, names, limit=limit, shots=shots, batch=batch, include=include, seed=seed)
 
     run_command("knowedit.eval/1", measure, model, output)
-
-
-def push(
-    folder: Annotated[Path, typer.Argument(metavar="EDIT", help="A saved edit.")],
-    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="A model repository of the Hub.")],
-    private: Annotated[bool, typer.Option("--private", help="Of a new repository: only for its owner.")] = False,
-    *,
-    output: Output,
-) -> None:
-    """Upload an edit with its card to the Hub. Its weights disclose its subject to whoever can read them."""
-    from ...serving.hub import push_to_hub
-
-    address = push_to_hub(folder, repo, private=private)
-    printout = Printout({"repo": repo, "commit": address}, (f"{folder} is on the Hub: {address}",))
-    run_command("knowedit.pushed/1", lambda _: printout, None, output)
