@@ -37,14 +37,31 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise
 
 
+def check_file(path: str | Path) -> Path:
+    """`path` with `~` expanded. Raises `InputError` where no file can be written to it."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: it is a folder; give the name of a file")
+    _check_parent(path)
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(
+            f"cannot write {str(path)!r}: {str(path.parent)!r} may not be written to; choose another folder"
+        )
+    return path
+
+
 def check_new(folder: str | Path) -> Path:
     """`folder` with `~` expanded. Raises `InputError` where it exists already or its parent does not."""
     folder = Path(folder).expanduser()
     if os.path.lexists(folder):
         raise InputError(f"{str(folder)!r} exists already; choose a new folder, or remove it first")
-    if not folder.parent.is_dir():
-        raise InputError(f"cannot write {str(folder)!r}: {str(folder.parent)!r} is no folder; make it first")
+    _check_parent(folder)
     return folder
+
+
+def _check_parent(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: {str(path.parent)!r} is no folder; make it first")
 
 
 @contextmanager

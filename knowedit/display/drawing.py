@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from ..errors import InputError
-from ..files import write_bytes
+from ..files import check_file, write_bytes
 from ..writing.inert import inert
 
 FORMATS = ("png", "svg", "pdf")
@@ -75,13 +75,11 @@ def save(fig: Figure, path: str | Path) -> Path:
 
 
 def check_path(path: str | Path) -> Path:
-    """`path` with `~` expanded. Raises `InputError` for a suffix that no figure is written as, or a missing folder."""
-    path = Path(path).expanduser()
+    """`path` with `~` expanded. Raises `InputError` for a suffix that no figure has, and where no file can be."""
+    path = Path(path)
     if path.suffix[1:].lower() not in FORMATS:
         raise InputError(f"the figure {str(path)!r} ends in {path.suffix!r}, expected .png, .svg or .pdf")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {str(path)!r}: {str(path.parent)!r} is no folder; make it first")
-    return path
+    return check_file(path)
 
 
 def svg(fig: Figure) -> str:

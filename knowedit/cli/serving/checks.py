@@ -37,13 +37,13 @@ def test(
     another.
     """
     from ...errors import InputError
-    from ...files import write_bytes
+    from ...files import check_file, write_bytes
     from ...serving.checks import ChecksFailed, run_checks
 
     if not hold and not keep and max_perplexity is None:
         raise InputError("there is nothing to check; give --hold FILE, --keep FILE or --max-perplexity P%")
-    if junit is not None and not junit.expanduser().parent.is_dir():
-        raise InputError(f"cannot write {str(junit)!r}: its folder is not there; make it first")
+    if junit is not None:
+        junit = check_file(junit)
     most = None if max_perplexity is None else _share(max_perplexity)
     edits, holding, staying = loaded(folders), _facts(hold), _facts(keep)
 
@@ -51,7 +51,7 @@ def test(
         with progress("asking", len(holding) + len(staying), "prompt") as step:
             checks = run_checks(model, edits, hold=holding, keep=staying, max_perplexity=most, progress=step)
         if junit is not None:
-            write_bytes(junit.expanduser(), checks.junit())
+            write_bytes(junit, checks.junit())
         return checks
 
     checks = run_command("knowedit.test/1", run, model, output)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from markupsafe import Markup, escape
 
 from ...display.colours import variables
 from ...errors import InputError
-from ...files import write_text
+from ...files import check_file, write_text
 from ...writing.inert import inert
 from . import charts
 from .story import CHAPTERS
@@ -93,18 +92,10 @@ def _is_told(record: dict, name: str) -> bool:
 
 def check_page_path(path: str | Path) -> Path:
     """`path` with `~` expanded. Raises `InputError` where no page can be written to it."""
-    path = Path(path).expanduser()
+    path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"the page {str(path)!r} ends in {path.suffix!r}, expected .html")
-    if path.is_dir():
-        raise InputError(f"cannot write {str(path)!r}: it is a folder; give the name of a file")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {str(path)!r}: {str(path.parent)!r} is no folder; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(
-            f"cannot write {str(path)!r}: {str(path.parent)!r} may not be written to; choose another folder"
-        )
-    return path
+    return check_file(path)
 
 
 def save_page(record: dict, path: str | Path) -> Path:
