@@ -16,6 +16,7 @@ import yaml
 from ..writing.inert import for_markdown
 from .delta import Dense
 from .edit import Edit
+from .rewrite_quality import won
 
 CARD = "README.md"
 FACTS = 50  # that a card lists
@@ -90,8 +91,10 @@ def _figures(edits: Sequence[Edit]) -> Iterator[str]:
                 (
                     before["prompt"]["prompt"],
                     *(f"{before['prompt'][p]:.3f} → {after['prompt'][p]:.3f}" for p in ("p_true", "p_new")),
-                    _won(after["paraphrases"], "p_new", "p_true"),
-                    _won(after["neighbours"], "p_true", "p_new"),
+                    *(
+                        won(after[what], target) if after[what] else ""
+                        for what, target in (("paraphrases", "p_new"), ("neighbours", "p_true"))
+                    ),
                 )
             )
         if measured:
@@ -103,10 +106,6 @@ def _figures(edits: Sequence[Edit]) -> Iterator[str]:
         columns = ("prompt", "p of the old answer", "p of the new", "paraphrases that follow", "neighbours that stay")
         yield _table(columns, rows[:FACTS])
     yield "\n".join(verdicts)
-
-
-def _won(pairs: Sequence[Mapping], winner: str, loser: str) -> str:
-    return f"{sum(pair[winner] > pair[loser] for pair in pairs)} of {len(pairs)}" if pairs else ""
 
 
 def _verdict(measured: Mapping) -> str:

@@ -115,6 +115,15 @@ def quality_of(questions: Sequence[Question], answers: Mapping[tuple[str, str], 
     return RewriteQuality(prompt, tuple(by_kind["paraphrase"]), tuple(by_kind["neighbour"]))
 
 
+def won(pairs: Sequence[Mapping], target: str) -> str:
+    """How many of `pairs`, which are records, prefer the target that is `"p_new"` or `"p_true"`, in words."""
+    if target == "p_new":
+        count = sum(pair["p_new"] > pair["p_true"] for pair in pairs)
+    else:  # a neighbour's answer may be the new one itself
+        count = sum(pair["p_true"] >= pair["p_new"] for pair in pairs)
+    return f"{count} of {len(pairs)}"
+
+
 def mean_of(values: Sequence[float]) -> float:
     """The mean, NaN of nothing."""
     return sum(values) / len(values) if values else float("nan")

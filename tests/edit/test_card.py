@@ -13,6 +13,7 @@ from knowedit.edit.card import CARD, card
 from knowedit.edit.export import to_checkpoint, to_peft
 from knowedit.edit.guard import checked
 from knowedit.edit.preflight import outcome, preflight
+from knowedit.facts import Neighbour
 
 
 def front(text: str) -> dict:
@@ -22,12 +23,16 @@ def front(text: str) -> dict:
 
 def test_figures_verdict_hashes_and_the_warning_are_on_the_card():
     model, edit = trained(), strong("Zarn", "Bexum")
+    (fact,) = edit.facts
+    near = Neighbour("Quill lives in", "Bexum")  # its answer is the new one itself, so it stays
+    edit = dataclasses.replace(edit, facts=(dataclasses.replace(fact, neighbours=(near,)),))
     edit = checked(edit, preflight(model, edit, facts=[]), outcome(model, edit), command="knowedit edit x")
     text = card([edit])
     after = edit.measured["facts"][0]["after"]["prompt"]["p_new"]
     for said in ("Zarn lives in", "Aldor", "Bexum", f"→ {after:.3f}", "knowedit edit x", edit.content_hash):
         assert said in text, said
     assert edit.factors_hash in text and "disclose" in text and "the guard" in text
+    assert re.search(r"Zarn lives in \|.*→.*\| 1 of 1 \|\n", text)
     assert front(text)["tags"][-1] == "rome" and "base_model" not in front(text)
 
 

@@ -6,6 +6,8 @@ from ..shared.output import line, table
 
 
 def show(report: dict) -> None:
+    from ...edit.rewrite_quality import won
+
     fact, before, after = report["fact"], report["before"], report["after"]
     if report["did_not_take"]:
         line(f"The edit did not take: {report['did_not_take']}.")
@@ -26,7 +28,7 @@ def show(report: dict) -> None:
         ("neighbours", "p_true", "keep their own answer"),
     ):
         if after[what]:
-            line(f"{what} that {how}: {_won(before[what], target)} → {_won(after[what], target)}")
+            line(f"{what} that {how}: {won(before[what], target)} → {won(after[what], target)}")
     if report["lens"]:
         line()
         names = ("before_true", "before_new", "after_true", "after_new")
@@ -47,15 +49,6 @@ def show(report: dict) -> None:
 def _row(what: str, before: dict, after: dict) -> tuple:
     chances = (f"{before[p]:.3f} → {after[p]:.3f}" for p in ("p_true", "p_new"))
     return what, before["prompt"], *chances, f"{before['top'][0][0]!r} → {after['top'][0][0]!r}"
-
-
-def _won(pairs: list[dict], target: str) -> str:
-    """How many prompts prefer the target that is `p_new` or `p_true`."""
-    if target == "p_new":
-        won = sum(pair["p_new"] > pair["p_true"] for pair in pairs)
-    else:  # a neighbour's answer may be the new one itself
-        won = sum(pair["p_true"] >= pair["p_new"] for pair in pairs)
-    return f"{won} of {len(pairs)}"
 
 
 def _show_checks(report: dict) -> None:
