@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.adapter import Model, frozen
 from ..models.passes.batch import Batch, record_batch
+from ..models.passes.batches import room
 from ..models.passes.objective import Objective, Read, at_least_float, read_states
 from ..models.passes.replay import record
 from ..models.passes.sweep import chunks, counts, sweep
@@ -94,7 +95,7 @@ class IntegrationPaths:
     def clean(self) -> list[float]:
         """F of the unaltered prompts."""
         with torch.no_grad():
-            return self._read(self.batch.output, torch.arange(len(self.readings))).value.tolist()
+            return self._read(self.batch.output, range(len(self.readings))).value.tolist()
 
     @property
     def activations(self) -> Tensor:
@@ -125,17 +126,18 @@ class IntegrationPaths:
 
     def gradients(self) -> Tensor:
         """dF/dneurons of the unaltered prompts, (n_layers, prompts, positions, n_neurons): one pass for all."""
-        of = torch.arange(len(self.readings), device=self.model.device)
+        prompts = range(len(self.readings))
+        of = torch.tensor(prompts, device=self.model.device)
         moved: list[Tensor] = []
 
         def patch(layer: int, neurons: Tensor) -> Tensor:
             moved.append(torch.zeros_like(self.delta[layer]).requires_grad_())
-            rows, columns = of.to(neurons.device)[:, None], self.positions.to(neurons.device)
-            return self._placed(neurons, neurons[rows, columns] + moved[-1].to(neurons), of)
+            clean = neurons[torch.arange(len(prompts))[:, None], self.positions]
+            return self._placed(neurons, clean + moved[-1].to(neurons), prompts)
 
-        joining = [len(of), *[0] * (self.model.n_layers - 1)]
+        joining = [len(prompts), *[0] * (self.model.n_layers - 1)]
         with frozen(self.model), torch.enable_grad():
-            read = self._read(sweep(self.batch, joining, patch, of=of), of, gradient=True)
+            read = self._read(sweep(self.batch, joining, patch, of=of), prompts, gradient=True)
             gradients = torch.autograd.grad(read.normed, moved, read.gradient)
         return torch.stack([gradient.to(self.delta) for gradient in gradients])
 
@@ -153,13 +155,14 @@ class IntegrationPaths:
             neurons[rows, position, indices.to(neurons.device)] = 0
             return neurons
 
-        return self._read(sweep(self.batch, joining, patch, of=of), of).value
+        return self._read(sweep(self.batch, joining, patch, of=of), [prompt] * len(indices)).value
 
     def _integrate(self, nodes: list[Node], gradient: bool, scores: dict[int, Tensor]) -> Tensor:
         """F at the nodes, a chunk of rows; where gradients are asked for, add their part to `scores`."""
         joining = counts([n.layer for n in nodes], self.model.n_layers)
         first = [sum(joining[:layer]) for layer in range(self.model.n_layers)]
-        of = torch.tensor([n.prompt for n in nodes], device=self.model.device)
+        prompts = [n.prompt for n in nodes]
+        of = torch.tensor(prompts, device=self.model.device)
         alphas = self.delta.new_tensor([n.alpha for n in nodes])[:, None, None]
         points: dict[int, Tensor] = {}
 
@@ -173,11 +176,10 @@ class IntegrationPaths:
             )
             point = points[layer] = (start + alphas[part] * delta).requires_grad_(gradient)
             old, new = neurons.split([len(neurons) - len(point), len(point)])
-            return torch.cat([old, self._placed(new.detach(), point.to(neurons), of[part])])
+            return torch.cat([old, self._placed(new.detach(), point.to(neurons), prompts[part])])
 
         with torch.set_grad_enabled(gradient):
-            hidden = sweep(self.batch, joining, patch, of=of)
-            read = self._read(hidden, of, gradient=gradient)
+            read = self._read(sweep(self.batch, joining, patch, of=of), prompts, gradient=gradient)
             slopes = torch.autograd.grad(read.normed, list(points.values()), read.gradient) if gradient else ()
         for node in nodes:
             self.rows[node.prompt] += 1
@@ -198,19 +200,17 @@ class IntegrationPaths:
         sums = (weights.to(slope.device) @ slope.flatten(1)).unflatten(1, slope.shape[1:])
         return dict(zip(segments, (sums * self.delta[layer, list(prompts.values())]).sum(1), strict=True))
 
-    def _placed(self, neurons: Tensor, points: Tensor, of: Tensor) -> Tensor:
-        """`neurons` (rows, suffix, n_neurons) of prompts `of` with `points` (rows, positions, n_neurons) put in."""
+    def _placed(self, neurons: Tensor, points: Tensor, prompts: Sequence[int]) -> Tensor:
+        """`neurons` (rows, suffix, n_neurons) of `prompts` with `points` (rows, positions, n_neurons) put in."""
         if points.shape[1] == self.batch.length:
             return points
-        rows = torch.arange(len(of), device=neurons.device)[:, None]
-        return neurons.index_put((rows, self.positions.to(of.device)[of].to(neurons.device)), points)
+        return neurons.index_put((torch.arange(len(prompts))[:, None], self.positions[prompts]), points)
 
-    def _read(self, hidden: Tensor, of: Tensor, gradient: bool = False) -> Read:
-        """F of the rows of `hidden` (rows, suffix, d_model) of prompts `of`."""
+    def _read(self, hidden: Tensor, prompts: Sequence[int], gradient: bool = False) -> Read:
+        """F of the rows of `hidden` (rows, suffix, d_model) of `prompts`."""
         if self.batch.length > 1:
-            rows = torch.arange(len(of), device=hidden.device)[:, None]
-            hidden = hidden[rows, self.reads.to(of.device)[of].to(hidden.device)]
-        columns = list(zip(*(self.readings[prompt].objectives for prompt in of.tolist()), strict=True))
+            hidden = hidden[torch.arange(len(prompts))[:, None], self.reads[prompts]]
+        columns = list(zip(*(self.readings[prompt].objectives for prompt in prompts), strict=True))
         return read_states(self.model, hidden, columns, gradient)
 
 
@@ -222,23 +222,23 @@ def integration_paths(
     `baseline`: of the readings that have none of their own.
     """
     batch = record_batch(model, [reading.ids for reading in readings], [min(r.positions) for r in readings])
-    starts = [baseline if reading.baseline is None else reading.baseline for reading in readings]
-    if all(start is baseline for start in starts):
-        starts = [baseline]
-    start = torch.stack([baseline_tensor(model, start) for start in starts], 1)
-    return IntegrationPaths(readings, batch, start, budget or row_budget(model, batch))
+    shared = baseline_tensor(model, baseline) if any(r.baseline is None for r in readings) else None
+    starts = [shared if r.baseline is None else baseline_tensor(model, r.baseline) for r in readings]
+    if all(start is starts[0] for start in starts):
+        del starts[1:]
+    return IntegrationPaths(readings, batch, torch.stack(starts, 1), budget or row_budget(model, batch))
 
 
 def row_budget(model: Model, batch: Batch) -> int:
     """Row-layers that may be alive at once, at least those of one row.
 
     On a CPU their graphs take somewhat less than half of the weights' bytes, which is what suits its caches. On an
-    accelerator it is `DEVICE_BYTES`, or half of the free memory: launches count there, and they are fewer.
+    accelerator it is `DEVICE_BYTES`, or half of what is free: launches count there, and they are fewer.
     """
-    room = int(0.4 * sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize)
+    bytes_alive = int(0.4 * sum(p.numel() for p in model.hf.parameters()) * model.dtype.itemsize)
     if model.device.type == "cuda":
-        room = min(DEVICE_BYTES, torch.cuda.mem_get_info(model.device)[0] // 2)
-    return max(model.n_layers, room // batch.bytes_per_row())
+        bytes_alive = min(DEVICE_BYTES, room(model.device))
+    return max(model.n_layers, bytes_alive // batch.bytes_per_row())
 
 
 def baseline_tensor(model: Model, baseline: str | Tensor) -> Tensor:
