@@ -27,6 +27,7 @@ from torch import Tensor
 from ...errors import InputError, KnoweditWarning, ModelError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
+from ...models.passes.batch import bytes_per_token
 from ...models.passes.batches import fitting_tokens
 from ...progress import Progress, silent
 from ...prompts import Row
@@ -171,9 +172,8 @@ def _fits(work: Callable[..., None], *arguments) -> bool:
 
 
 def _bytes_per_token(model: Model, layer: int) -> int:
-    """About what a suffix token keeps alive: neurons and states of the layers above, and logits if it is read."""
-    states = (model.n_layers - layer) * (5 * model.n_neurons + 8 * model.d_model) * model.dtype.itemsize
-    return states + 3 * 4 * model.vocabulary
+    """About what a suffix token keeps alive: in each layer above, and as logits if it is read."""
+    return (model.n_layers - layer) * bytes_per_token(model) + 3 * 4 * model.vocabulary
 
 
 def _chunks(requests: list[Request], tokens: int) -> list[slice]:
@@ -298,7 +298,7 @@ def until_done(run: Run, searches: Searches, most: int) -> dict[int, Value]:
         loss = (nll + searches.search.kl * kl).to(delta.device) + searches.penalty()
         searches.judge(loss, probability.to(loss))
         ended: dict[int, Value] = {}
-        if (searches.may_end and taken % every == 0) or max(searches.begun) == searches.search.steps:
+        if (searches.may_end and taken % every == 0) or searches.search.steps in searches.begun:
             ended = searches.ended(run.requests)
         if len(ended) < searches.n:
             searches.step(*torch.autograd.grad(loss.sum(), delta))

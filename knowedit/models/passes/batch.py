@@ -68,7 +68,7 @@ class Batch:
         """About how much one row keeps alive in one layer while its gradient is computed: a budget, not an account."""
         kept = self.prefix[0]
         kv = 0 if kept is None else sum(t[0].numel() for t in kept)
-        return self.model.dtype.itemsize * (self.length * (5 * self.model.n_neurons + 8 * self.model.d_model) + kv)
+        return self.length * bytes_per_token(self.model) + self.model.dtype.itemsize * kv
 
     def block(self, layer: int, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
         """Run block `layer` on `hidden` (rows, suffix, d_model): the batch's own rows, or copies of its `rows`.
@@ -81,6 +81,11 @@ class Batch:
         cache = PrefixBuffers(self.prefix, self.buffers)
         args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
         return call_block(self.model, layer, hidden, args, kwargs)
+
+
+def bytes_per_token(model: Model) -> int:
+    """About how much one token keeps alive in one layer while its gradient is computed: neurons and states."""
+    return model.dtype.itemsize * (5 * model.n_neurons + 8 * model.d_model)
 
 
 class PrefixBuffers(PrefixCache):

@@ -50,12 +50,14 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False, columns: int = 
 
 
 def fitting_tokens(device: torch.device, bytes_per_token: int, least: int) -> int:
-    """How many tokens a batch may have: what half of a CUDA device's free memory holds.
+    """How many tokens a batch may have: what `room` holds on a CUDA device.
 
     At least, and on any other device, it is `least`: what suits a processor and its cache.
     """
-    if device.type != "cuda":
-        return least
+    return max(least, room(device) // bytes_per_token) if device.type == "cuda" else least
+
+
+def room(device: torch.device) -> int:
+    """Half of the bytes of a CUDA device that are free, or that torch holds and does not use."""
     free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return max(least, (free + unused) // (2 * bytes_per_token))
+    return (free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)) // 2
