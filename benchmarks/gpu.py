@@ -11,7 +11,6 @@ are kept in `--file`. A piece that would begin after `--limit` seconds is left o
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -44,6 +43,7 @@ from .reference.rome import plain_v_star
 from .reference.trace import tables
 from .samples import PROMPT, SUBJECT, TARGET, development
 from .speed.edit import EQUAL
+from .timing import alternated
 
 SHAPES = {  # of Llama models: layers, width, neurons, heads, heads of keys, vocabulary
     "tiny": (4, 64, 96, 4, 2, 4096),
@@ -107,17 +107,12 @@ class Bench:
 
     def timed(self, work: Callable[[], object], rounds: int = 1) -> tuple[float, float | None]:
         """Median seconds, and the peak memory over the weights on a CUDA device."""
-        seconds = []
         if self.cuda:
             torch.cuda.reset_peak_memory_stats()
-        for _ in range(rounds):
-            self.wait()
-            started = time.perf_counter()
-            work()
-            self.wait()
-            seconds.append(time.perf_counter() - started)
+        self.wait()
+        watch, _ = alternated(rounds, {"work": lambda: (work(), self.wait())})
         peak = torch.cuda.max_memory_allocated() / self.weights if self.cuda else None
-        return statistics.median(seconds), peak
+        return watch.median("work"), peak
 
     def wait(self) -> None:
         if self.cuda:
