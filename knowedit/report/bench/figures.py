@@ -1,13 +1,15 @@
 """Figures of benchmarks: suppression and amplification by relation, neurons by layer, metrics of edits, many edits.
 
 Each takes what a run's summary holds and writes to all of `paths`. A figure of a summary is {value, low, high}, a
-fraction; it is drawn in %.
+fraction; it is drawn in %. With `all_runs`, those of a report, a run has the colour of its place there, and the legend
+is a picture of its own, `run_legend`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -101,8 +103,8 @@ def drawn_of(summaries: Iterable[Figures]) -> list[str]:
 def run_legend(runs: Sequence[str], paths: Sequence[str | Path]) -> None:
     """What the colours of `runs` and the other marks are in all figures of a report of several runs, in one picture."""
     with figure(7, 0.4 + 0.2 * -(-(len(runs) + 3) // 3)) as (fig, axes):
-        for i, run in enumerate(runs):
-            axes.bar(0, 0, color=_series(i, len(runs)), label=_name(run))
+        for run, colour in _colours(runs).items():
+            axes.bar(0, 0, color=colour, label=_name(run))
         axes.bar(0, 0, color=GREY, alpha=0.35, label=_BEFORE)
         axes.plot([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label=_UNEDITED)
         axes.plot([], [], "o", color=GREY, markersize=4, label="filled: q < 0.05")
@@ -112,22 +114,27 @@ def run_legend(runs: Sequence[str], paths: Sequence[str | Path]) -> None:
 
 
 def edit_metrics(
-    runs: Mapping[str, tuple[Figures, Figures]], paths: Sequence[str | Path], *, legend: bool = True
+    runs: Mapping[str, tuple[Figures, Figures]],
+    paths: Sequence[str | Path],
+    *,
+    all_runs: Sequence[str] | None = None,
 ) -> None:
     """Headline metrics (ES, PS, NS, Score, zsRE's) with intervals: by name of the run, before and after the edit."""
     names = drawn_of(after for _, after in runs.values())
+    colours = _colours(runs, all_runs)
     with figure(max(5.0, 1.5 + 0.35 * len(names) * (len(runs) + 1)), 3) as (fig, axes):
         for i, (run, (before, after)) in enumerate(runs.items()):
-            colour = _series(i, len(runs))
-            _bars(axes, [before.get(n) for n in names], 2 * i, 2 * len(runs), colour=colour, faint=True)
-            _bars(axes, [after.get(n) for n in names], 2 * i + 1, 2 * len(runs), colour=colour, label=_name(run))
+            at, of, colour = 2 * i, 2 * len(runs), colours[run]
+            _bars(axes, [before.get(n) for n in names], at, of, colour=colour, faint=True)
+            _bars(axes, [after.get(n) for n in names], at + 1, of, colour=colour, label=_name(run))
         axes.bar(0, 0, color=GREY, alpha=0.35, label=_BEFORE)
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 105)
         axes.set_ylabel("%")
         counts = _counts(figure for _, after in runs.values() for figure in after.values())
         axes.set_title(f"Before and after the edit, 95 % intervals over records{counts}")
-        _legend(fig, axes, 3 if legend else 0)
+        if all_runs is None:
+            _legend(fig, axes, 3)
         _save(fig, paths)
 
 
@@ -136,16 +143,13 @@ def sequential_curves(
     before: Mapping[str, Figures],
     paths: Sequence[str | Path],
     *,
-    legend: bool = True,
     all_runs: Sequence[str] | None = None,
 ) -> None:
     """Metrics of all records edited so far against the number of edits that are on, one panel a metric, one line a run.
 
-    `runs`: by name, number of edits → metrics; `before`: by name, the metrics of the unedited model (dashed). A run has
-    the colour of its place in `all_runs`.
+    `runs`: by name, number of edits → metrics; `before`: by name, the metrics of the unedited model (dashed).
     """
-    order = list(all_runs or runs)
-    colours = {run: _series(order.index(run), len(order)) for run in runs}
+    colours = _colours(runs, all_runs)
     names = drawn_of(figures for points in runs.values() for figures in points.values())
     with figure(max(3.5, 2.1 * len(names)), 2.9, columns=len(names), sharey=True, squeeze=False) as (fig, panels):
         for axes, metric in zip(panels[0], names, strict=True):
@@ -165,7 +169,8 @@ def sequential_curves(
         panels[0][0].set_ylim(0, 105)
         panels[0][0].set_ylabel("%")
         panels[0][0].plot([], [], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), label=_UNEDITED)
-        _legend(fig, panels[0][0], 3 if legend else 0)
+        if all_runs is None:
+            _legend(fig, panels[0][0], 3)
         _save(fig, paths)
 
 
@@ -174,17 +179,15 @@ def differences(
     first: str,
     paths: Sequence[str | Path],
     *,
-    legend: bool = True,
     all_runs: Sequence[str] | None = None,
 ) -> None:
     """Differences between runs in percentage points with their intervals: {metric, run, difference, low, high, q, n}.
 
-    Filled points are those with q below 0.05. A run has the colour of its place in `all_runs`.
+    Filled points are those with q below 0.05.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    order = list(all_runs or runs)
-    colours = {run: _series(order.index(run), len(order)) for run in runs}
+    colours = _colours(runs, all_runs)
     with figure(6, 1.2 + 0.16 * len(metrics) * (len(runs) + 0.5)) as (fig, axes):
         for row in rows:
             i = runs.index(row["run"])
@@ -202,7 +205,8 @@ def differences(
         axes.set_ylim(len(metrics) - 0.4, -0.6)
         axes.set_xlabel("difference in percentage points, 95 % interval; filled: q < 0.05")
         axes.set_title(f"Against {_name(first)}, record by record")
-        _legend(fig, axes, 3 if legend else 0)
+        if all_runs is None:
+            _legend(fig, axes, 3)
         _save(fig, paths)
 
 
@@ -283,14 +287,14 @@ def _with_n(name: str, figures: Iterable[Mapping | None]) -> str:
     return _name(name) + (f" ({counts.removeprefix(', ')})" if counts else "")
 
 
-def _series(i: int, of: int):
-    """The colour of the `i`-th of `of` runs."""
-    return COLOURS[i] if of <= len(COLOURS) else colormaps["tab20"](i % 20)
+def _colours(runs: Collection[str], all_runs: Sequence[str] | None = None) -> dict[str, Any]:
+    """The colour of each run, by its place among all."""
+    order = list(runs) if all_runs is None else list(all_runs)
+    colours = COLOURS if len(order) <= len(COLOURS) else colormaps["tab20"].colors
+    return {run: colours[order.index(run) % len(colours)] for run in runs}
 
 
 def _legend(fig, axes: Axes, columns: int) -> None:
-    if not columns:
-        return  # it stands in a picture of its own
     handles, labels = axes.get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower left", ncols=columns, fontsize="small")
 

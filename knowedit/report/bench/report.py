@@ -88,12 +88,11 @@ class BenchReport:
     def _edit_figures(self) -> dict[str, Draw]:
         from .figures import drawn_of, edit_metrics, run_legend, sequential_curves
 
-        names = [run.name for run in self.runs]
-        alone = len(names) == 1  # else all figures share one legend
-        drawings: dict[str, Draw] = {} if alone else {"legend": partial(run_legend, names)}
+        names = self._names()
+        drawings: dict[str, Draw] = {} if names is None else {"legend": partial(run_legend, names)}
         figures = {run.name: (run.summary.get("before", {}), run.summary["metrics"]) for run in self.runs}
         if drawn_of(after for _, after in figures.values()):
-            drawings["metrics"] = partial(edit_metrics, figures, legend=alone)
+            drawings["metrics"] = partial(edit_metrics, figures, all_runs=names)
         curves = {
             run.name: {edits: point["metrics"] for edits, point in run.summary["checkpoints"].items()}
             for run in self.runs
@@ -101,8 +100,12 @@ class BenchReport:
         }
         if curves:
             before = {name: figures[name][0] for name in curves}
-            drawings["sequential"] = partial(sequential_curves, curves, before, legend=alone, all_runs=names)
+            drawings["sequential"] = partial(sequential_curves, curves, before, all_runs=names)
         return drawings
+
+    def _names(self) -> list[str] | None:
+        """Of several runs, whose figures share one legend."""
+        return [run.name for run in self.runs] if len(self.runs) > 1 else None
 
     def _differences(self) -> dict[str, Draw]:
         from .figures import differences
@@ -112,8 +115,8 @@ class BenchReport:
             for d in self.comparison.differences
             if d.difference is not None and find_metric(d.metric).unit == "%"
         ]
-        names, alone = [run.name for run in self.runs], self.runs[0].study == "neurons"
-        draw = partial(differences, rows, self.comparison.first, legend=alone, all_runs=names)
+        names = None if self.runs[0].study == "neurons" else self._names()
+        draw = partial(differences, rows, self.comparison.first, all_runs=names)
         return {"differences": draw} if rows else {}
 
 

@@ -116,12 +116,13 @@ def _with(**parts: Fits) -> Fits:
     return lambda value: isinstance(value, dict) and all(fits(value.get(name)) for name, fits in parts.items())
 
 
-def _curves(value: object) -> bool:
+def _curves(value: Any) -> bool:
     """Nothing, or as many points on each curve."""
     lists = dict.fromkeys(("share", "kept", "removed", "kept_by_size"), _list)
-    if value == {} or not isinstance(value, dict) or not _with(**lists, cpr=_figure, cmd=_figure)(value):
-        return value == {}
-    return len({len(value[name]) for name in lists}) == 1 and any(value["share"])
+    if value == {}:
+        return True
+    fits = _with(**lists, cpr=_figure, cmd=_figure)(value)
+    return fits and len({len(value[name]) for name in lists}) == 1 and any(value["share"])
 
 
 _figures = _each(_figure)

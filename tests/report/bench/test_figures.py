@@ -121,10 +121,10 @@ def test_more_runs_than_colours_still_differ(drawn):
 
 def test_a_run_has_one_colour_in_all_figures_and_one_legend(drawn):
     names = ["a", "b", "c"]
-    edit_metrics({name: ({}, {"ES": one(0.5)}) for name in names}, ["x.png"], legend=False)
+    edit_metrics({name: ({}, {"ES": one(0.5)}) for name in names}, ["x.png"], all_runs=names)
     row = {"metric": "ES", "run": "c", "difference": -0.2, "low": -0.3, "high": -0.1, "q": 0.01, "n": 7}
-    differences([row], "a", ["x.png"], legend=False, all_runs=names)
-    sequential_curves({"c": {"1": {"ES": one(0.5)}}}, {}, ["x.png"], legend=False, all_runs=names)
+    differences([row], "a", ["x.png"], all_runs=names)
+    sequential_curves({"c": {"1": {"ES": one(0.5)}}}, {}, ["x.png"], all_runs=names)
     run_legend(names, ["x.png"])
     bars, points, curves, legend = drawn
     colours = dict(zip(names, [patch.get_facecolor() for patch in legend.axes[0].patches], strict=False))
