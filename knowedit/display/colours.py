@@ -24,8 +24,6 @@ PAPER = {
     "one": ("#0b5a8c", "#78bdec"),
     "two": ("#a8450a", "#f2a365"),
     "three": ("#2f6b3a", "#86c58f"),
-    "heat": ("11, 90, 140", "120, 189, 236"),
-    "cold": ("168, 69, 10", "242, 163, 101"),
 }
 MLP, ATTENTION, OLD, NEW, RANDOM = (light for light, _ in THINGS.values())
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any
 
@@ -25,7 +25,7 @@ from .tab import Tab  # noqa: E402
 HOST = "127.0.0.1"
 
 
-def serve(model: Model, port: int | None = None, *, ready: Callable[[str], object] = print) -> None:
+def serve(model: Model, port: int | None = None, *, ready: Callable[[str], object]) -> None:
     """Serve the page until it is interrupted; `ready` is called with its address.
 
     Raises `InputError` for a port that is taken.
@@ -38,20 +38,21 @@ def serve(model: Model, port: int | None = None, *, ready: Callable[[str], objec
 @contextmanager
 def served(model: Model, port: int | None = None) -> Iterator[str]:
     """Serve the page on the loopback while the context lasts, and yield its address."""
-    page = build(model)
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    try:
-        _, address, _ = page.launch(
-            server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, footer_links=[],
-            theme=theme, head=head(), run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
-            mcp_server=False, inbrowser=False, inline=False,
-        )  # fmt: skip
-    except OSError as error:
-        raise InputError(f"the port {port} cannot be used ({error}); take another, or none") from None
-    try:
-        yield address
-    finally:
-        page.close(verbose=False)
+    with TemporaryDirectory(prefix="knowedit-") as folder:
+        page = build(model, Path(folder))
+        try:
+            _, address, _ = page.launch(
+                server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, footer_links=[],
+                theme=theme, head=head(), run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
+                mcp_server=False, inbrowser=False, inline=False,
+            )  # fmt: skip
+        except OSError as error:
+            raise InputError(f"the port {port} cannot be used ({error}); take another, or none") from None
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
 
 
 class Wiring:
@@ -112,8 +113,8 @@ class Wiring:
         button.click(Tab.stop, [self.tab], None, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def build(model: Model) -> gr.Blocks:
-    """The page, not yet served."""
+def build(model: Model, folder: Path) -> gr.Blocks:
+    """The page, not yet served; what it shares is written into `folder`."""
     with gr.Blocks(title=f"knowedit: {model.name}", analytics_enabled=False) as page:
         wiring = Wiring(model)
         gr.HTML(fill("welcome", model=model), **PLAIN)
@@ -122,7 +123,7 @@ def build(model: Model) -> gr.Blocks:
         _locate(wiring, asked)
         changed = _edit(wiring)
         _stack(wiring, [asked, changed])
-        _compare(wiring)
+        _compare(wiring, folder)
     return page
 
 
@@ -219,7 +220,7 @@ def _locate(wiring: Wiring, asked: Any) -> None:
             return locating.gauge(tab, factors)
 
         def together(tab: Tab, _: Report, factor: float) -> tuple:
-            return locating.gauge(tab, [factor] * len(sliders)), factor, *[factor] * len(sliders)
+            return locating.gauge(tab, [factor] * len(sliders)), *[factor] * len(sliders)
 
         outputs = [shown, panel, live, card, carded, every, *sliders]
         wiring.on(button.click, located, [], outputs, status, asked=True)
@@ -227,9 +228,9 @@ def _locate(wiring: Wiring, asked: Any) -> None:
                    api_visibility="private")  # fmt: skip
         for slider in sliders:
             wiring.on(slider.input, scaled, sliders, [live], live_status, asked=True, live=True)
-        all_together = partial(wiring.on, outputs=[live, every, *sliders], status=live_status, asked=True, live=True)
-        all_together(every.input, together, [every])
-        all_together(reset.click, lambda tab, report: together(tab, report, 1.0), [])
+        wiring.on(every.input, together, [every], [live, *sliders], live_status, asked=True, live=True)
+        wiring.on(reset.click, lambda tab, report: (*together(tab, report, 1.0), 1.0), [], [live, *sliders, every],
+                  live_status, asked=True, live=True)  # fmt: skip
         carding = partial(locating.card, model)
         wiring.on(card.input, carding, [card], [carded], card_status, asked=True)
 
@@ -296,8 +297,8 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
                   [folder, kind], [still], status, bare=True)  # fmt: skip
 
 
-def _compare(wiring: Wiring) -> None:
-    model, folder = wiring.model, Path(tempfile.mkdtemp(prefix="knowedit-"))
+def _compare(wiring: Wiring, folder: Path) -> None:
+    model = wiring.model
     with _stage(6, "Compare and share", "Two prompts, or without and with the edits, side by side."):
         with gr.Row():
             prompt = gr.Textbox(label="Another prompt", scale=3, elem_id="other-prompt")
@@ -317,7 +318,7 @@ def _compare(wiring: Wiring) -> None:
             page = gr.DownloadButton("Save the page", visible=False, elem_id="page")
 
         def shared(tab: Tab, _: Report) -> Any:
-            where = Path(tempfile.mkdtemp(dir=folder))
+            where = Path(mkdtemp(dir=folder))
             return gr.DownloadButton(value=str(comparing.share(tab, where)), visible=True)
 
         wiring.on(make.click, shared, [], [page], status, asked=True)

@@ -57,4 +57,4 @@ def card(model: Model, tab: Tab, report: Report, name: str) -> str:
     step = report("reading texts for the card", QUICK_TOKENS)
     config = CardConfig(texts=5, words=10, tokens=QUICK_TOKENS)
     found = cards(model, [(layer, index)], "builtin", config, located=[located], progress=step)
-    return fill("card", plain({"cards": found}))
+    return fill("cards", plain({"cards": found}))

@@ -45,12 +45,10 @@ def head() -> str:
 
     What is told has the style of the page of `knowedit explain`, and gradio's way to say that it is dark.
     """
-    own = templates("ui/templates")
-    style = own.loader.get_source(own, "ui.css")[0]
     colours = f":root {{ {variables(dark=False)} }} .dark {{ {variables(dark=True)} }}"
     policy = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; form-action 'self'"
     return (
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<style>{colours} @scope (.told) {{ {source('explain.css')} }} {style}</style>"
+        f"<style>{colours} @scope (.told) {{ {source('explain.css')} }} {source('ui.css', 'ui/templates')}</style>"
         f"<script>{source('tables.js')}</script>"
     )

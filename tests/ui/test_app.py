@@ -14,7 +14,7 @@ gradio = pytest.importorskip("gradio")
 from knowedit.errors import InputError  # noqa: E402
 from knowedit.ui.app import served  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what gradio uses of pandas is deprecated there
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # what it uses of pandas
 HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=2'>\x1b[31m Zarn"
 
 
@@ -77,6 +77,9 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
         tab.wait_for_selector("#stack .stack li")
         tab.click("#compare-edits")
         tab.wait_for_selector("#compared .twins")
+        ids = tab.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id).filter(Boolean)")
+        assert len(ids) == len(set(ids)) and {"asked", "located", "compared"} <= set(ids)
+        assert tab.evaluate("[...document.querySelectorAll('.told section')].every(e => e.ariaLabel)")
         tab.click("#share")
         with tab.expect_download() as page:
             tab.click("#page")
@@ -94,6 +97,7 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
 
 def test_hostile_text_and_wrong_input_are_said_in_a_line(browser, address, tmp_path):
     with opened(browser, address) as (tab, wrong):
+        assert tab.evaluate("document.querySelector('#asked').offsetHeight") == 0  # nothing asked leaves no gap
         ask(tab, f"{HOSTILE} lives in", "Zarn")
         tab.wait_for_selector("#asked .strip")
         ask(tab, "Zarn lives in", "Zarn", HOSTILE)
@@ -108,7 +112,7 @@ def test_hostile_text_and_wrong_input_are_said_in_a_line(browser, address, tmp_p
 def test_a_stopped_job_says_so_and_the_next_one_runs(browser, address, monkeypatch):
     begun = threading.Event()
 
-    def endless(model, tab, report, *_):
+    def endless(tab, report):
         while True:
             begun.set()
             report("counting")
@@ -134,9 +138,7 @@ def click_at_random(tab, clicks, seed=0):
     """Press what can be pressed, in an order that `seed` decides, whether what was pressed before is done or not."""
     draw = random.Random(seed)
     for _ in range(clicks):
-        pressable = tab.locator(
-            ".stage :is(button, input[type=radio], input[type=checkbox], input[type=range]):visible"
-        )
+        pressable = tab.locator(f".stage :is({PRESSABLE}):visible")
         chosen = pressable.nth(draw.randrange(pressable.count()))
         if chosen.get_attribute("type") == "range":
             chosen.focus()
@@ -145,7 +147,7 @@ def click_at_random(tab, clicks, seed=0):
             chosen.click(force=True)
 
 
-def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, address, tmp_path, clicks=15):
+def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, address, tmp_path):
     base, hashed = weights(trained()), trained().weights_hash()
     edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
     with opened(browser, address) as (tab, wrong):
@@ -153,7 +155,7 @@ def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, ad
         tab.locator("#new :is(textarea, input)").fill("Cirra")
         load(tab, edit)
         tab.wait_for_selector("#stack .stack li")
-        click_at_random(tab, clicks)
+        click_at_random(tab, 15)
         for stop in tab.locator(".stop").all():
             stop.click()
         tab.click("#take-all-off")
@@ -179,6 +181,7 @@ def test_it_never_scrolls_sideways_on_a_phone(browser, address, tmp_path, scheme
         assert tab.evaluate("document.documentElement.scrollWidth") <= 375
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # gradio closes not what it opened
 def test_a_port_that_is_taken_is_said(address):
     port = int(address.rstrip("/").rpartition(":")[2])
     with pytest.raises(InputError, match=f"the port {port}"), served(trained(), port):

@@ -228,7 +228,7 @@ def test_two_prompts_and_without_and_with_are_side_by_side(asked):
     tab, _ = asked
     model, other = trained(), facts()[2]
     html = comparing.prompts(model, tab, REPORT, other.prompt, other.subject, "")
-    assert html.count("Which neurons say it") == 2 and other.prompt in html
+    assert html.count("Which neurons say it</h2>") == 2 and other.prompt in html
     with pytest.raises(InputError, match="no edit is on"):
         comparing.edits(model, tab, REPORT)
     tab.stack.append(Entry(strong("Zarn", "Bexum"), "Zarn"))

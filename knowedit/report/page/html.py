@@ -60,9 +60,10 @@ def templates(*more: str) -> Environment:
     return environment
 
 
-def source(name: str) -> str:
-    """The text of one of the page's files."""
-    return templates().loader.get_source(templates(), name)[0]
+def source(name: str, *more: str) -> str:
+    """The text of one of the files that `templates` has."""
+    environment = templates(*more)
+    return environment.loader.get_source(environment, name)[0]
 
 
 def _style() -> str:
