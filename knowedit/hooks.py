@@ -65,6 +65,15 @@ def on_call(module: nn.Module, fn: Callable[[tuple, dict], None]) -> Register:
     return lambda: module.register_forward_pre_hook(pre_hook, with_kwargs=True)
 
 
+def on_return(module: nn.Module, fn: Callable[[Any], None]) -> Register:
+    """Call `fn` with all that the module returns, without changing anything."""
+
+    def hook(_, __, output):
+        fn(output)
+
+    return lambda: module.register_forward_hook(hook)
+
+
 @contextmanager
 def hooked(*registers: Register):
     """Register hooks for as long as the context lasts."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError
+from ...hooks import hooked, on_return
 from ...models.adapter import Model
 from ...models.checks import quiet
 from ...models.length import check_length
@@ -23,23 +24,29 @@ def attention_pattern(model: Model, prompt: Prompt, layer: int, position: str | 
 
     Raises `ModelError` for a layer without attention, and for a model that gives no weights out.
     """
-    model.attention(layer)
+    attention = model.attention(layer)
     check_length(model, prompt.ids)
     place = prompt.position(position)
     tokens = torch.tensor([prompt.ids], device=model.device)
     kernel = getattr(model.hf.config, "_attn_implementation", None)
-    with quiet():
+    returned: list = []
+    with quiet(), hooked(on_return(attention, returned.append)):
         try:
             model.hf.set_attn_implementation("eager")
-            given = model.run(tokens, attention_mask=torch.ones_like(tokens), output_attentions=True)
+            model.run(tokens, attention_mask=torch.ones_like(tokens))
         except (ValueError, NotImplementedError):
-            given = None
+            returned.clear()
         finally:
             if kernel is not None:
                 model.hf.set_attn_implementation(kernel)
-    weights = getattr(given, "attentions", None) or ()
-    if len(weights) == model.n_layers and weights[layer] is not None:
-        pattern = weights[layer][0, :, place].float().cpu()
+    weights = [part for part in _parts(returned) if part.shape == (1, model.n_heads, len(prompt.ids), len(prompt.ids))]
+    if weights:
+        pattern = weights[0][0, :, place].float().cpu()
         if model.masked or not pattern[:, place + 1 :].any():  # Falcon's look at what comes later
             return pattern
     raise ModelError(f"{model.name} does not give out where its heads look; look at what they add instead")
+
+
+def _parts(returned: list) -> list[Tensor]:
+    """The tensors that the attention returned, its output among them."""
+    return [part for output in returned if isinstance(output, tuple) for part in output if torch.is_tensor(part)]

@@ -28,3 +28,4 @@ def test_each_head_shares_itself_out_over_what_it_may_see(family):
         if not model.masked:
             assert not pattern[:, place + 1 :].any()
     assert model.hf.config._attn_implementation == kernel and torch.equal(model.hf(ids).logits, before)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
