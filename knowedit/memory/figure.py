@@ -36,7 +36,7 @@ def card_figure(path: str | Path, card) -> Path:
         wide = fig.add_subplot(axes[0, 0].get_gridspec()[0, :])
         for unused in axes[0]:
             unused.remove()
-        _texts(wide, card.triggers)
+        draw_texts(wide, card.triggers)
         _words(axes[1, 0], card)
         _effects(axes[1, 1], effects)
         active = f"active on {card.active:.1%} of {card.tokens:,} tokens"
@@ -46,12 +46,14 @@ def card_figure(path: str | Path, card) -> Path:
         return save(fig, path)
 
 
-def _texts(axes: Axes, triggers: Sequence) -> None:
-    """One line a text: its activation as a bar on the right, the token in bold and colour where the bars begin."""
+def draw_texts(axes: Axes, triggers: Sequence) -> None:
+    """One line a text: the token in bold, and on the right its activation, as a number and as a bar away from zero."""
     values = [trigger.activation for trigger in triggers]
-    reach = max(map(abs, values), default=1.0) or 1.0
-    places = range(len(triggers))
-    axes.barh(places, [1.2 * abs(value) / reach for value in values], left=5.3, height=0.6, color=BLUE)
+    lowest, highest = min([0.0, *values]), max([0.0, *values])
+    unit = 1.2 / ((highest - lowest) or 1.0)
+    zero = 5.3 - unit * lowest
+    axes.barh(range(len(triggers)), [unit * value for value in values], left=zero, height=0.6, color=BLUE)
+    axes.axvline(zero, color="black", linewidth=0.6)
     for y, trigger in enumerate(triggers):
         before, after = _one_line(trigger.before)[-_BEFORE:], _one_line(trigger.after)[:_AFTER]
         token = _one_line(trigger.token).replace(" ", "␣", 1)
@@ -61,7 +63,7 @@ def _texts(axes: Axes, triggers: Sequence) -> None:
         axes.text(5.25, y, f"{trigger.activation:+.2f}", ha="right", va="center", fontsize=8)
     axes.set_xlim(0, 6.6)
     axes.set_ylim(len(triggers) - 0.4, -0.6)
-    axes.set_title("Where it is largest: its activation at the token in red")
+    axes.set_title("Where it is farthest from 0: its activation at the token in bold")
     _bare(axes)
 
 

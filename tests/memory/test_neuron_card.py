@@ -10,10 +10,12 @@ from support.tiny import FAMILIES, tiny
 from support.trained import facts, trained
 
 import knowedit
+from knowedit.display.drawing import figure
 from knowedit.errors import InputError
 from knowedit.locate.config import LocateConfig
 from knowedit.locate.locate import locate_fact
 from knowedit.memory.corpus_scan import scan
+from knowedit.memory.figure import draw_texts
 from knowedit.memory.neuron_card import CardConfig, Trigger, card, cards
 
 
@@ -97,3 +99,15 @@ def test_controls_are_others_of_the_layer_as_often_active():
     for wrong in ({"texts": 0}, {"words": 0}, {"controls": 0}, {"tokens": 0}):
         with pytest.raises(InputError):
             CardConfig(**wrong)
+
+
+@pytest.mark.parametrize("activations", [(0.7, 0.5), (-0.7, -0.5), (0.7, -0.5), (0.0,)])
+def test_a_card_draws_negative_activations_to_the_left_of_zero(activations):
+    with figure() as (_, axes):
+        draw_texts(axes, [Trigger("before", " it", "after", None, activation) for activation in activations])
+        zero = axes.lines[0].get_xdata()[0]
+        assert [bar.get_x() for bar in axes.patches] == [zero] * len(activations)  # where a bar begins
+        assert [np.sign(bar.get_width()) for bar in axes.patches] == list(np.sign(activations))
+        written = [text.get_text() for text in axes.texts]
+        assert all(f"{activation:+.2f}" in written for activation in activations)
+        assert "bold" in axes.get_title("left")
