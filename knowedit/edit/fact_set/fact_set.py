@@ -35,7 +35,7 @@ from ..edit import Edit, check_request, make_edit
 from ..methods.method import Bars, no_bars
 from ..methods.rome import with_contexts
 from ..methods.search_rows import Request
-from ..methods.v_star import Value, request
+from ..methods.v_star import OutOfReachError, Value, request
 from ..preserved_keys import Metric, PreservedKeys, preserved_keys
 from .buckets import find_in_buckets
 from .collisions import Collision, alike, contradictions
@@ -215,20 +215,25 @@ class FactSet:
                 failed[str(fact.id)] = str(error)
         names = list(requests)
         done = len(facts) - len(names)
+        layer = self.config.rows.layer
+        out_of_reach: set[str] = set()
 
         def keep(values: Mapping[int, Value]) -> None:
             nonlocal done
-            self._store.keep({names[i]: _row(value) for i, value in values.items()})
+            out_of_reach.update(names[i] for i, value in values.items() if not value.reaches)
+            self._store.keep({names[i]: _row(value) for i, value in values.items() if value.reaches})
             done += len(values)
             progress(done)
 
         if names:
             with unedited(self.model):
-                layer = self.config.rows.layer
                 find_in_buckets(self.model, list(requests.values()), layer, self.config.rows.search, keep)
         for fact in facts:
-            row = self._store.rows.get(row_name(fact))
-            if row is not None and not row.probability >= self.config.least:
+            name = row_name(fact)
+            row = self._store.rows.get(name)
+            if name in out_of_reach:
+                failed[str(fact.id)] = str(OutOfReachError(fact, layer))
+            elif row is not None and not row.probability >= self.config.least:
                 failed[str(fact.id)] = (
                     f"the search for its value failed: the new answer has a probability of {row.probability:.2g} after "
                     f"{row.steps} steps, expected {self.config.least:g} or more; ask in other words"

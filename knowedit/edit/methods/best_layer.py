@@ -26,6 +26,7 @@ from ..covariance import Covariance, covariance
 from ..preserved_keys import preserved_keys
 from ..rewrite_quality import PARTS, paraphrases_of, rates, rewrite_quality
 from .rome import RomeConfig, rome_many
+from .v_star import OutOfReachError
 
 FACTS = 6
 CANDIDATES = 8
@@ -76,8 +77,8 @@ def layer_scores(
     """Score candidate `layers`, by default eight in the lower two thirds of the model.
 
     `facts` have a `target_new`, paraphrases and neighbours; by default the first built-in ones that the model knows,
-    one of each relation in turn. `progress` counts layers. Raises `InputError`
-    where there are no facts, and for a model that has edits on it.
+    one of each relation in turn. A layer from which nothing reaches the answer of one of them scores 0.
+    `progress` counts layers. Raises `InputError` where there are no facts, and for a model that has edits on it.
     """
     if layers is None:
         top = max(1, 2 * model.n_layers // 3)
@@ -109,7 +110,11 @@ def layer_scores(
 def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covariance) -> LayerScore:
     preserved = preserved_keys(model, config.layer, None if config.preserve else ())
     qualities = []
-    for fact, edit in zip(facts, rome_many(model, facts, config, covariance=C, preserved=preserved), strict=True):
+    try:
+        edits = rome_many(model, facts, config, covariance=C, preserved=preserved)
+    except OutOfReachError:
+        return LayerScore(config.layer, *[(0.0,) * len(facts)] * len(PARTS))
+    for fact, edit in zip(facts, edits, strict=True):
         with applied(model, edit):
             qualities += rewrite_quality(model, [fact], heldout=False)
     by_name = rates(qualities)

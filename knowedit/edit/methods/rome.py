@@ -33,7 +33,7 @@ from ..delta import LowRank
 from ..edit import Edit, check_request, make_edit
 from ..preserved_keys import PreservedKeys, preserved_keys
 from .method import Bars, Editor, Method
-from .v_star import Value, VStarSearch, find_v_star, request
+from .v_star import OutOfReachError, Value, VStarSearch, find_v_star, request
 
 KEYS = ("plain", "mean", "mixed")
 
@@ -147,7 +147,8 @@ def rome(
 
     `covariance` is that of the keys of the edited layer, by default computed or read from the cache; `preserved` are
     the keys of other subjects, by default those of the built-in facts. Whoever edits often makes both once.
-    Raises `InputError` for a fact without `target_new`, a subject that is not in the prompt, or a layer out of range.
+    Raises `InputError` for a fact without `target_new`, a subject that is not in the prompt, a layer out of range, or
+    one from which nothing reaches the answer.
     """
     return rome_many(model, [fact], config, covariance=covariance, preserved=preserved)[0]
 
@@ -209,7 +210,13 @@ def _preserved(model: Model, config: RomeConfig) -> PreservedKeys:
 def edit_of(
     model: Model, fact: Fact, value: Value, C: Covariance, preserved: PreservedKeys, config: RomeConfig
 ) -> Edit:
-    """The edit that maps the fact's key to `value`: all of ROME that is left once δ was found."""
+    """The edit that maps the fact's key to `value`: all of ROME that is left once δ was found.
+
+    Raises `InputError` where δ does not reach the answer.
+    """
+    if not value.reaches:
+        assert config.layer is not None
+        raise OutOfReachError(fact, config.layer)
     keys = value.keys.detach().double().cpu()  # (prompts, n_neurons)
     plain, mean = keys[0], keys.mean(0)
     key = plain if config.key == "plain" else mean

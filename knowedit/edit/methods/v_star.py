@@ -11,6 +11,9 @@ token. As ROME computes it, steps − 1 updates are made at most.
 A change at the lookup position in layer l alters nothing before it and nothing below l. So prefixes run once and only
 suffixes from the lookup position on, from layer l upwards, are in the loop; logits are made where they are scored.
 Facts do not influence each other: δ of many facts is one matrix, and their rows share a batch.
+
+δ reaches the answer by attention above layer l alone: not from the last layer, nor from behind windows of attention
+that are shorter than the way. The first gradient, which is exactly zero then, tells, and such a search ends.
 """
 
 from __future__ import annotations
@@ -79,6 +82,7 @@ class Value:
     - `lookup`: the lookup position in the plain prompt.
     - `loss`, `probability`: of the target over all contexts at the end; `steps`: forward passes made.
     - `clamped`: whether δ ended at its largest allowed norm.
+    - `reaches`: whether the target's probability depends on δ at all. Where it does not, δ is 0.
     """
 
     delta: Tensor
@@ -89,6 +93,19 @@ class Value:
     probability: float
     steps: int
     clamped: bool
+    reaches: bool = True
+
+
+class OutOfReachError(InputError):
+    """The answer to a prompt does not depend on what the edited layer makes of the subject."""
+
+    def __init__(self, fact: Fact, layer: int):
+        below = f"edit a layer below {layer}, or ask" if layer else "ask"
+        super().__init__(
+            f"the answer to {fact.prompt!r} does not depend on what layer {layer} puts out at the subject's last token "
+            "(its gradient is exactly zero), expected attention above that layer that reaches back to it; "
+            f"{below} in words that have the subject nearer to the end"
+        )
 
 
 def request(model: Model, fact: Fact, target: str, contexts: Sequence[str]) -> Request:
@@ -201,12 +218,16 @@ class Searches:
 
     - `keys`: of each the keys of its prompts; `v0`, `delta` and Adam's `first`, `second` moments (searches, d_model).
     - `longest`: of each the largest norm of δ; `decay`: what the penalty of ‖δ‖ is multiplied by.
-    - `going`, `steps`, `confident` (so many steps in a row), `loss`, `probability` (searches,): where each stands.
+    - `going`, `steps`, `confident` (so many steps in a row), `loss`, `probability`, `reaches` (searches,): where each
+      stands.
     - `begun`: steps that each would have taken if it were not over. This is known without a look at the device.
     - `n`: how many there are; rows behind them only fill the batch.
     """
 
-    _ROWS = ("v0", "longest", "decay", "delta", "first", "second", "going", "steps", "confident", "loss", "probability")
+    _ROWS = (
+        *("v0", "longest", "decay", "delta", "first", "second"),
+        *("going", "steps", "confident", "loss", "probability", "reaches"),
+    )
 
     def __init__(self, run: Run, search: VStarSearch, n: int | None = None):
         self.search, self.keys, self.v0 = search, run.keys(), run.v0()
@@ -216,6 +237,7 @@ class Searches:
         self.loss, self.probability = (torch.zeros_like(self.delta[:, 0]) for _ in range(2))
         self.steps, self.confident = (torch.zeros_like(self.loss, dtype=torch.long) for _ in range(2))
         self.going = torch.arange(len(self.keys), device=self.loss.device) < self.n
+        self.reaches = torch.ones_like(self.going)
         norm = self.v0.float().norm(dim=1)
         self.longest, self.decay = search.clamp * norm, search.decay / norm**2
         rates = [(0.0, 1.0), *(_adam_rates(search.lr, t) for t in range(1, search.steps + 1))]
@@ -229,6 +251,13 @@ class Searches:
         self.keys[: len(rows)] = [before.keys[j] for j in rows]
         self.begun[: len(rows)] = [before.begun[j] for j in rows]
         return self
+
+    def kl(self) -> float | Tensor:
+        """λ_KL, of each where some begin: at δ = 0, KL and its gradient are zero, and what is computed is rounding."""
+        if all(self.begun):
+            return self.search.kl
+        begun = torch.tensor([*self.begun, *[0] * (len(self.keys) - self.n)], device=self.loss.device)
+        return self.search.kl * (begun > 0)
 
     def penalty(self) -> Tensor:
         return self.decay * _norms(self.delta)
@@ -257,7 +286,7 @@ class Searches:
     def ended(self, requests: Sequence[Request]) -> dict[int, Value]:
         """The values of the searches that are over, by row: one read from the device."""
         clamped = _norms(self.delta) >= 0.999 * self.longest
-        columns = (self.going, self.loss, self.probability, self.steps, clamped)
+        columns = (self.going, self.loss, self.probability, self.steps, clamped, self.reaches)
         rows = torch.stack([column.to(self.loss) for column in columns], 1).tolist()[: self.n]
         return {
             j: Value(
@@ -269,14 +298,22 @@ class Searches:
                 probability=probability,
                 steps=int(steps),
                 clamped=bool(at_limit),
+                reaches=bool(reaches),
             )
-            for j, (going, loss, probability, steps, at_limit) in enumerate(rows)
+            for j, (going, loss, probability, steps, at_limit, reaches) in enumerate(rows)
             if not going
         }
 
     @torch.no_grad()
     def step(self, gradient: Tensor) -> None:
-        """Adam's step of the δ of those that go on (Kingma & Ba 2015), and back to the largest norm allowed."""
+        """Adam's step of the δ of those that go on (Kingma & Ba 2015), and back to the largest norm allowed.
+
+        A search that has no gradient in its first step is over. (A target that is certain has none either.)
+        """
+        if 1 in self.begun:
+            first = self.going & (self.steps == 1) & (self.probability < 1)
+            self.reaches = self.reaches & ~(first & (gradient == 0).all(1))
+            self.going = self.going & self.reaches
         self.first.lerp_(gradient, 1 - BETAS[0])
         self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
         size, root = self.rates[:, self.steps]
@@ -295,7 +332,7 @@ def until_done(run: Run, searches: Searches, most: int) -> dict[int, Value]:
     for taken in count(1):
         delta = searches.delta.requires_grad_()
         nll, kl, probability = run.forward(delta)
-        loss = (nll + searches.search.kl * kl).to(delta.device) + searches.penalty()
+        loss = nll.to(delta.device) + searches.kl() * kl.to(delta.device) + searches.penalty()
         searches.judge(loss, probability.to(loss))
         ended: dict[int, Value] = {}
         if (searches.may_end and taken % every == 0) or searches.search.steps in searches.begun:

@@ -173,10 +173,10 @@ def test_an_edit_that_took_does_not_say_otherwise(run):
 def test_layer_auto_takes_the_best_layer(run, monkeypatch):
     import knowedit.edit.methods.best_layer as layer
 
-    monkeypatch.setattr(layer, "best_layer", lambda model, *_, **__: 2)
+    monkeypatch.setattr(layer, "best_layer", lambda model, *_, **__: 1)
     status, out, err = run(*EDIT, "--layer", "auto", "--set", "covariance.tokens=400", "--json")
     assert status == 0, err
-    assert json.loads(out)["layer"] == 2
+    assert json.loads(out)["layer"] == 1
 
 
 def test_a_masked_model_is_edited_too(run, tmp_path):
@@ -331,6 +331,7 @@ def test_show_probe_tries_the_built_in_subjects(run, saved):
         ((*EDIT[:-1], "Aldor", "--layer", "0"), ("'Aldor' is the model's first choice already",)),
         ((*EDIT[:-1], "Timbuktu", "--layer", "0"), ("does not know", "Timbuktu")),
         ((*EDIT, "--layer", "3"), ("layer 3 is out of range", "0 to 2")),
+        ((*ROME, "--layer", "2"), ("what layer 2 puts out at the subject's last token", "edit a layer below 2")),
         ((*EDIT, "--layer=-1"), ("layer -1 is out of range",)),
         ((*EDIT, "--layer", "first"), ("'first'", "auto")),
         ((*EDIT, "--method", "fine_tune", "--layer", "3"), ("layer 3 is out of range",)),

@@ -7,10 +7,12 @@ import pytest
 import torch
 from support.fact_sets import LONG, config, covariances, fact_set, loaded, requests
 from support.rounding import ADAM, assert_near, near
+from support.tiny import tiny
 from support.trained import CITIES, exact, trained
 
-from knowedit import FactSet, rome, rome_many
+from knowedit import Fact, FactSet, rome, rome_many
 from knowedit.edit.apply import applied, edits_on
+from knowedit.edit.covariance import Covariance
 from knowedit.edit.fact_set.emmet import Emmet
 from knowedit.edit.methods.v_star import Value
 from knowedit.edit.preserved_keys import preserved_keys
@@ -294,6 +296,18 @@ def test_a_fact_whose_search_fails_is_kept_out_and_the_rest_goes_on(monkeypatch)
     strict = FactSet(trained(), replace(made.config, least=0.999), covariance=covariances(trained()))
     added = strict.add(FACTS[:2])
     assert added.added == () and "the search for its value failed" in added.kept_out[FACTS[0].id]
+
+
+def test_a_fact_whose_answer_is_out_of_reach_is_kept_out_and_the_rest_goes_on():
+    model = tiny("mistral")  # whose windows are shorter than the way from the subject to the end of `far`
+    near, far = (Fact(template, "The Eiffel Tower", "a", target_new="b", id=template)
+                 for template in ("{} is", "{} is located in the city of"))  # fmt: skip
+    C = {1: Covariance(1, torch.eye(model.n_neurons), 1000, {})}
+    made = FactSet(model, config(layers=(1,)), covariance=C)
+    for _ in range(2):  # nothing is kept of the search that failed
+        added = made.add([far, near])
+        assert len(made) == 1 and near.id in made
+        assert list(added.kept_out) == [far.id] and "does not depend on what layer 1 puts out" in added.kept_out[far.id]
 
 
 def test_values_that_are_no_numbers_never_enter_a_set(monkeypatch):

@@ -44,6 +44,7 @@ def test_layers_are_scored_and_kept(tmp_path, monkeypatch):
     assert [s.layer for s in found] == [0, 1, 2] and tried == [1, 2, 3]
     assert found[0].parts.shape == (3, 3) and found[0].score == pytest.approx(hmean(found[0].parts.mean(0)))
     assert sum(found[0].ES) > sum(found[1].ES), "the subject is looked up in layer 0; later edits come too late"
+    assert found[2].score == 0, "no attention above the last layer takes anything to the answer"
     again = layer_scores(model, [0, 1, 2], progress=lambda s: pytest.fail("it was kept"), **asked)
     assert again == found
     (file,) = (tmp_path / "layers").iterdir()

@@ -14,6 +14,7 @@ from knowedit.edit.methods import v_star
 from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
 from knowedit.errors import InputError, KnoweditWarning, ModelError
 from knowedit.facts import Fact
+from knowedit.hooks import hooked, on_output
 
 FACT = Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome")
 OTHERS = (
@@ -108,6 +109,34 @@ def test_searches_end_where_they_end_however_seldom_that_is_read(exact_model, mo
         assert value.probability == near(same.probability, size=ADAM, operations=2 * 40 * PASS)
         assert_near(value.delta, same.delta, size=ADAM, operations=2 * 40 * PASS)
     assert any(value.steps % 5 for value in often), "a read in every fifth step should miss some ends"
+
+
+WINDOWS = [family for family in FAMILIES if family in ("llama", "mistral", "gemma2", "gpt_neo", "modernbert")]
+
+
+@pytest.mark.parametrize("family", WINDOWS)
+def test_a_search_ends_at_once_where_the_answer_does_not_depend_on_it(family):
+    model = tiny(family)
+    (fact_request,) = asked(model)
+    row = fact_request.rows[0]
+    (read, _), *_ = row.reads
+    shift = 10 * torch.randn(model.d_model)
+
+    def said(layer, shift):
+        def shifted(output):
+            flat = output.reshape(-1, output.shape[-1])
+            return flat.index_add(0, torch.tensor([row.lookup]), shift[None]).reshape(output.shape)
+
+        with hooked(on_output(model.down(layer), shifted)), torch.no_grad():
+            return model.hf(input_ids=torch.tensor([row.ids])).logits[0, read]
+
+    reached = []
+    for layer in range(model.n_layers):
+        (value,) = find_v_star(model, [fact_request], layer, replace(SEARCH, stop_loss=0.0))
+        reached.append(not torch.equal(said(layer, shift), said(layer, 0 * shift)))
+        assert value.reaches == reached[-1]
+        assert value.steps == (6 if value.reaches else 1) and bool(value.delta.any()) == value.reaches
+    assert not reached[-1], "no attention stands above the last layer"
 
 
 def test_searches_that_do_not_fit_into_memory_go_on_in_halves(doubled, monkeypatch):
