@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -108,20 +109,30 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def heat_map(
-    axes: Axes, values, *, columns: Sequence[str], rows: Sequence[str], label: str, centre: float | None = None, **more
-) -> None:
-    """A heat map with a colour bar: `values` (rows, columns); diverging around `centre` where one is given."""
-    limits = {}
-    if centre is not None:
-        reach = max(abs(float(v) - centre) for line in values for v in line) or 1.0
-        limits = {"vmin": centre - reach, "vmax": centre + reach}
-    colours = SEQUENTIAL if centre is None else DIVERGING
-    image = axes.imshow(values, aspect="auto", cmap=colours, interpolation="nearest", **{**limits, **more})
-    axes.spines[:].set_visible(False)
-    axes.set_xticks(*_ticks(columns, 40), rotation=90 if max(map(len, columns), default=0) > 3 else 0)
-    axes.set_yticks(*_ticks(rows, 40))
-    axes.figure.colorbar(image, ax=axes, label=label)
+def heat_maps(
+    axes: Sequence[Axes], maps: Sequence, *, rows: Sequence[str], label: str, white: tuple[str, float],
+    mark: tuple[str, float],
+) -> None:  # fmt: skip
+    """Heat maps (rows, columns) on one scale around `white`, with one colour bar. The bar names the values of `white`
+    and of `mark`, each given as (name, value)."""
+    centre, marked = white[1], mark[1]
+    lowest, highest = min(centre, marked, *map(np.nanmin, maps)), max(centre, marked, *map(np.nanmax, maps))
+    reach = max(centre - lowest, highest - centre) or 1.0
+    for ax, values in zip(axes, maps, strict=True):
+        image = ax.imshow(
+            values, aspect="auto", cmap=DIVERGING, vmin=centre - reach, vmax=centre + reach, interpolation="nearest"
+        )
+        ax.spines[:].set_visible(False)
+        ax.set_xticks(*_ticks([str(i) for i in range(values.shape[1])], 10))
+        ax.set_yticks(*_ticks(rows, 40))
+    bar = axes[0].figure.colorbar(image, ax=list(axes), label=label)
+    if lowest < highest:
+        bar.ax.set_ylim(lowest, highest)  # no colours that no value has
+    if abs(marked - centre) > (highest - lowest) / 5:
+        names = {centre: f"{white[0]}\n(white)", marked: mark[0]}
+    else:  # so near that one name would be written over the other
+        names = {centre: f"{white[0]}\n(white),\n{mark[0]}"}
+    bar.ax.secondary_yaxis("left").set_yticks(list(names), list(names.values()))
 
 
 def _ticks(names: Sequence[str], most: int) -> tuple[range, list[str]]:

@@ -5,52 +5,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from ...display.drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_map, save, shorten
+from ...display.drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_maps, save, shorten
 from ...writing.inert import inert
 
-_COLOURS = {"state": "Purples", "mlp": "Greens", "attention": "Reds"}
 _LINES = {"first subject": SKY, "last subject": BLUE, "first after": GREEN, "last": RED}
-_WIDTH = 4.2  # of a map
+_WIDTH, _BAR = 4.0, 1.2  # of a map, and of the colour bar
 _LETTERS = 18  # of a token
 
 
 def trace_figure(path: str | Path, trace) -> Path:
     """Draw all maps of one `Trace` side by side."""
-    kinds = list(trace.effects)
-    with figure(_WIDTH * len(kinds), _height(len(trace.tokens)), columns=len(kinds), squeeze=False) as (fig, axes):
-        for ax, kind in zip(axes[0], kinds, strict=True):
-            draw_trace(ax, trace, kind)
-        approximate = " (approximated by gradients)" if trace.config.fast else ""
-        title = f"{trace.prompt} → {trace.target}{approximate}: {trace.high:.3f} clean, {trace.low:.3f} corrupted"
-        fig.suptitle(shorten(title, 30 * len(kinds) + 40), x=0.01, ha="left")
+    n = len(trace.effects)
+    size = (_WIDTH * n + _BAR, _height(len(trace.tokens)))
+    with figure(*size, columns=n, squeeze=False, sharey="row") as (fig, axes):
+        draw_trace(axes[0], trace)
+        said = f"{trace.high:.3f} clean, {trace.low:.3f} corrupted"
+        said += " (approximated by gradients)" if trace.config.fast else ""
+        title = f"{trace.prompt} → {trace.target}"
+        title += "" if trace.says is None else f" (the model says {trace.says!r})"
+        fig.suptitle(f"{shorten(title, 40 * n + 20)}\n{said}", x=0.01, ha="left")
         return save(fig, path)
 
 
-def draw_trace(axes: Axes, trace, kind: str) -> None:
-    """One map of a trace: the target's probability with `kind` restored."""
+def draw_trace(axes: Sequence[Axes], trace) -> None:
+    """The maps of a trace, one on each of `axes`: the target's probability with something restored."""
     start, end = trace.subject_tokens
     names = [shorten(t.strip() or t, _LETTERS) + ("*" if start <= i < end else "") for i, t in enumerate(trace.tokens)]
-    scores = trace.scores(kind)
-    low = min(trace.low, scores.min())
-    _map(axes, scores, names, kind, trace.window, label="probability", vmin=low, vmax=max(scores.max(), low + 1e-12))
+    maps = {kind: trace.scores(kind) for kind in trace.effects}
+    _maps(axes, maps, names, trace.window, label="probability", white=trace.low, mark=trace.high)
 
 
 def average_figure(path: str | Path, average) -> Path:
     """Draw a `TraceAverage`: a map of each kind, and below it lines with their intervals."""
     kinds = list(average.effects)
-    with figure(_WIDTH * len(kinds), 5.2, rows=2, columns=len(kinds), squeeze=False) as (fig, axes):
-        for column, kind in enumerate(kinds):
-            classes = average.effects[kind]
-            values = np.array([[e.value for e in row] for row in classes.values()])
-            _map(axes[0, column], values, list(classes), kind, average.window, label="average indirect effect")
-            draw_lines(axes[1, column], average, kind)
-        axes[1, 0].legend(fontsize="small")
+    with figure(_WIDTH * len(kinds) + _BAR, 5.2, rows=2, columns=len(kinds), squeeze=False, sharey="row") as (
+        fig,
+        axes,
+    ):
+        maps = {
+            kind: np.array([[e.value for e in row] for row in classes.values()])
+            for kind, classes in average.effects.items()
+        }
         te = average.total_effect
+        _maps(
+            axes[0], maps, list(average.effects[kinds[0]]), average.window, label="average indirect effect",
+            white=0.0, mark=te.value,
+        )  # fmt: skip
+        for ax, kind in zip(axes[1], kinds, strict=True):
+            draw_lines(ax, average, kind)
+        axes[1, 0].legend(fontsize="small")
         title = f"{len(average.facts)} facts, {average.model}: average total effect {te.text('.3f')}"
         fig.suptitle(shorten(title, 120), x=0.01, ha="left")
         return save(fig, path)
@@ -81,30 +90,34 @@ def patch_figure(path: str | Path, patched) -> Path:
     values = np.array(patched.values)
     if kind == "head":
         values = values.reshape(layers, -1)
-        rows, columns = [str(i) for i in range(layers)], [str(i) for i in range(values.shape[1])]
-        names = ("layer", "head, at all tokens")
+        rows, names = [str(i) for i in range(layers)], ("layer", "head, at all tokens")
     else:
         values = values.reshape(-1, layers)
         places = [site.position for site in sites[::layers]]
         words = [[shorten(token.strip() or token, _LETTERS) for token in patched.tokens[p]] for p in places]
         rows = [clean if clean == corrupt else f"{clean} → {corrupt}" for clean, corrupt in words]
-        columns, names = [str(i) for i in range(layers)], ("", f"layer whose {kind} is patched")
+        names = ("", f"layer whose {kind} is patched")
     title = f"{patched.prompts[0]} → {patched.target}"
     with figure(6.4, _height(len(rows))) as (fig, axes):
-        heat_map(axes, values, columns=columns, rows=rows, label=inert(patched.metric), centre=patched.corrupt)
+        heat_maps(
+            [axes], [values], rows=rows, label=inert(patched.metric),
+            white=("corrupt", patched.corrupt), mark=("clean", patched.clean),
+        )  # fmt: skip
         axes.set_ylabel(names[0])
         axes.set_xlabel(names[1])
         axes.set_title(f"{shorten(title, 60)}\n{patched.clean:.3f} clean, {patched.corrupt:.3f} corrupt", color=BLUE)
         return save(fig, path)
 
 
-def _map(axes: Axes, values: np.ndarray, rows: list[str], kind: str, window: int, *, label: str, **limits) -> None:
-    heat_map(axes, values, columns=[str(i) for i in range(values.shape[1])], rows=rows, label=label, **limits)
-    axes.images[0].set_cmap(_COLOURS.get(kind, "Purples"))
-    layers = range(0, values.shape[1], max(1, -(-values.shape[1] // 10)))
-    axes.set_xticks(layers, [str(layer) for layer in layers], rotation=0)
-    axes.set_xlabel(_layers(kind, window))
-    axes.set_title({"state": "state", "mlp": "MLP", "attention": "attention"}.get(kind, kind) + " restored")
+def _maps(
+    axes: Sequence[Axes], maps: dict[str, np.ndarray], rows: list[str], window: int, *, label: str, white: float,
+    mark: float,
+) -> None:  # fmt: skip
+    """A map of each kind on one scale: white is the corrupted run, the clean one is marked."""
+    heat_maps(axes, list(maps.values()), rows=rows, label=label, white=("corrupted", white), mark=("clean", mark))
+    for ax, kind in zip(axes, maps, strict=True):
+        ax.set_xlabel(_layers(kind, window))
+        ax.set_title(f"{kind.replace('mlp', 'MLP')} restored")
 
 
 def _layers(kind: str, window: int) -> str:
@@ -112,4 +125,4 @@ def _layers(kind: str, window: int) -> str:
 
 
 def _height(rows: int) -> float:
-    return 1.6 + 0.19 * min(rows, 40)
+    return 1.8 + 0.19 * min(rows, 40)

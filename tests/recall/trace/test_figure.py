@@ -7,7 +7,7 @@ import pytest
 from support.commands import HOSTILE
 from support.trained import facts, trained
 
-from knowedit.display.drawing import figure, save
+from knowedit.display.drawing import figure, heat_maps, save
 from knowedit.recall.trace import Site, TraceConfig, average_traces, patch, trace, trace_facts
 from knowedit.recall.trace.figure import draw_lines, draw_trace
 from knowedit.recall.trace.patching import grid
@@ -20,14 +20,37 @@ def found():
     return trace(trained(), "Each day Zarn acts as", "baker", "Zarn", CONFIG)
 
 
-def test_a_map_has_the_tokens_down_the_layers_across_and_the_scores(found):
-    for kind, centre in (("state", "layer"), ("mlp", f"centre of {found.window} layers")):
-        with figure() as (_, axes):
-            draw_trace(axes, found, kind)
-            assert [t.get_text() for t in axes.get_yticklabels()] == ["Each", "day", "Zarn*", "acts", "as"]
-            assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "1", "2"] and axes.get_xlabel() == centre
-            np.testing.assert_allclose(axes.images[0].get_array(), found.scores(kind))
-            assert axes.images[0].get_clim()[0] == pytest.approx(min(found.low, found.scores(kind).min()))
+def test_maps_have_the_tokens_down_the_layers_across_and_the_scores(found):
+    kinds = list(found.effects)
+    with figure(columns=len(kinds)) as (_, axes):
+        draw_trace(axes, found)
+        for ax, kind in zip(axes, kinds, strict=True):
+            assert [t.get_text() for t in ax.get_yticklabels()] == ["Each", "day", "Zarn*", "acts", "as"]
+            assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2"]
+            assert ax.get_xlabel() == ("layer" if kind.startswith("state") else f"centre of {found.window} layers")
+            np.testing.assert_allclose(ax.images[0].get_array(), found.scores(kind))
+
+
+def test_maps_have_one_scale_whose_middle_is_the_corrupted_run_and_which_names_it_and_the_clean_one(found):
+    n = len(found.effects)
+    with figure(columns=n) as (fig, axes):
+        draw_trace(axes, found)
+        (limits,) = {ax.images[0].get_clim() for ax in axes}
+        (bar,) = [ax for ax in fig.axes if ax not in list(axes)]
+        (names,) = bar.child_axes
+    scores = np.concatenate([found.scores(kind).ravel() for kind in found.effects])
+    assert sum(limits) / 2 == pytest.approx(found.low) and limits[0] <= scores.min() and scores.max() <= limits[1]
+    assert names.get_yticks() == pytest.approx([found.low, found.high])
+    assert [t.get_text() for t in names.get_yticklabels()] == ["corrupted\n(white)", "clean"]
+    shown = (min(found.low, scores.min()), max(found.high, scores.max()))
+    assert bar.get_ylim() == pytest.approx(shown)
+
+
+def test_names_of_runs_that_are_nearly_equal_share_a_place(found):
+    with figure() as (fig, axes):
+        heat_maps([axes], [np.eye(2)], rows=["a", "b"], label="p", white=("corrupted", 0.5), mark=("clean", 0.51))
+        (names,) = fig.axes[-1].child_axes
+        assert [t.get_text() for t in names.get_yticklabels()] == ["corrupted\n(white),\nclean"]
 
 
 def test_all_maps_are_drawn_into_one_file_and_the_same_again(found, tmp_path):
@@ -59,7 +82,7 @@ def test_patches_are_drawn_around_the_corrupt_prompt(tmp_path):
 def test_hostile_text_is_drawn_as_it_is(tmp_path):
     found = trace(trained(), f"{HOSTILE} Quill lives in", "Bexum", "Quill", TraceConfig(kinds=("state",), fast=True))
     with figure() as (fig, axes):
-        draw_trace(axes, found, "state")
+        draw_trace([axes], found)
         save(fig, tmp_path / "map.png")
         assert not any("\x1b" in t.get_text() for t in axes.get_yticklabels())
     assert found.figure(tmp_path / "hostile.svg").exists()

@@ -120,6 +120,24 @@ def test_its_numbers_are_those_of_the_record(browser, told, tmp_path):
         assert abs(value - score) <= half
 
 
+def test_the_maps_of_a_trace_have_one_scale_on_which_the_clean_run_is_marked(browser, told, tmp_path):
+    trace = told["trace"]
+    low = trace["low"]["value"]
+    with opened(browser, page(told), tmp_path) as (tab, _):
+        opacities = {
+            kind: tab.evaluate(
+                f"[...document.querySelectorAll('#map-{kind} rect')].map(r => r.getAttribute('fill-opacity'))"
+            )
+            for kind in trace["maps"]
+        }
+        mark = tab.evaluate("document.querySelector('.scale i').style.left")
+    effects = {kind: [score - low for row in found["scores"] for score in row] for kind, found in trace["maps"].items()}
+    reach = max(abs(effect) for values in effects.values() for effect in [*values, trace["high"] - low])
+    for kind, values in effects.items():
+        assert [float(o) for o in opacities[kind]] == pytest.approx([abs(v) / reach for v in values], abs=5e-4)
+    assert float(mark.rstrip("%")) == pytest.approx(100 * (trace["high"] - low) / reach, abs=5e-3)
+
+
 def test_hostile_text_is_only_ever_text(browser, hostile, tmp_path):
     text = page(hostile)
     assert "\x1b" not in text and "\u202e" not in text
