@@ -68,6 +68,14 @@ def test_the_hash_is_of_the_weights_alone_and_of_every_one():
     assert tiny("llama", torch.bfloat16).weights_hash() != before
 
 
+def test_the_hash_sees_a_write_that_no_version_counter_sees():
+    model = tiny("llama")
+    before, version = model.weights_hash(), model.down_weight(1)._version
+    model.down_weight(1).data[0, 0] += 1
+    assert model.down_weight(1)._version == version
+    assert model.weights_hash() != before
+
+
 def test_the_hash_refuses_what_it_cannot_see():
     model = tiny("llama")
     model.down(0).to("meta")
