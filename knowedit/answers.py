@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import InputError, KnoweditWarning
 from .facts import Fact
 from .models.adapter import Model
-from .models.passes.batches import batches, padded
+from .models.passes.batches import batches, halving, padded
 from .models.passes.replay import capture
 from .progress import Progress, silent
 from .prompts import Query, with_target_ids
@@ -87,11 +87,15 @@ def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress
             reads.setdefault(row.ids, []).extend(_Read(i, *read) for read in row.reads)
     rows = list(reads)
     parts: list[dict[int, _Part]] = [{} for _ in queries]  # by the index of the read
-    for batch in batches([len(ids) for ids in rows], tokens=BATCH_TOKENS):
+
+    def work(batch: list[int]) -> list[tuple[_Read, _Part]]:
         chosen = [(r, read) for r, i in enumerate(batch) for read in reads[rows[i]]]
         others = [queries[read.query].other_start for _, read in chosen]
         found = _read(model, [rows[i] for i in batch], chosen, others, top)
-        for (_, read), part in zip(chosen, found, strict=True):
+        return [(read, part) for (_, read), part in zip(chosen, found, strict=True)]
+
+    for _, found in halving(model, batches([len(ids) for ids in rows], tokens=BATCH_TOKENS), work, "prompts"):
+        for read, part in found:
             parts[read.query][read.at] = part
         progress(sum(len(part) == len(query.target_ids) for part, query in zip(parts, queries, strict=True)))
     for query, of_query in zip(queries, parts, strict=True):

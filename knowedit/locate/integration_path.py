@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..models.adapter import Model, frozen
 from ..models.passes.batch import Batch, record_batch
-from ..models.passes.batches import room
+from ..models.passes.batches import halving, room
 from ..models.passes.objective import Objective, Read, at_least_float, read_states
 from ..models.passes.replay import record
 from ..models.passes.sweep import chunks, counts, sweep
@@ -115,8 +115,12 @@ class IntegrationPaths:
         with frozen(self.model):
             for gradient, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
                 rows = sorted(n for n in nodes if bool(n.weight) == gradient)
-                for part in chunks([n.layer for n in rows], self.model.n_layers, budget):
-                    values.append(self._integrate(rows[part], gradient, scores))
+                parts = (rows[part] for part in chunks([n.layer for n in rows], self.model.n_layers, budget))
+                work = partial(self._integrate, gradient=gradient)
+                for _, (value, of_segments) in halving(self.model, parts, work, "points of paths"):
+                    values.append(value)
+                    for segment, score in of_segments:
+                        scores[segment] = scores[segment] + score if segment in scores else score
                 ordered += rows
         stacked = torch.stack(list(scores.values()))
         sums = stacked.double().sum(1)
@@ -157,8 +161,8 @@ class IntegrationPaths:
 
         return self._read(sweep(self.batch, joining, patch, of=of), [prompt] * len(indices)).value
 
-    def _integrate(self, nodes: list[Node], gradient: bool, scores: dict[int, Tensor]) -> Tensor:
-        """F at the nodes, a chunk of rows; where gradients are asked for, add their part to `scores`."""
+    def _integrate(self, nodes: list[Node], gradient: bool) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """F at the nodes, a chunk of rows; where gradients are asked for, their part of the scores of segments."""
         joining = counts([n.layer for n in nodes], self.model.n_layers)
         first = [sum(joining[:layer]) for layer in range(self.model.n_layers)]
         prompts = [n.prompt for n in nodes]
@@ -181,14 +185,14 @@ class IntegrationPaths:
         with torch.set_grad_enabled(gradient):
             read = self._read(sweep(self.batch, joining, patch, of=of), prompts, gradient=gradient)
             slopes = torch.autograd.grad(read.normed, list(points.values()), read.gradient) if gradient else ()
+        scores: list[tuple[int, Tensor]] = []
+        for layer, slope in zip(points if gradient else (), slopes, strict=True):
+            part = slice(first[layer], first[layer] + joining[layer])
+            scores += self._scores(layer, nodes[part], slope).items()
         for node in nodes:
             self.rows[node.prompt] += 1
             self.row_layers[node.prompt] += self.model.n_layers - node.layer
-        for layer, slope in zip(points if gradient else (), slopes, strict=True):
-            part = slice(first[layer], first[layer] + joining[layer])
-            for segment, score in self._scores(layer, nodes[part], slope).items():
-                scores[segment] = scores[segment] + score if segment in scores else score
-        return read.value
+        return read.value, scores
 
     def _scores(self, layer: int, nodes: Sequence[Node], slope: Tensor) -> dict[int, Tensor]:
         """The scores of segments, from dF/dneurons (nodes, positions, n_neurons)."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
-from ...models.passes.batches import batches
+from ...models.passes.batches import batches, halving
 from ...prompts import Query
 from ..delta import Dense
 from ..edit import Edit, check_request, make_edit
@@ -98,8 +98,10 @@ def fine_tune_many(model: Model, facts: Sequence[Fact], config: FineTuneConfig |
     norm = model.down_weight(layer).detach().float().norm()
     edits: dict[int, Edit] = {}
     with frozen(model):
-        for batch in batches([len(query.steps[-1].ids) for query in queries], rows=at_once(model)):
-            for i, (delta, losses, loss) in zip(batch, _train(model, [queries[i] for i in batch], config), strict=True):
+        parts = batches([len(query.steps[-1].ids) for query in queries], rows=at_once(model))
+        work = lambda batch: _train(model, [queries[i] for i in batch], config)  # noqa: E731
+        for batch, trained in halving(model, parts, work, "edits"):
+            for i, (delta, losses, loss) in zip(batch, trained, strict=True):
                 edits[i] = make_edit(
                     model,
                     {layer: Dense(delta)},

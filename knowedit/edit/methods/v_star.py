@@ -18,20 +18,18 @@ that are shorter than the way. The first gradient, which is exactly zero then, t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, count, pairwise
-from warnings import warn
 
 import torch
 from torch import Tensor
 
-from ...errors import InputError, KnoweditWarning, ModelError
+from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
 from ...models.passes.batch import bytes_per_token
-from ...models.passes.batches import fitting_tokens
+from ...models.passes.batches import fitting_tokens, halving
 from ...progress import Progress, silent
 from ...prompts import Row
 from .search_rows import Request, Run
@@ -131,30 +129,19 @@ def find_v_star(
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
     tokens = fitting_tokens(model.device, _bytes_per_token(model, layer), BATCH_TOKENS)
-    parts = deque(order[part] for part in _chunks([requests[i] for i in order], tokens))
+    parts = [order[part] for part in _chunks([requests[i] for i in order], tokens)]
     values: dict[int, Value] = {}
 
     def keep(found: dict[int, Value]) -> None:
         values.update(found)
         progress(len(values))
 
+    def work(part: list[int]) -> None:
+        _search(model, {i: requests[i] for i in part if i not in values}, layer, search, keep)
+
     with frozen(model):
-        while parts:
-            part = parts.popleft()
-            if not _fits(_search, model, {i: requests[i] for i in part}, layer, search, keep):
-                left = [i for i in part if i not in values]
-                if len(left) == 1:
-                    raise ModelError(
-                        f"the search for one edit of {model.name} does not fit into the memory of {model.device}; "
-                        "take fewer contexts, or a model in fewer bits"
-                    )
-                warn(
-                    f"{len(left)} searches at once do not fit into the memory of {model.device}; they go on in halves",
-                    KnoweditWarning,
-                    stacklevel=2,
-                )
-                middle = len(left) // 2
-                parts.extendleft([left[middle:], left[:middle]])
+        for _ in halving(model, parts, work, "searches"):
+            pass
     return [values[i] for i in range(len(requests))]
 
 
@@ -177,15 +164,6 @@ def _search(
         if going:
             run = run.only(left)
             searches = Searches(run, search).continuing(searches, left)
-
-
-def _fits(work: Callable[..., None], *arguments) -> bool:
-    """Do the work; return whether the device's memory was enough. What was allocated for it is free again."""
-    try:
-        work(*arguments)
-    except torch.OutOfMemoryError:
-        return False
-    return True
 
 
 def _bytes_per_token(model: Model, layer: int) -> int:

@@ -24,7 +24,7 @@ from ...facts import Fact
 from ...hooks import measuring
 from ...models.adapter import Model
 from ...models.checks import quiet
-from ...models.passes.batches import batches, padded
+from ...models.passes.batches import batches, halving, padded
 from .row_edits import row_edits
 
 BATCH_ROWS = 32
@@ -63,12 +63,16 @@ def generate(
     edits = [None] * len(prompts) if edits is None else list(edits)
     ids = [model.encode(prompt, chat=chat).ids for prompt in prompts]
     generated = [""] * len(prompts)
-    for batch in batches([len(row) for row in ids], rows=BATCH_ROWS):
+
+    def work(batch: list[int]) -> None:
         new = [max(1, tokens - len(ids[i])) if total else tokens for i in batch]
         draws = None if top_k is None else [_generator(seed, prompts[i]) for i in batch]
         rows = _written(model, [ids[i] for i in batch], [edits[i] for i in batch], max(new), top_k, draws)
         for i, row, n in zip(batch, rows, new, strict=True):
             generated[i] = model.tokenizer.decode(row[:n], skip_special_tokens=True)
+
+    for _ in halving(model, batches([len(row) for row in ids], rows=BATCH_ROWS), work, "prompts"):
+        pass
     return generated
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 
 import torch
@@ -33,7 +34,7 @@ from ...edit.edit import Edit
 from ...errors import InputError
 from ...hooks import Enough, ending_early, hooked, on_output
 from ...models.adapter import Model
-from ...models.passes.batches import batches
+from ...models.passes.batches import batches, halving
 from ...prompts import Query
 from .row_edits import check_edits, row_edits
 
@@ -126,8 +127,9 @@ def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: 
         for e, edit_sequences in enumerate(sequences)
         for tree in _trees(model, e, edit_sequences, TREE if as_trees else 0)
     ]
-    for batch in (_packed if as_trees else _plain)(trees, tokens):
-        _run(model, edits, batch, as_trees, answers)
+    work = partial(_run, model, edits, as_trees, answers)
+    for _ in halving(model, (_packed if as_trees else _plain)(trees, tokens), work, "rows of prompts"):
+        pass
 
 
 def _takes_trees(model: Model, longest: int) -> bool:
@@ -223,7 +225,7 @@ def _fullness(rows: list[list[_Tree]]) -> float:
     return sum(sizes) / (len(rows) * max(sizes))
 
 
-def _run(model: Model, edits: list, rows: list[list[_Tree]], as_trees: bool, answers: dict) -> None:
+def _run(model: Model, edits: list, as_trees: bool, answers: dict, rows: list[list[_Tree]]) -> None:
     width = max(sum(map(len, row)) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     seen = torch.zeros(len(rows), width, dtype=torch.long)

@@ -3,16 +3,26 @@
     for chosen in batches([len(row) for row in rows], tokens=768):
         tokens, seen = padded([rows[i] for i in chosen])
 
+    for chosen, result in halving(model, batches(lengths, tokens=768), run, "prompts"):
+
 A decoder never looks at what comes after a token, so rows that are padded on the right need no mask there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from ...errors import KnoweditWarning, ModelError
+from ..adapter import Model
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def batches(
@@ -32,6 +42,45 @@ def batches(
         batch.append(i)
     if batch:
         yield batch
+
+
+def halving(
+    model: Model, parts: Iterable[list[Item]], work: Callable[[list[Item]], Result], what: str
+) -> Iterator[tuple[list[Item], Result]]:
+    """Each of `parts` with what `work` makes of it, in order; one too large for the device's memory is done in halves.
+
+    Later parts have no more items than these, and a warning says so, which calls the items `what`. Work that does not
+    fit is done again, so it has no effect but by its result, or one that may come twice. Raises `ModelError` where an
+    item does not fit by itself.
+    """
+    most: int | None = None
+    for whole in parts:
+        waiting = [whole]
+        while waiting:
+            part = waiting.pop()
+            if most is None or len(part) <= most:
+                if results := _fitting(work, part):
+                    yield part, results[0]
+                    continue
+                if len(part) == 1:
+                    raise ModelError(
+                        f"one of the {what} alone does not fit into the memory of {model.device}; give {model.name} "
+                        "shorter texts, more free memory, or fewer bits a weight"
+                    )
+                most = len(part) // 2
+                message = (
+                    f"{len(part)} {what} at once do not fit into the memory of {model.device}; they go on in halves"
+                )
+                warnings.warn(message, KnoweditWarning, stacklevel=2)
+            waiting += [part[start : start + most] for start in range(0, len(part), most)][::-1]
+
+
+def _fitting(work: Callable[[list[Item]], Result], part: list[Item]) -> list[Result]:
+    """The result; none where the device's memory is too small. What was allocated for it is free again then."""
+    try:
+        return [work(part)]
+    except torch.OutOfMemoryError:
+        return []
 
 
 def padded(rows: Sequence[Sequence[int]], *, left: bool = False, columns: int = 0) -> tuple[Tensor, Tensor]:

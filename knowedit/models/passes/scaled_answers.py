@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...prompts import Query
 from ..adapter import Model
+from .batches import halving
 from .objective import Objective, at_least_float, read_rows
 from .replay import Recording, recordings
 from .sweep import counts, sweep
@@ -86,11 +87,14 @@ class ScaledAnswers:
         order = sorted(range(len(sets)), key=lambda i: _entry(sets[i], self.model.n_layers))
         result = np.full(len(sets), self.probability)
         order = [i for i in order if len(sets[i])]
-        for start in range(0, len(order), SWEEP_ROWS):
-            chosen = order[start : start + SWEEP_ROWS]
+
+        def work(chosen: list[int]) -> np.ndarray:
             rows = [sets[i] for i in chosen]
             factors = [[factor] * len(sets[i]) if isinstance(factor, int | float) else factor[i] for i in chosen]
-            result[chosen] = np.prod([part.scaled(rows, factors) for part in self._parts], axis=0)
+            return np.prod([part.scaled(rows, factors) for part in self._parts], axis=0)
+
+        for chosen, values in halving(self.model, _split(order), work, "sets of neurons"):
+            result[chosen] = values
         return result
 
     def kept(self, masks: Tensor, layers: Sequence[int]) -> np.ndarray:
@@ -98,8 +102,12 @@ class ScaledAnswers:
 
         `masks`: (masks, layers, n_neurons), true for the neurons that are kept as they come.
         """
-        rows = masks.split(SWEEP_ROWS)
-        return np.concatenate([np.prod([part.kept(m, layers) for part in self._parts], axis=0) for m in rows])
+
+        def work(rows: list[int]) -> np.ndarray:
+            return np.prod([part.kept(masks[rows], layers) for part in self._parts], axis=0)
+
+        parts = halving(self.model, _split(list(range(len(masks)))), work, "sets of neurons")
+        return np.concatenate([values for _, values in parts])
 
 
 class _Part:
@@ -150,6 +158,10 @@ class _Part:
 
         joining = counts([min(layers)] * len(masks), self.recording.model.n_layers)
         return self.read(sweep(self.recording, joining, patch)).double().cpu().numpy()
+
+
+def _split(rows: list[int]) -> list[list[int]]:
+    return [rows[start : start + SWEEP_ROWS] for start in range(0, len(rows), SWEEP_ROWS)]
 
 
 def _entry(neurons: Neurons, n_layers: int) -> int:

@@ -14,8 +14,10 @@ target of several tokens counts as a whole, its read positions blocked together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from ...errors import InputError, did_you_mean
 from ...hooks import Register, hooked, on_output
 from ...models.adapter import Model
 from ...models.length import check_length
+from ...models.passes.batches import halving
 from ...models.passes.objective import Objective, read_rows
 from ...models.passes.replay import Recording, record
 from ...models.passes.sweep import counts, sweep
@@ -34,6 +37,7 @@ from .attention_mask import check_blocking, check_sight, on_blocked
 SHARE = 0.18  # of the layers in a window: the paper's 9 of 48 (GPT-2 XL) and 5 of 28 (GPT-J)
 SWEEP_TOKENS = 2048  # that go through a layer at once
 SUBLAYERS = ("mlp", "attention")
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True)
@@ -219,27 +223,38 @@ def _run(model: Model, row: Row, cuts: Sequence[Cut]) -> tuple[float, np.ndarray
         if clean is None:
             clean = read_rows(model, recording.output, at, objectives).value.item()
             after[:] = clean
-        for rows, hidden in swept(recording, cuts, chosen):
-            after[rows] = read_rows(model, hidden, at, objectives).value.double().cpu().numpy()
+        read = partial(read_rows, model, reads=at, objectives=objectives)
+        for rows, knocked in swept(recording, cuts, chosen, read):
+            after[rows] = knocked.value.double().cpu().numpy()
     return clean, after
 
 
-def swept(recording: Recording, cuts: Sequence[Cut], chosen: Sequence[int], extra: Sequence[Register] = ()):
-    """Run the `chosen` of `cuts` upward; yield (which, last block's output (rows, suffix, d_model)) part by part.
+def swept(
+    recording: Recording,
+    cuts: Sequence[Cut],
+    chosen: Sequence[int],
+    read: Callable[[Tensor], Values],
+    extra: Sequence[Register] = (),
+) -> Iterator[tuple[list[int], Values]]:
+    """Run the `chosen` of `cuts` upward; yield (which, what `read` makes of their states) part by part.
 
-    `extra` hooks are there during each sweep. Rows of a part stand in the order in which they join.
+    `read` is given the last block's output (rows, suffix, d_model), rows in the order in which they join. `extra` hooks
+    are there during each sweep.
     """
-    order = sorted(chosen, key=lambda i: min(cuts[i].layers))
-    size = max(1, SWEEP_TOKENS // recording.length)
-    for first in range(0, len(order), size):
-        part = order[first : first + size]
+
+    def work(part: list[int]) -> Values:
         batch = [cuts[i] for i in part]
         joining = counts([min(cut.layers) for cut in batch], recording.model.n_layers)
         blind: list[tuple[int, Tensor]] = []
         with hooked(*_hooks(recording, batch, np.cumsum(joining), blind), *extra):
             hidden = sweep(recording, joining, lambda _, neurons: neurons)
             check_sight(blind)
-            yield part, hidden
+        return read(hidden)
+
+    order = sorted(chosen, key=lambda i: min(cuts[i].layers))
+    size = max(1, SWEEP_TOKENS // recording.length)
+    parts = (order[first : first + size] for first in range(0, len(order), size))
+    yield from halving(recording.model, parts, work, "knockouts")
 
 
 def _hooks(

@@ -220,8 +220,9 @@ def _states_at(
     kept: list[Tensor] = []
     chosen = [i for i, cut in enumerate(cuts) if min(cut.layers) <= layer]
     states: dict[int, Tensor] = {}
-    for part, _ in swept(recording, cuts, chosen, [on_output(model.blocks[layer], kept.append)]):
-        states.update(zip(part, kept.pop()[:, at], strict=True))
+    keep = on_output(model.blocks[layer], kept.append)
+    for part, kept_states in swept(recording, cuts, chosen, lambda _: kept.pop()[:, at], [keep]):
+        states.update(zip(part, kept_states, strict=True))
     return states
 
 

@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
 from ...hooks import hooked
+from ...models.passes.batches import halving
 from ...models.passes.objective import Objective, read_rows
 from .corruption import Corruption, set_output
 
@@ -101,7 +102,8 @@ class _Token:
 
     def restored(self, kind: str, severed: str | None, windows: Sequence[Window]) -> Tensor:
         ordered = sorted(set(windows))
-        hidden = [self._sweep(kind, severed, part) for part in self._parts(ordered)]
+        work = partial(self._sweep, kind, severed)
+        hidden = [result for _, result in halving(self.model, self._parts(ordered), work, "restored states")]
         values = self.restoring._read(torch.cat(hidden)).reshape(len(ordered), self.draws)
         return values[[ordered.index(window) for window in windows]]
 
