@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..writing.counts import number_of
 from .shared.command import Printout, run_command
 from .shared.facts import OneFact
 from .shared.options import SEEDS, ModelOptions, Output, Texts, layer_list
@@ -81,7 +82,7 @@ def _summary(record: dict, page: Path | None) -> Iterator[str]:
         yield f"the model does not say this: it says {word!r} (p = {chance:.3f})"
     if record["proof"] and record["proof"]["recalled"]:
         change = percent(record["proof"]["suppress"]["value"])
-        yield f"{len(record['neurons']['neurons'])} neurons; switched off they change it by {change}"
+        yield f"{number_of(len(record['neurons']['neurons']), 'neuron')}, switched off: {change}"
     if record["edit"]:
         after = record["edit"]["after"]["prompt"]
         yield f"with the edit: {fact['target']} {after['p_true']:.3f}, {fact['target_new']} {after['p_new']:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..writing.counts import number_of
 from .shared.output import line, percent, print_json, table
 
 SCHEMA = "knowedit.locate/1"
@@ -86,7 +87,7 @@ def _row(neuron: dict, given: bool) -> dict[str, str | None]:
 def _proved_on(effect: dict) -> str:
     if effect["heldout"]:
         n = effect["suppress"]["n"]
-        return f"{n} held-out prompt{'s' * (n != 1)}"
+        return number_of(n, "held-out prompt")
     return "the prompt that located them (nothing was held out)"
 
 
@@ -115,9 +116,8 @@ def show_run(run, as_json: bool) -> None:
         print_json({"schema": "knowedit.bench/1", "out": str(run.folder), **summary})
         return
     with_neurons = summary["records"] - summary["failed"] - summary["empty"]
-    line(
-        f"{summary['records']} facts, {with_neurons} with neurons, {summary['failed']} failed; results in {run.folder}"
-    )
+    facts = number_of(summary["records"], "fact")
+    line(f"{facts}, {with_neurons} with neurons, {summary['failed']} failed; results in {run.folder}")
     if warning := summary["completeness"]["warning"]:
         line(f"Warning: {warning}.")
     proof = summary["proof"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ..writing.counts import number_of
 from ..writing.inert import for_markdown
 from .delta import Dense
 from .edit import Edit
@@ -48,7 +49,7 @@ def card(edits: Sequence[Edit], kind: str = "edit", base: str | None = None) -> 
     base = next((name for name in known if name and name.count("/") == 1 and name[0] not in "/.~"), None)
     parts = [
         f"---\n{yaml.safe_dump(_front(edits, kind, base), sort_keys=False, allow_unicode=False)}---",
-        f"# {_count(sum(len(edit.facts) for edit in edits), 'edited fact')} of {for_markdown(edits[0].model)}",
+        f"# {number_of(sum(len(edit.facts) for edit in edits), 'edited fact')} of {for_markdown(edits[0].model)}",
         *_facts(edits),
         *_figures(edits),
         "## What the weights disclose",
@@ -150,7 +151,3 @@ def _made(edit: Edit) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [columns, ["---"] * len(columns), *([for_markdown(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"

@@ -14,6 +14,7 @@ from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, counted, silent
 from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
+from ..writing.counts import number_of
 from .attribution import Attribution, attribute_many
 from .config import CANDIDATES, MOST, LocateConfig, P
 from .fact_prompts import FactPrompts
@@ -300,10 +301,8 @@ def _why_empty(refined: Refinement, config: LocateConfig) -> str:
     if config.select == "causal" and not refined.scores:
         return "no neuron with a large score makes the answer more probable when it is doubled"
     if not refined.rates:
-        return (
-            f"no neuron is coarse for {refined.p:.0%} of the {len(refined.coarse)} prompts: the paraphrases share "
-            "none; lower p or t"
-        )
+        prompts = number_of(len(refined.coarse), "prompt")
+        return f"no neuron is coarse for {refined.p:.0%} of {prompts}: the paraphrases share none; lower p or t"
     if not refined.scores:
         return "every neuron that the paraphrases share is also coarse for a negative prompt"
     return f"every neuron that was located is of a kind to leave out ({', '.join(config.drop)})"

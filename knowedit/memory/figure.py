@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..display.drawing import BLUE, GREEN, GREY, ORANGE, RED, drawable, figure, save, shorten
 from ..statistics import Estimate
+from ..writing.counts import number_of
 
 _COLOURS = {"first": GREEN, "last": RED, "random": GREY}
 _BEFORE, _AFTER = 46, 32  # characters of a text
@@ -40,7 +41,7 @@ def card_figure(path: str | Path, card) -> Path:
         _words(axes[1, 0], card)
         _effects(axes[1, 1], effects)
         active = f"active on {card.active:.1%} of {card.tokens:,} tokens"
-        shared = f", shared by {len(card.located)} located facts" if card.located else ""
+        shared = f", shared by {number_of(len(card.located), 'located fact')}" if card.located else ""
         title = f"Neuron {card.layer}/{card.index} of {drawable(card.model)}: {active}{shared}"
         fig.suptitle(title, x=0.01, ha="left", fontsize="large")
         return save(fig, path)
@@ -184,7 +185,7 @@ def draw_kept(axes: Axes, kept: Sequence) -> None:
     _line(axes, shares, [k.ratio for k in kept], ORANGE, "p′/p")
     _line(axes, shares, [k.random_top1 for k in kept], BLUE, "the same, random neurons", style=":")
     _line(axes, shares, [k.random_ratio for k in kept], ORANGE, style=":")
-    axes.set_title(f"What remains of {kept[0].ratio.n} predictions, %")
+    axes.set_title(f"What remains of {number_of(kept[0].ratio.n, 'prediction')}, %")
     axes.set_xlabel("neurons kept in every layer, %")
     axes.set_ylim(bottom=-3)
     axes.legend(fontsize=7)

@@ -23,6 +23,7 @@ from ..locate.neurons import read_values
 from ..models.adapter import Model
 from ..models.expansion import expansion
 from ..texts.rows import text_of
+from ..writing.counts import number_of
 from .corpus_scan import ActivationScan, LayerActivations, alike, watch
 
 CORPUS_TOKENS = 4096
@@ -78,7 +79,7 @@ class Groups(Record):
     def table(self) -> Iterator[str | Table]:
         """The largest groups."""
         yield (
-            f"Layer {self.layer}: {self.grouped} of {self.neurons} neurons in {len(self.groups)} groups "
+            f"Layer {self.layer}: {self.grouped} of {self.neurons} neurons in {number_of(len(self.groups), 'group')} "
             f"({self.grouped_control} where their activity is shifted)"
         )
         rows = [

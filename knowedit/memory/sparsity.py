@@ -30,6 +30,7 @@ from ..models.passes.sweep import sweep
 from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, estimate, mean, proportion
+from ..writing.counts import number_of
 from .corpus_scan import ActivationScan, chosen_layers, value_norms
 from .functional_groups import Groups
 
@@ -114,7 +115,7 @@ class Sparsity(Record):
         ]
         columns = ("kept", "first choice stays", "p′/p", "random: stays", "random: p′/p")
         n = self.kept[0].ratio.n
-        yield Table(columns, kept, f"Only the strongest neurons of every layer, {n} facts")
+        yield Table(columns, kept, f"Only the strongest neurons of every layer, {number_of(n, 'fact')}")
         if self.groups is not None:
             yield from self.groups.table()
 

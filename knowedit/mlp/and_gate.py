@@ -28,6 +28,7 @@ from ..models.adapter import Model
 from ..models.expansion import Expansion
 from ..progress import Progress, silent
 from ..statistics import Estimate, mean
+from ..writing.counts import number_of
 from .activations import collect
 
 KINDS = ("and", "first", "last", "either")
@@ -62,7 +63,7 @@ class Gates(Record):
     def table(self, layer: int) -> Iterator[str | Table]:
         """The kinds of one layer's neurons, and the strongest AND gates of all layers."""
         neurons = f"the {self.strongest} strongest neurons of layer {layer}"
-        yield f"AND gates: {neurons}, {self.facts} subjects of several words"
+        yield f"AND gates: {neurons}, {number_of(self.facts, 'subject')} of several words"
         rows = [(_NAMES[kind], shares[layer].text("share")) for kind, shares in self.shares.items()]
         swapped = self.and_swapped[layer].text("share")
         yield Table(("", "share"), [*rows, ("need both parts of this subject", swapped)])

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from ..display.colours import ATTENTION, MLP, RANDOM
 from ..display.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SEQUENTIAL, SKY, figure, save
 from ..statistics import Estimate
+from ..writing.counts import number_of
 from ..writing.inert import inert
 
 _STAGE = {"input": GREEN, "gate": PURPLE, "up": SKY, "neurons": MLP, "output": BLUE, "random": RANDOM}
@@ -49,9 +50,9 @@ def anatomy_figure(path: str | Path, anatomy, layer: int) -> Path:
             _unmeasured(accuracy, "linear probe: give facts of several relations")
         else:
             _accuracy(accuracy, anatomy.probe)
-        fig.suptitle(
-            inert(f"{anatomy.model}: MLPs on {anatomy.tokens:,} tokens of {anatomy.texts} texts"), x=0.01, ha="left"
-        )  # fmt: skip
+        texts = number_of(anatomy.texts, "text")
+        title = inert(f"{anatomy.model}: MLPs on {anatomy.tokens:,} tokens of {texts}")
+        fig.suptitle(title, x=0.01, ha="left")
         return save(fig, path)
 
 
@@ -156,7 +157,7 @@ def imputations_figure(path: str | Path, imputations, title: str = "") -> Path:
         _band(axes, layers, imputations.highest, RED, f"{n} highest dimensions")
         _band(axes, layers, imputations.random, RANDOM, f"{n} random dimensions")
         axes.set_ylabel("mean change of log-probability")
-        return _titled(fig, axes, path, title or f"{_IMPUTED}: {len(imputations.each)} facts")
+        return _titled(fig, axes, path, title or f"{_IMPUTED}: {number_of(len(imputations.each), 'fact')}")
 
 
 def _titled(fig: Figure, axes: Axes, path: str | Path, title: str) -> Path:
@@ -231,7 +232,7 @@ def _gates(axes: Axes, gates) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer")
-    axes.set_title(f"what the {gates.strongest} strongest neurons answer to ({gates.facts} subjects)")
+    axes.set_title(f"what the {gates.strongest} strongest neurons answer to ({number_of(gates.facts, 'subject')})")
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3)
 
 

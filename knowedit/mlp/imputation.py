@@ -37,6 +37,7 @@ from ..models.passes.sweep import sweep
 from ..progress import Progress, counted, silent
 from ..prompts import Query
 from ..statistics import Estimate, mean
+from ..writing.counts import number_of
 
 SWEEP_TOKENS = 512  # in a layer: large enough for full speed, small enough for any memory
 
@@ -117,8 +118,8 @@ class Imputations(Record):
 
     def table(self) -> Iterator[str | Table]:
         """The change of log-probability by layer."""
-        n = self.each[0].dimensions
-        yield f"Imputation on {len(self.each)} facts: change of log p, {n} dimensions set to their mean, by layer"
+        facts, dimensions = number_of(len(self.each), "fact"), number_of(self.each[0].dimensions, "dimension")
+        yield f"Imputation on {facts}: change of log p, {dimensions} set to the mean, by layer"
         estimates = zip(self.highest, self.random, self.difference, strict=True)
         rows = [(layer, *(estimate.text() for estimate in row)) for layer, row in enumerate(estimates)]
         yield Table(("layer", "highest", "random", "difference"), rows)

@@ -26,6 +26,7 @@ from ..models.expansion import Expansion, expansion, expansions
 from ..progress import Progress, counted, silent
 from ..prompts import Prompt
 from ..statistics import Estimate, mean
+from ..writing.counts import number_of
 from .activations import collect, text_positions
 from .probing import RelationProbe
 from .value_geometry import effective_dimension
@@ -101,7 +102,8 @@ class Anatomy(Record):
         """The stages of one layer, by default the middle one, and the probe there."""
         anatomy = self.layers[len(self.layers) // 2] if layer is None else self.layer(layer)
         layer, below = anatomy.layer, anatomy.below_zero.text("share")
-        yield f"Anatomy of {self.model} on {self.tokens} tokens of {self.texts} texts, without each text's first token"
+        texts = number_of(self.texts, "text")
+        yield f"Anatomy of {self.model} on {self.tokens} tokens of {texts}, without each text's first token"
         yield "Shape flow: " + " → ".join(f"{width} {stage}" for stage, width in self.flow)
         yield f"Layer {layer}; {self.activation} reads {self.nonlinear}, {below} of it below zero"
         rows = []

@@ -38,6 +38,7 @@ from ..models.expansion import PARTS, projections
 from ..models.passes.scaled_answers import ScaledAnswers
 from ..progress import Progress, silent
 from ..statistics import Estimate, mean, rate
+from ..writing.counts import number_of
 
 BITS = (8, 4, 2, 1)
 
@@ -104,7 +105,8 @@ class Precision(Record):
     def table(self) -> Iterator[str | Table]:
         """What each level leaves of facts and neurons, then of edits."""
         yield (
-            f"{self.model} at fewer bits: {self.facts} facts, neurons of {self.neuron_facts}, {self.edits} edited facts"
+            f"{self.model} at fewer bits: {number_of(self.facts, 'fact')}, neurons of {self.neuron_facts}, "
+            f"{number_of(self.edits, 'edited fact')}"
         )
         names = [("full precision", "") if level.bits is None else (level.part, level.bits) for level in self.levels]
         rows = [

@@ -147,7 +147,7 @@ class EditLog:
         yield Table(("edit", "when", "who", "what", "measured", "base", "state"), rows)
         yield ""
         live = sum(not entry.revoked for entry in self.entries.values())
-        yield f"{live} of {len(self.entries)} edits are live; the log ends in {self.last}"
+        yield f"edits that are live: {live} of {len(self.entries)}; the log ends in {self.last}"
 
     def _take(self, event: Mapping) -> None:
         """Let an event count."""

@@ -21,6 +21,7 @@ from ..hooks import measuring
 from ..models.adapter import Model
 from ..models.checks import one_line, quiet
 from ..statistics import Estimate, mean
+from ..writing.counts import number_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class HarnessResult(Record):
     metrics: tuple[TaskMetric, ...]
 
     def table(self) -> Iterator[str | Table]:
-        edits = f"{len(self.edits)} edit{'s' * (len(self.edits) != 1)}"
+        edits = number_of(len(self.edits), "edit")
         yield f"{self.model} without and with {edits}, lm-eval {self.lm_eval}"
         rows = [
             (m.task, m.metric, f"{m.before:.4f}", f"{m.after:.4f}", m.difference and m.difference.text(), m.documents)

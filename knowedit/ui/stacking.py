@@ -13,6 +13,7 @@ from ..edit.fact_set.fact_set import FactSet
 from ..edit.fact_set.store import HEADER
 from ..errors import InputError
 from ..models.adapter import Model
+from ..writing.counts import number_of
 from .editing import name_of
 from .jobs import Report
 from .render import fill
@@ -57,7 +58,7 @@ def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
     if (path / HEADER).is_file():
         report("solving the set of facts")
         facts = FactSet.load(model, path)
-        edit, name = facts.edit(), f"{len(facts)} facts of {path.name}"
+        edit, name = facts.edit(), f"{number_of(len(facts), 'fact')} of {path.name}"
     else:
         edit = load_edit(path)
         name = name_of(edit.facts[0]) if len(edit.facts) == 1 else f"{len(edit.facts)} facts by {edit.method}"

@@ -369,7 +369,7 @@ def test_a_fact_without_a_subject_is_asked_located_and_fine_tuned_and_says_what_
     status, out, err = run("probe", "--facts", source, "--json")
     assert status == 0 and json.loads(out)["known"], err
     status, out, err = run(*many(source, tmp_path / "run"))
-    assert status == 0 and "1 facts, 1 with neurons" in out, err
+    assert status == 0 and "1 fact, 1 with neurons" in out, err
     status, out, err = run("edit", "Zarn lives in", "--target-new", "Bexum", "--method", "fine_tune", "--out", edit)
     assert status == 0 and "Saved" in out, err
     assert run("show", edit, model=None)[1].startswith("Zarn lives in: Aldor → Bexum")

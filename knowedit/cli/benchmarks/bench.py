@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar
 import typer
 
 from ...edit.methods.table import METHODS
+from ...writing.counts import number_of
 from ..shared.command import command
 from ..shared.help import Command, choice, group
 from ..shared.options import SEEDS, Device, Dtype, Output, RemoteCode, Texts
@@ -187,7 +188,7 @@ def execute(study: str, config, build, run: EngineOptions, device: str | None, a
     try:
         run_by = build()
         if skipped := run_by.skipped:
-            note(f"{len(skipped)} records are skipped, the first ({skipped[0][0]}): {skipped[0][1]}")
+            note(f"skipped: {number_of(len(skipped), 'record')}, the first ({skipped[0][0]}): {skipped[0][1]}")
         done = run_study(
             run_by,
             run.out,
@@ -244,7 +245,7 @@ def show_run(run, as_json: bool) -> None:
         ]
         table(["all so far, after edits", *(f"{name}, {find_metric(name).unit}" for name in names)], rows)
     line(
-        f"{summary['records']} records, {summary['failed']} failed, {summary.get('skipped', 0)} skipped; "
+        f"{number_of(summary['records'], 'record')}, {summary['failed']} failed, {summary.get('skipped', 0)} skipped; "
         f"{summary['seconds']:.0f} seconds; in {run.folder}"
     )
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...writing.counts import number_of
 from ..shared.help import choice
 from ..shared.options import AsJson
 from ..shared.output import line, print_json, table
@@ -39,7 +40,7 @@ def report(
     if as_json:
         print_json({"schema": "knowedit.report/1", "out": None if out is None else str(out), **bench.as_dict()})
     elif out is not None:
-        line(f"{len(files)} files in {out}: {', '.join(files)}")
+        line(f"{number_of(len(files), 'file')} in {out}: {', '.join(files)}")
     elif format in (None, "terminal"):
         for i, printed in enumerate(bench.tables()):
             if i:

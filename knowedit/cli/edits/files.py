@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ...display.result import Table
+from ...writing.counts import number_of
 from ..shared.command import Printout, run_command
 from ..shared.facts import choose_facts
 from ..shared.help import choice
@@ -152,8 +153,8 @@ def _difference(record: dict) -> Iterator[str | Table]:
         yield ""
     others = sum(not change["edited_subject"] for change in changed)
     yield (
-        f"{len(changed)} of {record['asked']} prompts have another first choice, {others} of them about other "
-        f"subjects. {right['before']} answers were right before, {right['after']} are right after."
+        f"Prompts with another first choice: {len(changed)} of {record['asked']}, {others} of them about other "
+        f"subjects. Right answers: {right['before']} before, {right['after']} after."
     )
 
 
@@ -325,7 +326,7 @@ def export(
     def run(model):
         gap = write(edits, model, out, to, base=base, type=type)
         record = {"model": model.name, "to": to, "edits": _hashes(edits), "out": str(out), "logit_gap": gap}
-        text = f"{FORMATS[to]} of {model.name} with {len(edits)} edit{'s' * (len(edits) > 1)}: {out}"
+        text = f"{FORMATS[to]} of {model.name} with {number_of(len(edits), 'edit')}: {out}"
         return Printout(record, (text, *reloaded(to, gap)))
 
     run_command("knowedit.exported/1", run, model, output)

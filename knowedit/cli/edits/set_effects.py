@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ...display.result import Table
+from ...writing.counts import number_of
 from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice
 from ..shared.options import ModelOptions, Output
@@ -75,7 +76,7 @@ def check_set(
             "holding": len(known) - len(lost),
             "lost": [dict(zip(names, row, strict=True)) for row in rows],
         }
-        text = f"{record['holding']} of {len(known)} facts hold"
+        text = f"facts that hold: {record['holding']} of {len(known)}"
         return Printout(record, (Table(("id", "prompt", "answer", "instead"), rows), "", text) if lost else (text,))
 
     record = run_command("knowedit.set-check/1", run, model, output).record
@@ -128,7 +129,7 @@ def export_set(
             gap = write([edit], model, out, to, base=base, type=type)
         ranks = sorted({delta.rank for delta in edit.deltas.values()})
         record = {"model": model.name, "to": to, "ranks": ranks, "lost": lost, "out": str(out), "logit_gap": gap}
-        text = f"{len(edit.facts)} facts, rank {'/'.join(map(str, ranks))}, written to {out}"
+        text = f"{number_of(len(edit.facts), 'fact')}, rank {'/'.join(map(str, ranks))}, written to {out}"
         text += f"; the rank loses {lost:.2%} of ‖ΔW‖" if lost else ""
         return Printout(record, (text, *reloaded(to, gap)))
 

@@ -11,6 +11,7 @@ import typer
 
 from ...display.result import Table
 from ...edit.methods.table import METHODS
+from ...writing.counts import number_of
 from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice, group
 from ..shared.options import ModelOptions, Output, Texts
@@ -114,7 +115,7 @@ def remove(
     store = Store.read(folder)
     store.change(store.check_there(ids), ())
     record = {"removed": ids, "facts": len(store.members)}
-    text = f"{len(ids)} removed, {len(store.members)} facts are in the set"
+    text = f"{len(ids)} removed, the set has {number_of(len(store.members), 'fact')}"
     run_command("knowedit.set-removed/1", lambda _: Printout(record, (text,)), None, output)
 
 
@@ -152,7 +153,7 @@ def _shown(known, added) -> Iterator[str | Table]:
         yield ""
     there = f", {len(added.there)} were there" if added.there else ""
     out = f", {len(added.kept_out)} kept out" if added.kept_out else ""
-    yield f"{len(added.added)} added{there}{out}; {len(known)} facts are in the set"
+    yield f"{len(added.added)} added{there}{out}; the set has {number_of(len(known), 'fact')}"
 
 
 # ---------------------------------------------------------------- what is in a set
@@ -180,11 +181,11 @@ def list_set(folder: Folder, *, output: Output) -> None:
     config = store.header["config"]
     record = {"model": store.header["model"], "config": config, "facts": rows}
     cells = [(r["id"], r["prompt"], f"{r['target']} → {r['target_new']}", f"{r['probability']:.2f}") for r in rows]
-    layers = ", ".join(map(str, config["layers"]))
+    layers = f"layer{'s' * (len(config['layers']) > 1)} {', '.join(map(str, config['layers']))}"
     parts = (
         Table(("id", "prompt", "answer", "p"), cells),
         "",
-        f"{len(rows)} facts for {store.header['model']}, by {config['method']} in layers {layers}",
+        f"{number_of(len(rows), 'fact')} for {store.header['model']}, by {config['method']} in {layers}",
     )
     run_command("knowedit.set/1", lambda _: Printout(record, parts), None, output)
 

@@ -56,7 +56,7 @@ def test(
 
     checks = run_command("knowedit.test/1", run, model, output)
     if checks.failed:
-        raise ChecksFailed(f"{len(checks.failed)} of {len(checks.checks)} checks failed; the table says which")
+        raise ChecksFailed(f"checks that failed: {len(checks.failed)} of {len(checks.checks)}; the table says which")
 
 
 def _facts(names: list[str]) -> list:

@@ -127,5 +127,5 @@ def known_facts(
     source = choose_facts(facts, relation, separator)
     chosen = evenly(known(model, source), limit)
     if not chosen:
-        raise InputError(f"{model.name} knows none of the {len(source)} facts; choose others")
+        raise InputError(f"{model.name} knows none of the facts that were chosen ({len(source)}); choose others")
     return chosen

@@ -20,6 +20,7 @@ from ...locate.proof.effect import Effect
 from ...locate.proof.proof import summarise
 from ...locate.refinement import Site
 from ...statistics import mean, mean_of_ratios, ratio_of_means
+from ...writing.counts import number_of
 from .records import effect_of, mean_probabilities, neurons_of
 
 WHATS = (("suppress", "suppressed"), ("amplify", "amplified"))
@@ -111,8 +112,9 @@ def _completeness(facts: Sequence[_Fact]) -> dict:
     incomplete = sum(value > INCOMPLETE for value in missing)
     warning = None
     if incomplete:
+        facts = number_of(len(missing), "fact")
         warning = (
-            f"in {incomplete} of {len(missing)} facts the scores of a layer miss more than {INCOMPLETE:.0%} of F "
+            f"in {incomplete} of {facts} the scores of a layer miss more than {INCOMPLETE:.0%} of F "
             f"({max(missing):.0%} at most), so they may be wrong; let nodes be auto"
         )
     return {"facts": len(missing), "incomplete": incomplete, "missing": max(missing, default=None), "warning": warning}

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...display.result import Table, plain
 from ...errors import InputError
 from ...statistics import Estimate, mean, rate
+from ...writing.counts import number_of
 from .knockout import SUBLAYERS, Knockout
 from .pipeline import Recall
 
@@ -78,7 +79,7 @@ class RecallAverage:
 
     def table(self) -> Iterator[str | Table]:
         """Each measure at the layer where it is largest, or costs most."""
-        yield f"{len(self.facts)} facts that {self.model} knows, mean p = {self.probability.value:.3f}"
+        yield f"{number_of(len(self.facts), 'fact')} that {self.model} knows, mean p = {self.probability.value:.3f}"
         yield ""
         rate, separation = _highest(self.rate), _highest(self.separation)
         rows: list[tuple[str, int | str, str]] = [

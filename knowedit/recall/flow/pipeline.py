@@ -206,7 +206,7 @@ def _enriched(recall: Recall) -> str:
         others = "" if control is None else f", {control:.1%} are those of others"
         text = f"{enrichment.rate[peak]:.0%} of the first words are attributes after layer {peak} ({words}){others}."
     else:
-        text = f"None of the {enrichment.attributes} attributes is among the first words after any layer."
+        text = f"No attribute is among the first words after any layer ({enrichment.attributes} known)."
     if (last := enrichment.separation[-1]) is not None:
         text += f" An attribute beats another subject's with chance {last:.0%} after the last layer"
         text += f" ({enrichment.separation[0]:.0%} after the first)."

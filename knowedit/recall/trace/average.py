@@ -17,6 +17,7 @@ import numpy as np
 from ...display.result import Table, plain
 from ...errors import InputError
 from ...statistics import Estimate, mean
+from ...writing.counts import number_of
 from .exact import Trace
 
 CLASSES = ("before subject", "first subject", "middle subject", "last subject", "first after", "further", "last")
@@ -70,7 +71,7 @@ class TraceAverage:
     def table(self) -> Iterator[str | Table]:
         """For each kind, the largest effect at each class of token."""
         yield (
-            f"{len(self.facts)} facts, {self.model}: p = {self.high.value:.3f}, "
+            f"{number_of(len(self.facts), 'fact')}, {self.model}: p = {self.high.value:.3f}, "
             f"total effect {self.total_effect.text('signed')}"
         )
         for kind, classes in self.effects.items():

@@ -37,6 +37,7 @@ from ...models.passes.scaled_answers import ScaledAnswers
 from ...progress import Progress, counted, silent
 from ...prompts import Query
 from ...statistics import Estimate, mean
+from ...writing.counts import number_of
 from .corruption import SUBLAYERS, Corruption
 from .gradients import approximate
 from .noise import draw_noise, embedding_spread
@@ -182,13 +183,15 @@ class Trace:
         yield f"{self.prompt} → {self.target}   p = {self.high:.3f}, corrupted {self.low:.3f}   ({self.model})"
         if self.says is not None:
             yield f"Note: the model does not say this: it says {self.says!r}; what is restored is not its answer."
-        how = "approximated by gradients" if self.config.fast else f"{self.config.draws} draws"
+        how = "approximated by gradients" if self.config.fast else number_of(self.config.draws, "draw")
         yield f"noise of {self.config.noise:g} σ = {self.level:.4f} in {self.subject!r}, {how}"
         start, end = self.subject_tokens
         words = [repr(word) + ("*" if start <= i < end else "") for i, word in enumerate(self.tokens)]
         for kind in self.effects:
             token, layer, effect = self.peak(kind)
-            where = f"layer {layer}" if kind.startswith("state") else f"{self.window} layers around {layer}"
+            where = (
+                f"layer {layer}" if kind.startswith("state") else f"{number_of(self.window, 'layer')} around {layer}"
+            )
             yield ""
             yield f"{kind}: most is restored at {self.tokens[token]!r}, {where}: {effect.text('signed')}"
             scores = self.scores(kind)

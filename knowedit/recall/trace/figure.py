@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ...display.drawing import BLUE, GREEN, GREY, RED, SKY, figure, heat_maps, save, shorten
+from ...writing.counts import number_of
 from ...writing.inert import inert
 
 _LINES = {"first subject": SKY, "last subject": BLUE, "first after": GREEN, "last": RED}
@@ -60,7 +61,7 @@ def average_figure(path: str | Path, average) -> Path:
         for ax, kind in zip(axes[1], kinds, strict=True):
             draw_lines(ax, average, kind)
         axes[1, 0].legend(fontsize="small")
-        title = f"{len(average.facts)} facts, {average.model}: average total effect {te.text('.3f')}"
+        title = f"{number_of(len(average.facts), 'fact')}, {average.model}: average total effect {te.text('.3f')}"
         fig.suptitle(shorten(title, 120), x=0.01, ha="left")
         return save(fig, path)
 
@@ -121,7 +122,7 @@ def _maps(
 
 
 def _layers(kind: str, window: int) -> str:
-    return f"centre of {window} layers" if kind in ("mlp", "attention") else "layer"
+    return f"centre of {number_of(window, 'layer')}" if kind in ("mlp", "attention") else "layer"
 
 
 def _height(rows: int) -> float:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from ...display.colours import RANDOM
 from ...display.drawing import BLUE, COLOURS, GREY, ORANGE, PURPLE, figure, save
 from ...evaluate.edits.metrics import METRICS
+from ...writing.counts import number_of
 from ...writing.inert import inert
 
 Figures = Mapping[str, Mapping]  # metric → {value, low, high}
@@ -88,7 +89,7 @@ def faithfulness_curve(curve: Mapping, paths: Sequence[str | Path]) -> None:
         axes.set_xlabel("strongest neurons, % of all (leftmost: none)")
         axes.set_ylabel("probability, % of the model's")
         areas = ", ".join(f"{name.upper()} {curve[name]['value']:.2f}" for name in ("cpr", "cmd") if curve[name]["n"])
-        axes.set_title(f"Faithfulness over {curve['cpr']['n']} facts" + (f": {areas}" if areas else ""))
+        axes.set_title(f"Faithfulness over {number_of(curve['cpr']['n'], 'fact')}" + (f": {areas}" if areas else ""))
         _legend(fig, axes, 3)
         _save(fig, paths)
 

@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 from ...display.colours import variables
 from ...errors import InputError
 from ...files import check_file, write_text
+from ...writing.counts import number_of
 from ...writing.inert import inert
 from . import charts
 from .story import CHAPTERS
@@ -56,7 +57,8 @@ def templates(*more: str) -> Environment:
         loader=ChoiceLoader(folders), autoescape=True, undefined=StrictUndefined, lstrip_blocks=True
     )
     environment.filters |= {"inert": inert, "token": token}
-    environment.globals |= {"charts": charts, "max": max, "min": min, "zip": zip, "shown": shown}
+    environment.globals |= {"charts": charts, "max": max, "min": min, "zip": zip}
+    environment.globals |= {"shown": shown, "number_of": number_of}
     return environment
 
 

@@ -59,7 +59,7 @@ def test_many_facts_are_averaged(run, two, tmp_path):
     assert set(found["maps"]["state"]["classes"]) == {"last subject", "first after", "last"}
     assert picture.read_text().startswith("<?xml")
     status, out, _ = run("trace", "--facts", two, "--draws", "2", "--limit", "1", "--fast")
-    assert status == 0 and "1 facts" in out and "last subject" in out
+    assert status == 0 and "1 fact, " in out and "last subject" in out
 
 
 @pytest.mark.parametrize(

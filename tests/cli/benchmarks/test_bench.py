@@ -321,8 +321,8 @@ def test_a_record_whose_subject_is_not_in_its_prompt_is_skipped_counted_and_said
     data.write_text(json.dumps([LITE, {**LITE, "case_id": 17, "subject": "Nice"}]))
     status, out, err = edit(given=str(data))
     assert status == 0, err
-    assert "1 records are skipped, the first (17): its subject 'Nice' is not in its prompt 'Zarn lives in'" in err
-    assert "1 records, 0 failed, 1 skipped" in out
+    assert "skipped: 1 record, the first (17): its subject 'Nice' is not in its prompt 'Zarn lives in'" in err
+    assert "1 record, 0 failed, 1 skipped" in out
 
 
 def test_hostile_text_is_inert(edit, run, tmp_path):

@@ -102,13 +102,13 @@ def test_ask_shows_both_and_check_fails_where_a_fact_does_not_hold(run, stored, 
     assert held["facts"] == 3 and held["holding"] + len(held["lost"]) == 3
     status, out, _ = run("set", "check", stored)
     assert status == (1 if held["lost"] else 0)
-    assert f"{held['holding']} of 3 facts hold" in out
+    assert f"facts that hold: {held['holding']} of 3" in out
     assert run("set", "check", stored, "--least", repr(held["holding"] / 3))[0] == 0
     one = str(tmp_path / "one")
     tavo = written(tmp_path / "tavo.jsonl", [fact for fact in requests() if fact.id == "home/tavo"])
     of(run("set", "add", one, "--facts", tavo, *QUICK, "--json"))
     assert run("set", "check", one)[0] == 0
-    assert "1 of 1 facts hold" in run("set", "check", one)[1]
+    assert "facts that hold: 1 of 1" in run("set", "check", one)[1]
 
 
 @pytest.mark.parametrize("to, file", [("edit", "edit.json"), ("peft", "adapter_config.json")])

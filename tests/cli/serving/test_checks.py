@@ -25,7 +25,7 @@ def test_the_status_is_0_where_all_passes_and_3_with_a_table_where_something_bro
     broken = written(tmp_path / "broken.jsonl", [zarn])
     report = tmp_path / "junit.xml"
     status, out, err = run("test", edit, "--hold", hold, "--keep", broken, "--junit", str(report))
-    assert status == 3 and err.splitlines()[-1].startswith("error: 1 of 2 checks failed")
+    assert status == 3 and err.splitlines()[-1].startswith("error: checks that failed: 1 of 2")
     row = next(line for line in out.splitlines() if line.startswith("keep "))
     assert "home/zarn" in row and "Aldor" in row and "Bexum" in row
     assert ElementTree.fromstring(report.read_bytes()).get("failures") == "1"

@@ -27,7 +27,7 @@ def edits(tmp_path):
 def test_one_of_two_edits_is_revoked_and_the_other_is_served(run, edits, folder, tmp_path):
     status, out, err = run("log", str(edits), "--by", "ada", model=None)
     assert status == 0, err
-    assert "Zarn lives in: Aldor → Bexum" in out and "2 of 2 edits are live" in out
+    assert "Zarn lives in: Aldor → Bexum" in out and "edits that are live: 2 of 2" in out
     arguments = ("--by", "grace", "--why", "no", "--to", "peft", "--out", str(tmp_path / "left"))
     status, out, err = run("revoke", str(edits), "zarn", *arguments, "--json")
     assert status == 0, err

@@ -74,6 +74,14 @@ def test_a_text_gives_the_attributes():
     assert found.enrichment.control == (None,) * 3
 
 
+@pytest.mark.parametrize("words", ["Unheard", "Unheard Unspoken"])
+def test_the_sentence_about_no_attribute_fits_one_and_many(words):
+    found = recall_fact(trained(), facts()[0], attributes_in(words))
+    n = len(words.split())
+    assert found.enrichment.attributes == n and not any(found.enrichment.rate)
+    assert found.stages[0].text.startswith(f"No attribute is among the first words after any layer ({n} known).")
+
+
 def test_a_model_of_one_layer():
     found = recall_fact(tiny("llama", num_hidden_layers=1), ASKED)
     assert len(found.enrichment.rate) == len(found.extraction.mlp) == found.edges.window == 1
