@@ -252,6 +252,7 @@ def _locate_one(
     from ..locate.locate import locate_prompts
     from ..locate.proof.neuron_kinds import ControlPool
     from ..locate.proof.proof import prove_located
+    from ..locate.rankings import scoring_passes
     from ..sources import builtin_facts
 
     if path is not None:
@@ -264,7 +265,15 @@ def _locate_one(
     prompts.check(model, config.chat)  # a mistyped one is said before anything is computed
     for text in negatives:
         model.encode(text, chat=config.chat)
-    (answer,) = ask(model, [prompts.query(model, prompts.locating[0], chat=config.chat)], top=0)
+    queries = [prompts.query(model, text, chat=config.chat) for text in prompts.locating[: config.prompts]]
+    targets = sum(len(query.target_ids) for query in queries) + len(negatives)  # each token is scored by itself
+    passes = targets * scoring_passes(config.method, config.attribution.nodes, model)
+    proving = f"{len(prompts.heldout)} held-out prompts" if prompts.heldout else "the prompt itself"
+    note(
+        f"locating by {len(queries) + len(negatives)} prompts takes at least {passes} passes through the model; then "
+        f"{draws} random sets are tried on {proving}"
+    )
+    (answer,) = ask(model, queries[:1], top=0)
     pool = ControlPool(model, builtin_facts())
     with progress("attributing", len(prompts.locating[: config.prompts]) + len(negatives), "prompt") as step:
         located = locate_prompts(

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -65,14 +65,15 @@ def rank_many(
         yield from (of_query.mean(1) for of_query in scores)
 
 
-def scoring_passes(method: str, nodes: int | str, layers: Sequence[int] | None) -> int:
-    """Sequences that run through the model to score one prompt: the prompt itself, and for `ig` the rows of its paths.
+def scoring_passes(method: str, nodes: int | str, model: Model | None) -> int:
+    """Sequences that run through the model to score a token of a target: the prompt, and for `ig` rows of its paths.
 
-    `layers` are those in which neurons are located; None counts one, where the model is not known.
+    Paths go through all layers, also where neurons of some are located; without `model` one layer counts. Of `"auto"`
+    nodes only those count that it begins with.
     """
     if method != "ig":
         return 1
-    return 1 + (START if nodes == "auto" else int(nodes)) * (1 if layers is None else len(layers))
+    return 1 + (START if nodes == "auto" else int(nodes)) * (1 if model is None else model.n_layers)
 
 
 def _gradient(paths: IntegrationPaths) -> Tensor:

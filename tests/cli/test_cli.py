@@ -41,6 +41,16 @@ def test_locate_prints_one_json_object(run):
     assert set(record["seconds"]) == {"load", "attribution", "effect"}
 
 
+def test_locate_says_before_what_it_takes(run):
+    status, out, err = run(*ZARN, "--paraphrase", "The home of Zarn is", "--heldout", "Today Zarn stays in",
+                           "--negative", "Quill works as", "--nodes", "8", "--layers", "1-2")  # fmt: skip
+    assert status == 0, err
+    said = (
+        "locating by 3 prompts takes at least {} passes through the model; then 40 random sets are tried on 1 held-out"
+    )
+    assert err.startswith(said.format(3 * (1 + 8 * 3))), "paths go through all three layers"
+
+
 def test_locate_prints_a_table_for_people(run):
     status, out, _ = run(*ZARN)
     assert status == 0

@@ -13,7 +13,7 @@ from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
 from knowedit.locate import RANKINGS, attribute_many
 from knowedit.locate.quadrature import RULES
-from knowedit.locate.rankings import rank, rank_many
+from knowedit.locate.rankings import rank, rank_many, scoring_passes
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 
@@ -31,6 +31,14 @@ def own_probability(model, step, token, layer=None):
     with torch.no_grad(), hooked(*hooks):
         logits = model.hf(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
     return logits[0, step.read].softmax(-1)[token].item()
+
+
+def test_passes_are_counted_as_they_are_made():
+    model = tiny("llama")
+    for nodes in (7, "auto"):
+        made = attribute(model, PROMPT, "Paris", AttributionConfig(nodes=nodes))
+        counted = len(made.target_ids) * (scoring_passes("ig", nodes, model) - 1)
+        assert counted == sum(made.nodes) if nodes == 7 else counted <= sum(made.nodes)
 
 
 # ------------------------------------------------------------------ closed forms

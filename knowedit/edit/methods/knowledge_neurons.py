@@ -304,9 +304,8 @@ def _passes(
 
 
 def _located(facts: Sequence[Fact], config: LocateConfig, model: Model | None) -> int:
-    layers = None if model is None else config.layers or range(model.n_layers)
     prompts = sum(len((fact.template, *fact.paraphrases)[: config.prompts]) for fact in facts)
-    return prompts * scoring_passes(config.method, config.attribution.nodes, layers)
+    return prompts * scoring_passes(config.method, config.attribution.nodes, model)
 
 
 METHOD = Method(KnowledgeNeuronsConfig, _prepare, passes=_passes)

@@ -33,16 +33,15 @@ def plan(config: NeuronStudyConfig, source: Source | None, facts: Sequence[Fact]
     sets = 1 + config.activation + config.draws + min(config.draws, LAYER_DRAWS)
     alone = 2 + min(config.draws, ALONE_DRAWS)
     locate, nodes = config.locate, config.locate.attribution.nodes
-    layers = None if model is None else locate.layers or range(model.n_layers)
     passes = {
-        "locate": (locating + len(config.negatives)) * scoring_passes(locate.method, nodes, layers),
+        "locate": (locating + len(config.negatives)) * scoring_passes(locate.method, nodes, model),
         "controls": (2 + locate.kinds) * CONTROLS * len(facts),
         "effect": heldout * (1 + 2 * sets + alone),
         "faithfulness": heldout * 3 * len(SHARES),
         "specificity": 2 * CONTROLS * 2 * len(facts),
     }
     if config.stability and locate.method == "ig":
-        varied = sum(scoring_passes("ig", nodes, layers) for nodes in NODES_GRID)
+        varied = sum(scoring_passes("ig", nodes, model) for nodes in NODES_GRID)
         passes["stability"] = -(-len(facts) // NODES_EVERY) * varied
     if config.erase:
         passes["erase"] = 2 * 2 * ASKED_FACTS * len({fact.relation_name or fact.relation for fact in facts})
