@@ -57,7 +57,8 @@ def proof(
     model = knowedit.load()
     known_facts = known(model)
     chosen = evenly(known_facts, facts)
-    pool, weights_hash = ControlPool(model, knowedit.builtin_facts()), model.weights_hash()
+    weights_hash = model.weights_hash()
+    pool = ControlPool(model, knowedit.builtin_facts(), weights_hash=weights_hash)
     sizes = {"": None} if adjust else {"": None, "strongest": STRONGEST}
     effects = {size: [] for size in sizes}
     rows = []

@@ -274,10 +274,11 @@ def _locate_one(
         f"{draws} random sets are tried on {proving}"
     )
     (answer,) = ask(model, queries[:1], top=0)
-    pool = ControlPool(model, builtin_facts())
+    weights_hash = model.weights_hash()
+    pool = ControlPool(model, builtin_facts(), weights_hash=weights_hash)
     with progress("attributing", len(prompts.locating[: config.prompts]) + len(negatives), "prompt") as step:
         located = locate_prompts(
-            model, prompts, config, negatives=negatives, pool=pool, progress=step,
+            model, prompts, config, negatives=negatives, pool=pool, weights_hash=weights_hash, progress=step,
         )  # fmt: skip
     seconds["attribution"] = clock.lap()
     proof = None

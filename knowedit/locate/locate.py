@@ -77,7 +77,8 @@ def locate_prompts(
     progress: Progress = silent,
 ) -> NeuronSet:
     """The neurons that the locating ones of `prompts` share, as `locate_fact` returns them."""
-    config, pool = config or LocateConfig(), pool or ControlPool(model, builtin_facts())
+    config, weights_hash = config or LocateConfig(), weights_hash or model.weights_hash()
+    pool = pool or ControlPool(model, builtin_facts(), weights_hash=weights_hash)
     scored = score_prompts(model, prompts, config, pool, progress=progress)
     others = score_negatives(model, negatives, config, pool, progress=lambda done: progress(len(scored) + done))
     return describe(model, prompts, scored, config, negatives=others, pool=pool, weights_hash=weights_hash)

@@ -146,7 +146,7 @@ def select(
         waiting = sorted((site for site in gains if site not in chosen), key=lambda site: -gains[site])
         tried = waiting[:TRIED] if taken else waiting
         sets = [[*chosen, site] for site in tried]
-        suppressed, amplified = (sum(prompt.scaled(sets, factor) for prompt in answers) for factor in (0.0, 2.0))
+        suppressed, amplified = sum(np.stack(prompt.suppressed_and_amplified(sets)) for prompt in answers)
         joint = (amplified - suppressed) / before - _disturbance(against, sets)
         gains.update(zip(tried, joint - effects[-1], strict=True))
         best = int(joint.argmax())
@@ -162,8 +162,8 @@ def _disturbance(others: Sequence[ScaledAnswers], sets: Sequence[Sequence[Site]]
     """Twice how much each set changes other facts' probabilities, both ways together, over their sum."""
     total = np.zeros(len(sets))
     for other in others:
-        for factor in (0.0, 2.0):
-            total += 2 * abs(other.scaled(sets, factor) - other.probability)
+        for scaled in other.suppressed_and_amplified(sets):
+            total += 2 * abs(scaled - other.probability)
     return total / max(sum(other.probability for other in others), 1e-30) if others else total
 
 

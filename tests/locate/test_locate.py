@@ -19,6 +19,7 @@ from knowedit.locate.locate import locate_fact, locate_prompts, score_prompts
 from knowedit.locate.neurons import KINDS, vocabulary
 from knowedit.locate.proof.neuron_kinds import CONTROLS, ControlPool, Controls, kinds
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
+from knowedit.models.adapter import Model
 from knowedit.models.intervene import scale
 
 NODES = AttributionConfig(nodes=8)
@@ -141,8 +142,8 @@ class Table:
     def __init__(self, amplified):
         self.amplified, self.probability = amplified, amplified[frozenset()]
 
-    def scaled(self, sets, factor):
-        return np.array([self.amplified[frozenset(s)] if factor else self.probability for s in sets])
+    def suppressed_and_amplified(self, sets):
+        return np.full(len(sets), self.probability), np.array([self.amplified[frozenset(s)] for s in sets])
 
 
 def test_what_other_answers_need_is_no_candidate():
@@ -283,6 +284,9 @@ class Needs:
     def scaled(self, sets, factor):
         return np.array([0.4 if set(neurons) & set(self.needed) else 0.8 for neurons in sets])
 
+    def suppressed_and_amplified(self, sets):
+        return self.scaled(sets, 0.0), self.scaled(sets, 2.0)
+
 
 @pytest.mark.parametrize(
     ("general", "relation", "answer", "kind"),
@@ -319,6 +323,28 @@ def test_controls_never_ask_about_the_same_subject_and_are_known():
         for response in getattr(controls, name):
             assert response.known
             assert "Zarn" not in response.query.prompt.text
+
+
+def test_what_a_model_does_not_know_is_asked_once_a_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    model, asked, query_of = trained(), [], Model.query_of
+    monkeypatch.setattr(Model, "query_of", lambda self, fact: asked.append(fact) or query_of(self, fact))
+    wrong = [replace(fact, target="Bexum" if fact.target != "Bexum" else "Cirra") for fact in facts()]
+
+    def counted(weights_hash):
+        asked.clear()
+        counts = (
+            ControlPool(model, wrong, facts(), weights_hash=weights_hash).controls("Zarn", "Aldor", "home").counts()
+        )
+        return counts, len(asked)
+
+    counts, first = counted("one")
+    assert first > sum(counts.values()) > 0  # facts that it does not know were asked, too
+    assert counted("one") == (counts, sum(counts.values()))
+    assert counted("another") == (counts, first)
+    for kept in (tmp_path / "unknown").iterdir():
+        kept.write_text('{"damaged": 1')
+    assert counted("one") == (counts, first)
 
 
 def test_vocabulary_follows_the_sign():

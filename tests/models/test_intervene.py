@@ -111,6 +111,14 @@ def test_a_response_equals_the_model_inside_the_context(factor):
         assert found == near_probability(logits.softmax(-1)[query.target_ids[0]].item())
 
 
+def test_suppressed_and_amplified_are_what_one_factor_gives_at_a_time():
+    model = trained()
+    answers = ScaledAnswers(model, model.query_of(facts()[0]))
+    sets = [[(2, 5)], [], [(0, 1), (1, 7), (2, 9)]]
+    for values, factor in zip(answers.suppressed_and_amplified(sets), (0.0, 2.0), strict=True):
+        assert list(values) == near_probability(answers.scaled(sets, factor))
+
+
 def test_each_neuron_of_a_set_may_have_a_factor_of_its_own():
     model = trained()
     query = model.query_of(facts()[0])

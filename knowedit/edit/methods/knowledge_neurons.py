@@ -176,8 +176,8 @@ def erase(
         raise InputError("there is no fact to erase, expected one or those of a relation")
     counts = None
     if neurons is None:
-        pool = pool or ControlPool(model, builtin_facts())
         weights_hash = model.weights_hash()
+        pool = pool or ControlPool(model, builtin_facts(), weights_hash=weights_hash)
         located = [locate_fact(model, fact, config.locate, pool=pool, weights_hash=weights_hash) for fact in facts]
         if not any(located):
             raise InputError(f"no neuron to erase for {facts[0].prompt!r}: {_why(located[0])}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ...errors import DataError, InputError
 from ...locate.neurons import NeuronSet
-from ...locate.proof.effect import FACTORS, Effect
+from ...locate.proof.effect import CHANGED, Effect
 from ..runs.folder import RunFolder
 
 RANDOM = {"activation": "random", "layer": "random_by_layer"}  # what the controls of a proof are called in figures
@@ -38,7 +38,7 @@ def mean_probabilities(effect: Effect, located: str = "located") -> dict[str, di
     activation, `random_by_layer` by layer only.
     """
     sets = {
-        located: {what: getattr(effect, what) for what in FACTORS},
+        located: {what: getattr(effect, what) for what in CHANGED},
         **effect.rivals,
         **{name: effect.control[kind] for kind, name in RANDOM.items()},
     }

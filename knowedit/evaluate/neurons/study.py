@@ -231,7 +231,8 @@ class NeuronStudy(FactStudy):
     @cached_property
     def _pool(self) -> ControlPool:
         """Controls are the source's own facts; built-in ones where the model knows too few of these."""
-        return ControlPool(self.model, self.source.facts, () if self.source.format == "builtin" else builtin_facts())
+        spare = () if self.source.format == "builtin" else builtin_facts()
+        return ControlPool(self.model, self.source.facts, spare, weights_hash=self._weights_hash)
 
     def chosen_facts(self) -> list[Fact]:
         config = self.settings

@@ -26,7 +26,7 @@ from .ablation import ablation_values
 from .draws import Sites, draw
 from .neuron_kinds import ControlPool
 
-FACTORS = {"suppressed": 0.0, "amplified": 2.0}
+CHANGED = ("suppressed", "amplified")
 LAYER_DRAWS = 50  # draws matched by layer only, which no p-value rests on
 ALONE_DRAWS = 20  # draws whose sufficiency is measured
 
@@ -130,7 +130,7 @@ def measure(
     by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, by_activation=False)
     rivals = rivals or {}
     sets = [located, *by_activation, *by_layer, *map(list, rivals.values())]
-    scaled = {what: _scaled(answers, sets, factor) for what, factor in FACTORS.items()}  # (prompts, sets)
+    scaled = _scaled(answers, sets)
     activation_sets, layer_sets = slice(1, 1 + draws), slice(1 + draws, len(sets) - len(rivals))
     return Effect(
         before=np.array([prompt.probability for prompt in answers]),
@@ -167,8 +167,10 @@ def _alone(answers: Sequence[ScaledAnswers], located: Sites, drawn: Sequence[Sit
     return {"located": values[:, 0], "none": values[:, 1], "drawn": values[:, 2:].mean(0)}
 
 
-def _scaled(answers: Sequence[ScaledAnswers], sets: Sequence[Sites], factor: float) -> np.ndarray:
-    return np.stack([prompt.scaled(sets, factor) for prompt in answers])
+def _scaled(answers: Sequence[ScaledAnswers], sets: Sequence[Sites]) -> dict[str, np.ndarray]:
+    """The probabilities with each of the sets suppressed and amplified, (prompts, sets) each."""
+    values = zip(*(prompt.suppressed_and_amplified(sets) for prompt in answers), strict=True)
+    return {what: np.stack(of_prompts) for what, of_prompts in zip(CHANGED, values, strict=True)}
 
 
 def _strength(activations: Tensor, sets: Sequence[Sites]) -> float:
@@ -178,5 +180,5 @@ def _strength(activations: Tensor, sets: Sequence[Sites]) -> float:
 def _specificity(answers: Sequence[ScaledAnswers], located: Sites) -> dict[str, np.ndarray]:
     return {
         "before": np.array([fact.probability for fact in answers]),
-        **{what: _scaled(answers, [located], factor)[:, 0] for what, factor in FACTORS.items()},
+        **{what: values[:, 0] for what, values in _scaled(answers, [located]).items()},
     }

@@ -17,15 +17,17 @@ from __future__ import annotations
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import InputError, ModelError
 from ...facts import Fact
 from ...models.adapter import Model
+from ...models.cache import key_of, read_json, write_json
 from ...models.passes.scaled_answers import ScaledAnswers
 from ..integration_path import baseline_tensor
 from ..neurons import vocabulary
@@ -33,6 +35,7 @@ from ..neurons import vocabulary
 DROP = 0.1
 SORTS = ("general", "relation", "answer")
 CONTROLS = 8  # of each sort
+UNKNOWN = "unknown"  # the cache's folder of what models do not know
 KEPT = 256  # controls whose keys and values are held, for the next facts
 
 
@@ -51,17 +54,21 @@ class Controls:
 class ControlPool:
     """Facts that can serve as controls on one model, run when they are first needed; the last `KEPT` are kept.
 
-    `spare` facts are taken where the model knows too few of `facts`.
+    `spare` facts are taken where the model knows too few of `facts`. With the model's `weights_hash` the cache keeps
+    which facts it does not know, so that they are asked once a model.
     """
 
-    def __init__(self, model: Model, facts: Sequence[Fact], spare: Sequence[Fact] = ()):
+    def __init__(
+        self, model: Model, facts: Sequence[Fact], spare: Sequence[Fact] = (), *, weights_hash: str | None = None
+    ):
         self.model = model
+        self._key = weights_hash and key_of({"weights": weights_hash, "dtype": str(model.dtype)})
         self._groups = [
             [(fact, {answer.casefold() for answer in (fact.target, *fact.aliases)}) for fact in group]
             for group in (facts, spare)
         ]
         self._asked: OrderedDict[tuple[str, str], ScaledAnswers] = OrderedDict()
-        self._unknown: set[tuple[str, str]] = set()
+        self._unknown = self._cached()
         self._needed: dict[tuple, bool] = {}  # by the controls' prompts and the neuron
 
     def controls(
@@ -87,9 +94,11 @@ class ControlPool:
                     candidates["general"][-1].append(fact)
                 elif relation is not None:
                     candidates["relation"][-1].append(fact)
-        return Controls(
-            **{sort: self._known(groups, n) if sort in sorts else () for sort, groups in candidates.items()}
-        )
+        unknown = len(self._unknown)
+        known = {sort: self._known(groups, n) if sort in sorts else () for sort, groups in candidates.items()}
+        if len(self._unknown) > unknown:
+            self._cache()
+        return Controls(**known)
 
     def other_subject(self, subject: str | None, target: str, relation: str | None) -> str | None:
         """Another subject of the relation, which has another answer; the same one every time, None without one."""
@@ -119,8 +128,8 @@ class ControlPool:
         if new and controls:
             before = sum(control.probability for control in controls)
             sets = [[neuron] for neuron in new]
-            changes = [sum(control.scaled(sets, factor) for control in controls) / before - 1 for factor in (0.0, 2.0)]
-            largest = abs(np.stack(changes)).max(0)
+            after = sum(np.stack(control.suppressed_and_amplified(sets)) for control in controls)
+            largest = abs(after / before - 1).max(0)
             self._needed.update(((about, neuron), bool(c >= DROP)) for neuron, c in zip(new, largest, strict=True))
         return [self._needed.get((about, neuron), False) for neuron in neurons]
 
@@ -135,6 +144,19 @@ class ControlPool:
                 if answers is not None:
                     known.append(answers)
         return tuple(known)
+
+    def _cached(self) -> set[tuple[str, str]]:
+        """Prompts and targets that earlier pools found unknown; none where nothing sound is kept."""
+        try:
+            return {(prompt, target) for prompt, target in (self._key and read_json(UNKNOWN, self._key)) or ()}
+        except (TypeError, ValueError):
+            return set()
+
+    def _cache(self) -> None:
+        """Keep what is unknown for later pools, beside what others kept; without a cache it is asked again."""
+        if self._key is not None:
+            with suppress(ModelError, InputError):
+                write_json(UNKNOWN, self._key, sorted(self._unknown | self._cached()))
 
     def _ask(self, fact: Fact) -> ScaledAnswers | None:
         """The fact as a control; None where the model does not know it or its tokenizer does not know the target."""

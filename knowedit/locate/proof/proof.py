@@ -24,7 +24,7 @@ from ...models.passes.scaled_answers import ScaledAnswers
 from ...prompts import Query
 from ...statistics import Estimate, estimate, log_odds, mean_of_ratios, monte_carlo_p, ratio_of_means
 from ..neurons import NeuronSet
-from .effect import FACTORS, Effect, located_answers, measure, measure_located
+from .effect import CHANGED, Effect, located_answers, measure, measure_located
 from .neuron_kinds import ControlPool
 
 LEVEL, MATTERS = 0.05, 0.1  # significant: p at most LEVEL, and a change of at least MATTERS of the probability
@@ -123,7 +123,7 @@ def summarise(effects: Sequence[Effect], *, heldout: bool = True) -> Proof:
 
     before, suppressed, amplified = (units(what) for what in ("before", "suppressed", "amplified"))
     controls = {
-        (kind, what): _round_changes(effects, kind, what) for kind in ("activation", "layer") for what in FACTORS
+        (kind, what): _round_changes(effects, kind, what) for kind in ("activation", "layer") for what in CHANGED
     }
     fall, rise = _change(before, suppressed), _change(before, amplified)
     p_suppress = monte_carlo_p(fall, controls["activation", "suppressed"], "less")

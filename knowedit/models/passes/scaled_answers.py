@@ -97,6 +97,13 @@ class ScaledAnswers:
             result[chosen] = values
         return result
 
+    def suppressed_and_amplified(self, sets: Sequence[Neurons]) -> tuple[np.ndarray, np.ndarray]:
+        """The target's probability with each set of neurons at the baseline, and doubled, (sets,) each: `scaled` by 0
+        and by 2 in one sweep."""
+        factors = [[factor] * len(neurons) for factor in (0.0, 2.0) for neurons in sets]
+        suppressed, amplified = self.scaled([*sets, *sets], factors).reshape(2, -1)
+        return suppressed, amplified
+
     def kept(self, masks: Tensor, layers: Sequence[int]) -> np.ndarray:
         """The target's probability with the neurons of `layers` at the baseline but those of a mask, (masks,).
 

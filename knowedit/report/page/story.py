@@ -65,7 +65,7 @@ class Story:
     def __init__(self, model: Model, fact: Fact, edit: Edit | None, config: ExplainConfig):
         check_length(model, model.query_of(fact).steps[-1].ids)
         self.model, self.fact, self.edit, self.config = model, fact, edit, config
-        self.pool = ControlPool(model, builtin_facts())
+        self.pool = ControlPool(model, builtin_facts(), weights_hash=self.weights_hash)
         self.neurons: NeuronSet | None = None
         self.parts: Contributions | None = None
         self.before: Preflight | None = None
