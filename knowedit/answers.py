@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp
+from dataclasses import dataclass, replace
+from math import exp, inf
 from typing import NamedTuple
 
 import torch
@@ -14,14 +14,16 @@ from torch import Tensor
 from .errors import InputError, KnoweditWarning
 from .facts import Fact
 from .models.adapter import Model
+from .models.length import positions
 from .models.passes.batches import batches, halving, padded
 from .models.passes.replay import capture
 from .progress import Progress, silent
 from .prompts import Query, with_target_ids
+from .writing.scripts import goes_on
 
 BATCH_TOKENS = 768
 LIKELIER, LIKELY = 10, 0.1  # with the other separator: so many times, and at least so probable, to be said
-CHARACTER = 4  # tokens of one character at most: its bytes
+LONGEST = 6  # tokens of a first choice at most; a character has four bytes
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ class Answer:
     1 for the model's first choice.
 
     - `tokens`: what was scored, token by token.
-    - `top`: the model's first choices for the first token with their probabilities, if they were asked for. One that is
-      a part of a character is shown as the whole one that a decoder goes on to; `top_ids` are the tokens of each.
+    - `top`: the model's first choices, if they were asked for, with the probabilities of their first tokens. Each is
+      read on greedily to the end of its character; the first one, and others where few are asked for, to the end of
+      its word. `top_ids` are the tokens of each.
     """
 
     log_p: tuple[float, ...]
@@ -100,13 +103,19 @@ def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress
         progress(sum(len(part) == len(query.target_ids) for part, query in zip(parts, queries, strict=True)))
     for query, of_query in zip(queries, parts, strict=True):
         _check_separator(query, of_query[query.prompt.read])
-    whole = _whole_characters(model, [(query, parts[i][query.prompt.read]) for i, query in enumerate(queries)])
-    return [_answer(model, query, parts[i], whole) for i, query in enumerate(queries)]
+    choices = _read_on(model, [(query, parts[i][query.prompt.read]) for i, query in enumerate(queries)])
+    return [_answer(model, query, parts[i], choices) for i, query in enumerate(queries)]
 
 
 def ask_facts(model: Model, facts: Sequence[Fact], chat: bool = False, top: int = 5) -> list[Answer]:
     """The answer to the main prompt of each of the facts, in their order."""
     return ask(model, [model.query_of(fact, chat=chat) for fact in facts], top)
+
+
+def says(model: Model, query: Query) -> tuple[str, float]:
+    """The model's first choice where `query` has its target, and the probability of its first token."""
+    (answer,) = ask(model, [replace(query, other_start=None)], top=1)
+    return answer.top[0]
 
 
 def first_choice(model: Model, fact: Fact) -> str:
@@ -119,13 +128,13 @@ def first_choice(model: Model, fact: Fact) -> str:
     query = with_target_ids(model.encode(fact.prompt, fact.subject), (0,), mask)  # any token: only choices count
     (answer,) = ask(model, [query], top=min(20, model.vocabulary))
     for (text, _), ids in zip(answer.top, answer.top_ids, strict=True):
-        spelled = [target for target in (text.strip(), text) if target.strip() and "\ufffd" not in target]
-        for target in spelled:
-            try:
-                if model.query_of(fact, target).target_ids == ids:
-                    return target
-            except InputError:  # the tokenizer does not know it
-                continue
+        for target, expected in ((text, ids), (model.token(ids[0]), ids[:1])):
+            for spelled in (target.strip(), target):
+                try:
+                    if spelled.strip() and model.query_of(fact, spelled).target_ids == expected:
+                        return spelled
+                except InputError:  # the tokenizer does not know it
+                    continue
     raise InputError(f"the model has no word as an answer to {fact.prompt!r}; say the answer")
 
 
@@ -176,13 +185,12 @@ def _log_p(model: Model, rows: list[tuple[int, ...]], places: list[tuple[int, in
     return model.logits(model.normed(output[row, index])).float().log_softmax(-1)
 
 
-def _answer(model: Model, query: Query, parts: dict[int, _Part], whole: dict[tuple, list[int]]) -> Answer:
+def _answer(model: Model, query: Query, parts: dict[int, _Part], choices: dict[tuple, _Choice]) -> Answer:
     """The reads of a target by their position."""
-    log_p, ranks, choices, _ = zip(*(parts[position] for position in sorted(parts)), strict=True)
-    ids = [whole.get((_behind(query), token), [token]) for token, _ in choices[0]]
-    texts = [model.token(tokens[0]) if len(tokens) == 1 else model.tokenizer.decode(tokens) for tokens in ids]
-    top = tuple((text, p) for text, (_, p) in zip(texts, choices[0], strict=True))
-    return Answer(log_p, ranks, tuple(map(model.token, query.target_ids)), top, tuple(map(tuple, ids)))
+    log_p, ranks, first, _ = zip(*(parts[position] for position in sorted(parts)), strict=True)
+    said = [(*choices[_behind(query), token].said, p) for token, p in first[0]]
+    top = tuple((text, p) for text, _, p in said)
+    return Answer(log_p, ranks, tuple(map(model.token, query.target_ids)), top, tuple(ids for _, ids, _ in said))
 
 
 def _behind(query: Query) -> tuple[int, ...]:
@@ -190,24 +198,60 @@ def _behind(query: Query) -> tuple[int, ...]:
     return query.prompt.ids[: query.prompt.read + 1]
 
 
+class _Choice:
+    """A first choice that is read on greedily, token by token.
+
+    - `whole`: how many of its tokens end where a character ends and, of a `word`, go on with that word.
+    - `open`: whether the next token may belong to it, too.
+    """
+
+    def __init__(self, model: Model, token: int, word: bool):
+        self.model, self.word, self.ids, self.whole, self.open = model, word, [], 0, True
+        self.read(token)
+
+    def read(self, token: int) -> None:
+        self.ids.append(token)
+        text = self._text(len(self.ids))
+        if "\ufffd" in text:
+            return
+        self.open = not self.whole or goes_on(self._text(self.whole), text)
+        if self.open:
+            self.whole = len(self.ids)
+            self.open = self.word and (not text.strip(" ") or goes_on("", text[-1]))
+
+    def _text(self, n: int) -> str:
+        return self.model.tokenizer.decode(self.ids[:n])
+
+    @property
+    def said(self) -> tuple[str, tuple[int, ...]]:
+        """Its text and its tokens."""
+        ids = self.ids[: max(1, self.whole)]
+        text = self.model.token(ids[0]) if len(ids) == 1 else self.model.tokenizer.decode(ids)
+        return text, tuple(ids)
+
+
 @torch.no_grad()
-def _whole_characters(model: Model, seen: list[tuple[Query, _Part]]) -> dict[tuple, list[int]]:
-    """First choices that are a part of a character, by (tokens before, token), with what a decoder goes on with."""
-    if model.masked:
-        return {}
-    begun = {(_behind(query), token): [token] for query, part in seen for token, _ in part.choices}
-    whole: dict[tuple, list[int]] = {}
-    for length in range(1, CHARACTER + 1):
-        broken = {place: ids for place, ids in begun.items() if "\ufffd" in model.tokenizer.decode(ids)}
-        whole |= {place: ids for place, ids in begun.items() if place not in broken and len(ids) > 1}
-        begun = broken if length < CHARACTER else {}
-        places = list(begun)
-        rows = [(*before, *begun[before, token]) for before, token in places]
-        for batch in batches([len(row) for row in rows], tokens=BATCH_TOKENS):
-            next_tokens = _log_p(model, [rows[i] for i in batch], [(r, len(rows[i]) - 1) for r, i in enumerate(batch)])
-            for i, token in zip(batch, next_tokens.argmax(1).tolist(), strict=True):
-                begun[places[i]].append(token)
-    return whole
+def _read_on(model: Model, seen: list[tuple[Query, _Part]]) -> dict[tuple, _Choice]:
+    """The first choices by (tokens before, token), read on to the end of their character, and of their word.
+
+    The word is read for each query's first choice, and for all others where these fit into one batch.
+    """
+    few = sum(len(_behind(query)) + 1 for query, part in seen for _ in part.choices) <= BATCH_TOKENS
+    words: dict[tuple, bool] = {}  # by place, whether its word is read
+    for query, part in seen:
+        for i, (token, _) in enumerate(part.choices):
+            place = (_behind(query), token)
+            words[place] = words.get(place, False) or i == 0 or few
+    choices = {place: _Choice(model, place[1], word) for place, word in words.items()}
+    room = positions(model) or inf
+    for _ in range(0 if model.masked else LONGEST - 1):
+        rows = [((*before, *choice.ids), choice) for (before, _), choice in choices.items() if choice.open]
+        rows = [row for row in rows if len(row[0]) <= room]
+        for batch in batches([len(ids) for ids, _ in rows], tokens=BATCH_TOKENS):
+            log_p = _log_p(model, [rows[i][0] for i in batch], [(r, len(rows[i][0]) - 1) for r, i in enumerate(batch)])
+            for i, token in zip(batch, log_p.argmax(1).tolist(), strict=True):
+                rows[i][1].read(token)
+    return choices
 
 
 def _check_separator(query: Query, first: _Part) -> None:

@@ -14,7 +14,8 @@ from knowedit.answers import ask, first_choice
 from knowedit.errors import InputError, KnoweditWarning
 from knowedit.facts import Fact
 from knowedit.models.adapter import _bytes_of
-from knowedit.prompts import with_target_ids
+from knowedit.models.length import positions
+from knowedit.prompts import Prompt, with_target_ids
 
 PROMPTS = ("The capital of France is", "The Eiffel Tower is located in the city of", "Paris is the capital of")
 TARGETS = ("Paris", "Rome", "the capital of Japan")
@@ -77,6 +78,94 @@ def test_a_first_choice_that_is_part_of_a_character_is_shown_as_the_whole_one(mo
     (answer,) = ask(model, [with_target_ids(prompt, (e4,))], top=1)
     assert answer.top == (("中", pytest.approx(exp(-0.5))),) and answer.top_ids == ((e4, b8, ad),)
     assert answer.tokens == ("\\xe4",)  # what was scored is that byte alone
+
+
+def going_on(monkeypatch, model, ids):
+    """Let the model say the tokens `ids`, whatever is asked; the rows that were run."""
+    ran = []
+
+    def log_p(_, rows, places):
+        ran.extend(rows[row] for row, _ in places)
+        out = torch.full((len(places), model.vocabulary), -9.0)
+        for i, (row, _) in enumerate(places):
+            said = max(n for n in range(len(ids)) if n == 0 or list(rows[row][-n:]) == ids[:n])
+            out[i, ids[said]] = -0.5
+        return out
+
+    monkeypatch.setattr(module, "_log_p", log_p)
+    return ran
+
+
+def ids_of(model, text):
+    return model.tokenizer.encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "tail", "length"),
+    [
+        (" Parisian", " is", None),  # a word ends where the next begins
+        (" Madrid", ".", None),
+        (" 1945", ",", None),
+        (" Ки", " -", None),  # whose letters are two tokens each
+        (" Rome", " is", 1),
+        ("'The", " is", 1),  # a mark has no word that goes on
+        ("日本", "の", 3),  # nor has a character of a script without spaces; this one has three bytes
+    ],
+)
+def test_a_first_choice_is_read_on_to_the_end_of_its_word(monkeypatch, text, tail, length):
+    model = tiny("llama")
+    ids = ids_of(model, text)
+    going_on(monkeypatch, model, [*ids, *ids_of(model, tail)])
+    (answer,) = ask(model, [with_target_ids(model.encode("The capital of France is"), (7,))], top=1)
+    assert length is not None or 1 < len(ids) <= module.LONGEST
+    assert answer.top_ids == (tuple(ids[:length]),)
+    assert answer.top == ((model.tokenizer.decode(ids[:length]), pytest.approx(exp(-0.5))),)  # of its first token
+
+
+def test_a_word_without_an_end_is_read_as_far_as_choices_go(monkeypatch):
+    model = tiny("llama")
+    ids = ids_of(model, " Llanfairpwllgwyngyll")
+    ran = going_on(monkeypatch, model, ids)
+    (answer,) = ask(model, [with_target_ids(model.encode("The capital of France is"), (7,))], top=1)
+    assert answer.top_ids == (tuple(ids[: module.LONGEST]),) and len(ids) > module.LONGEST == len(ran)
+
+
+@pytest.mark.parametrize("family", ["opt", "mpt"])
+def test_choices_are_read_on_as_far_as_the_model_has_positions(family):
+    model = tiny(family)
+    limit = positions(model)
+    for length in (limit - 1, limit):
+        prompt = Prompt("x", (*model.encode("x").ids, *[7] * limit)[:length], length - 1)
+        (answer,) = ask(model, [with_target_ids(prompt, (7,))], top=9)
+        assert all(length + len(ids) - 1 <= limit for ids in answer.top_ids)
+
+
+def test_choices_after_the_first_are_words_where_few_are_asked_for(monkeypatch):
+    model = tiny("llama")
+    query = with_target_ids(model.encode("The capital of France is"), (7,))
+    (few,) = ask(model, [query], top=9)
+    monkeypatch.setattr(module, "BATCH_TOKENS", len(query.prompt.ids) + 1)
+    (many,) = ask(model, [query], top=9)
+    assert many.top_ids[0] == few.top_ids[0] and many.top[0] == (few.top[0][0], near_probability(few.top[0][1]))
+    assert [ids[0] for ids in few.top_ids] == [ids[0] for ids in many.top_ids]
+    assert any(len(ids) > 1 for ids in few.top_ids[1:])
+    assert all(len(ids) == 1 for ids in many.top_ids[1:] if "\ufffd" not in model.tokenizer.decode(ids[:1]))
+
+
+def test_an_own_answer_whose_word_has_other_tokens_as_a_target_is_its_first_token(monkeypatch):
+    model = tiny("llama")
+    fact = Fact("The capital of {} is", "Mongolia", "x")
+    texts = {i: model.tokenizer.decode([i]) for i in range(model.vocabulary)}
+    first, rest = next(
+        (a, b)
+        for a, one in texts.items()
+        for b, two in texts.items()
+        if one[:1] == " " and one.strip().isalpha() and two.isalpha() and [a] == ids_of(model, one)
+        and [a, b] != ids_of(model, one + two)
+    )  # fmt: skip
+    going_on(monkeypatch, model, [first, rest, *ids_of(model, " is")])
+    (answer,) = ask(model, [model.query_of(fact)], top=1)
+    assert answer.top_ids == ((first, rest),) and first_choice(model, fact) == texts[first].strip()
 
 
 @pytest.mark.covered

@@ -79,7 +79,7 @@ def _summary(record: dict, page: Path | None) -> Iterator[str]:
     yield f"{fact['prompt']} → {fact['target']}   p = {answer['probability']:.3f}, rank {answer['rank']}"
     if not answer["known"]:
         word, chance = answer["top"][0]
-        yield f"the model does not say this: it says {word!r} (p = {chance:.3f})"
+        yield f"the model does not say this: it says {word!r} (p of its first token = {chance:.3f})"
     if record["proof"] and record["proof"]["recalled"]:
         change = percent(record["proof"]["suppress"]["value"])
         yield f"{number_of(len(record['neurons']['neurons']), 'neuron')}, switched off: {change}"

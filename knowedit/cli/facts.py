@@ -69,6 +69,6 @@ def probe(
         known.setdefault(fact.relation_name or fact.relation or "", []).append(answer.known)
         top = "  ".join(f"{word!r} {p:.2f}" for word, p in answer.top[:3])
         rows.append((fact.id, fact.target, f"{answer.probability:.3f}", answer.rank, top))
-    table(["id", "target", "p", "rank", "first choices"], rows)
+    table(["id", "target", "p", "rank", "first choices, p of the first token"], rows)
     for name, hits in known.items():
         line(f"{sum(hits)} of {len(hits)} known: {name}" if name else f"{sum(hits)} of {len(hits)} known")

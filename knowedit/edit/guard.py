@@ -106,6 +106,6 @@ def did_not_take(outcome: Outcome) -> str | None:
     of = f"in {len(missed)} of {len(outcome.facts)} facts, such as " if len(outcome.facts) > 1 else ""
     word, chance = missed[0].top[0]
     return (
-        f"{of}after {missed[0].prompt!r} the model says {word!r} (p = {chance:.3f}); "
+        f"{of}after {missed[0].prompt!r} the model says {word!r} (p of its first token = {chance:.3f}); "
         f"the new answer has {missed[0].p_new:.3f}"
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..answers import says
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
@@ -285,8 +286,9 @@ def _note(
     """What to think of when reading a set: that the model says something else, and why the set is empty."""
     notes = []
     if not answers.known:
+        word, chance = says(model, answers.query)
         notes.append(
-            f"the model does not say this: it says {model.token(answers.top)!r} (p = {answers.top_probability:.3f}), "
+            f"the model does not say this: it says {word!r} (p of its first token = {chance:.3f}), "
             f"and this answer is its choice number {answers.rank}"
         )
     if not neurons:

@@ -231,7 +231,7 @@ def _located(model: Model, query, config: PrecisionConfig) -> set[tuple[int, int
 
 
 def _level(model: Model, part, bits, error: float, queries, traced, located, config: PrecisionConfig) -> dict:
-    answers = ask(model, queries)
+    answers = ask(model, queries, top=0)
     again, before, after = [], [], []
     for query, neurons in zip(traced, located, strict=True):
         if not neurons:

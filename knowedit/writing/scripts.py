@@ -27,6 +27,12 @@ def word_like(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character)[0] == "M" or character in JOINERS + "_"
 
 
+def goes_on(text: str, longer: str) -> bool:
+    """Whether `longer` is `text` with more of its last word. Scripts without spaces have no words that go on."""
+    more = longer[len(text) :]
+    return longer.startswith(text) and bool(more) and word_like(more[0]) and not spaceless(more[0])
+
+
 def mostly_spaceless(text: str) -> bool:
     """Whether a text has more characters of scripts without spaces than words of others."""
     characters = sum(spaceless(c) for c in text)

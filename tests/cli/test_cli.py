@@ -83,7 +83,7 @@ def test_locate_claims_nothing_for_an_answer_that_the_model_does_not_give(run):
     assert status == 0, err
     first, second, *_ = out.splitlines()
     assert first.startswith("Zarn lives in → Bexum   p = 0.0") and ", rank " in first
-    assert second.startswith("Note: the model does not say this: it says 'Aldor' (p = 0.9")
+    assert second.startswith("Note: the model does not say this: it says 'Aldor' (p of its first token = 0.9")
     assert "No neuron is claimed to make this answer: the model does not give it on" in out
     assert not any(claim in out for claim in ("suppress", "amplify", "Other facts", "share", "kind"))
 

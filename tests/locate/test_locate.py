@@ -251,8 +251,8 @@ def test_a_fact_that_the_model_does_not_know_is_said():
     answer = ask(model, [model.query(fact.prompt, fact.target)])[0]
     word, chance = answer.top[0]
     assert found.note == (
-        f"the model does not say this: it says {word!r} (p = {chance:.3f}), and this answer is its choice number "
-        f"{answer.rank}"
+        f"the model does not say this: it says {word!r} (p of its first token = {chance:.3f}), "
+        f"and this answer is its choice number {answer.rank}"
     )
     assert found.rank == answer.rank > 1
     assert all(neuron.share is None for neuron in found.neurons)

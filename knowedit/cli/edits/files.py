@@ -149,7 +149,7 @@ def _difference(record: dict) -> Iterator[str | Table]:
         for change in changed:
             choices = (f"{word!r} {p:.2f}" for word, p in (change["before"], change["after"]))
             rows.append((change["id"], change["prompt"], *choices, "edited subject" * change["edited_subject"]))
-        yield Table(("id", "prompt", "before", "after", ""), rows)
+        yield Table(("id", "prompt", "before, p of first token", "after, p of first token", ""), rows)
         yield ""
     others = sum(not change["edited_subject"] for change in changed)
     yield (

@@ -44,7 +44,8 @@ def ask_set(
         rows = [
             (repr(a), f"{p:.3f}", repr(b), f"{q:.3f}") for (a, p), (b, q) in zip(before.top, after.top, strict=True)
         ]
-        return Printout(record, (prompt, "", Table(("without", "p", "with the set", "p"), rows)))
+        chance = "p of first token"
+        return Printout(record, (prompt, "", Table(("without", chance, "with the set", chance), rows)))
 
     run_command("knowedit.set-ask/1", run, model, output)
 

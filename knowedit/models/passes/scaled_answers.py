@@ -60,10 +60,6 @@ class ScaledAnswers:
         return self._first_logits.argmax().item()
 
     @property
-    def top_probability(self) -> float:
-        return self._first_logits.double().softmax(0).max().item()
-
-    @property
     def rank(self) -> int:
         """The rank of the target's first token, 1 for the model's first choice."""
         return 1 + (self._first_logits > self._first_logits[self.query.target_ids[0]]).sum().item()

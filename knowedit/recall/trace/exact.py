@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from ...answers import says
 from ...display.result import Record, Table
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
@@ -230,7 +231,7 @@ def trace(
         model=model.name, prompt=query.prompt.text, subject=subject, target=target,
         tokens=tuple(model.token(token) for token in tokens), subject_tokens=(start, end),
         read=query.prompt.read, window=window, level=level, clean=clean, corrupted=corrupted, effects=effects,
-        config=config, fact=fact, says=None if answers.known else model.token(answers.top),
+        config=config, fact=fact, says=None if answers.known else says(model, query)[0],
     )  # fmt: skip
 
 

@@ -238,7 +238,7 @@ def test_diff_lists_other_first_choices(run, saved, tmp_path):
     assert next(c for c in found["changed"] if c["id"] == "home/zarn")["edited_subject"] is True
     assert found["right"]["before"] == 24
     status, out, _ = run("diff", "--edit", saved[0], "--facts", str(source), "--limit", "4")
-    assert status == 0 and "of 4 prompts" in out and "'Aldor'" in out
+    assert status == 0 and "Prompts with another first choice: 1 of 4" in out and "'Aldor'" in out
 
 
 def test_show_needs_no_model(run, saved, monkeypatch):
