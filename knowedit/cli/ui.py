@@ -24,9 +24,10 @@ def ui(
     from ..errors import InputError
 
     try:
-        from ..ui.app import serve
+        from ..ui.app import check_port, serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "gradio":
             raise
         raise InputError("the dashboard needs gradio; pip install 'knowedit[ui]'") from None
+    check_port(port)  # before a model is loaded
     serve(model.load(), port, ready=lambda address: line(f"The dashboard is at {address}; stop it by Ctrl-C"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -35,6 +36,17 @@ def serve(model: Model, port: int | None = None, *, ready: Callable[[str], objec
         Event().wait()
 
 
+def check_port(port: int | None) -> None:
+    """Raise `InputError` for a port that cannot be used; None stands for the first free one."""
+    try:
+        if port is not None:
+            socket.create_server((HOST, port)).close()
+    except OSError as error:
+        raise InputError(
+            f"the port {port} cannot be used ({os.strerror(error.errno)}); give another, or leave it out"
+        ) from None
+
+
 @contextmanager
 def served(model: Model, port: int | None = None) -> Iterator[str]:
     """Serve the page on the loopback while the context lasts, and yield its address."""
@@ -47,8 +59,9 @@ def served(model: Model, port: int | None = None) -> Iterator[str]:
                 theme=theme, head=head(), run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
                 mcp_server=False, inbrowser=False, inline=False,
             )  # fmt: skip
-        except OSError as error:
-            raise InputError(f"the port {port} cannot be used ({error}); take another, or none") from None
+        except OSError:
+            check_port(port)
+            raise InputError("no port from 7860 on is free; give one") from None
         try:
             yield address
         finally:

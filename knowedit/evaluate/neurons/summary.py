@@ -112,10 +112,9 @@ def _completeness(facts: Sequence[_Fact]) -> dict:
     incomplete = sum(value > INCOMPLETE for value in missing)
     warning = None
     if incomplete:
-        facts = number_of(len(missing), "fact")
         warning = (
-            f"in {incomplete} of {facts} the scores of a layer miss more than {INCOMPLETE:.0%} of F "
-            f"({max(missing):.0%} at most), so they may be wrong; let nodes be auto"
+            f"in {incomplete} of {number_of(len(missing), 'fact')} the scores of a layer miss more than "
+            f"{INCOMPLETE:.0%} of F ({max(missing):.0%} at most), so they may be wrong; let nodes be auto"
         )
     return {"facts": len(missing), "incomplete": incomplete, "missing": max(missing, default=None), "warning": warning}
 
