@@ -206,7 +206,8 @@ class _Choice:
     """
 
     def __init__(self, model: Model, token: int, word: bool):
-        self.model, self.word, self.ids, self.whole, self.open = model, word, [], 0, True
+        self.model, self.word, self.whole, self.open = model, word, 0, True
+        self.ids: list[int] = []
         self.read(token)
 
     def read(self, token: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar, cast
@@ -43,6 +44,20 @@ def overridden(settings: T, values: Mapping[str, Any], what: str = "setting") ->
         raise InputError(f"a {what} of {dict(values)!r} has a wrong type: {error}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, as YAML 1.2 does; PyYAML asks for a dot in it and takes it as a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """What YAML text says, in plain values. Raises `yaml.YAMLError`."""
+    return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+
+
 def parse_settings(pairs: Sequence[str]) -> dict:
     """`["search.lr=0.5", "key=mean"]` as nested settings; values as YAML reads them."""
     settings: dict = {}
@@ -57,7 +72,7 @@ def parse_settings(pairs: Sequence[str]) -> dict:
             if not isinstance(inner, dict):
                 raise InputError(f"the setting {part!r} is given as a value and as {pair!r}")
         try:
-            inner[last] = yaml.safe_load(value)
+            inner[last] = read_yaml(value)
         except yaml.YAMLError:
             raise InputError(f"the value of the setting {pair!r} cannot be read; put text into quotes") from None
     return settings

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from ...errors import DataError, InputError, did_you_mean
+from ...settings import read_yaml
 
 STUDIES = ("edit", "neurons")
 SUFFIXES = (".yaml", ".yml")
@@ -35,7 +36,7 @@ class NamedConfig:
 def named_configs() -> dict[str, NamedConfig]:
     """The installed configs by name."""
     text = resources.files("knowedit").joinpath("data", "bench.yaml").read_text(encoding="utf-8")
-    return {name: _named(name, dict(settings)) for name, settings in yaml.safe_load(text)["configs"].items()}
+    return {name: _named(name, dict(settings)) for name, settings in read_yaml(text)["configs"].items()}
 
 
 def _named(name: str, settings: dict) -> NamedConfig:
@@ -75,7 +76,7 @@ def read_config(name: str, study: str) -> dict:
 def _read(path: Path) -> tuple[str, dict]:
     """The study and its settings."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = read_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the config {str(path)!r}: {error.strerror}; give a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from knowedit.errors import InputError
 from knowedit.evaluate.edits.study import EditStudyConfig
 from knowedit.evaluate.neurons.study import NeuronStudyConfig
 from knowedit.evaluate.runs.configs import find_config, named_configs, read_config
-from knowedit.settings import overridden
+from knowedit.settings import overridden, parse_settings
 
 DEFAULTS = {"edit": EditStudyConfig(), "neurons": NeuronStudyConfig()}
 
@@ -43,3 +43,12 @@ def test_names_that_none_has_and_names_of_other_studies():
         read_config("rome_gpt2-xl", "edit")
     with pytest.raises(InputError, match="'kn_smollm2' is for `knowedit bench edit`, this is `knowedit bench neurons`"):
         read_config("kn_smollm2", "neurons")
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "1.e-3", "+1e-3", "0.001"])
+def test_numbers_with_an_exponent_are_numbers_on_the_command_line_and_in_files(text, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"study: edit\nsettings: {{lr: {text}}}\n")
+    assert parse_settings([f"search.lr={text}"]) == {"search": {"lr": 1e-3}}
+    assert read_config(str(file), "edit")["settings"] == {"lr": 1e-3}
+    assert parse_settings([f"key='{text}'", "other=e3", "sha=1e"]) == {"key": text, "other": "e3", "sha": "1e"}
