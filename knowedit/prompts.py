@@ -10,6 +10,7 @@ Where a masked model is given a prompt without a mask, the mask and a full stop 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .errors import InputError, KnoweditWarning
@@ -86,6 +87,17 @@ class Query:
     @property
     def prompt(self) -> Prompt:
         return self.steps[0]
+
+    def scaled_at(self, position: str | int, reads: Sequence[int]) -> list[int]:
+        """Where neurons are scaled for tokens of the target that are read at `reads`.
+
+        There for `"read"`, at the prompt's lookup position for `"lookup"`, at all of these for `"both"`, or at a token
+        index of the prompt. Raises `InputError` as `Prompt.position` does.
+        """
+        if position == "read":
+            return list(reads)
+        at = self.prompt.position("lookup" if position == "both" else position)
+        return sorted({at, *reads}) if position == "both" else [at]
 
     def rows(self, masked: bool) -> list[Row]:
         """The rows that read the whole target: one in a decoder, one for each token in a `masked` model."""

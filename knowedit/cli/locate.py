@@ -35,6 +35,7 @@ from .shared.progress import Clock, progress
 OBJECTIVES = ("probability", "log_probability", "logit", "logit_difference")
 QUADRATURES = ("auto", "gauss-legendre", "midpoint", "trapezoid", "left", "right", "dai", "eleuther")
 BASELINES = ("zero", "mean", "patch")
+POSITIONS = ("read", "lookup", "both")
 KINDS = ("fact", "relation", "answer", "general")
 
 
@@ -86,7 +87,7 @@ class ScoreOptions:
     ] = 512
     baseline: Annotated[str, choice(BASELINES, "--baseline", help="Where paths start: as --ablation has it.")] = "zero"
     position: Annotated[
-        str, typer.Option("--position", metavar="read|lookup|INDEX", help="The token whose neurons are scored.")
+        str, choice(POSITIONS, "--position", help="Where neurons are scored and altered; lookup is the subject's end.")
     ] = "read"
 
 
@@ -182,7 +183,7 @@ def locate(
             tolerance=scores.tolerance,
             budget=scores.budget,
             baseline=scores.baseline,
-            position=_integer(scores.position, "read", "lookup"),
+            position=scores.position,
         ),
         select=selection.select,
         specific=selection.specific,

@@ -47,7 +47,7 @@ class AttributionConfig:
     - `budget`: the gradients that `"auto"` may spend, a layer on average, for each token of the target.
     - `baseline`: `"zero"`, `"mean"` (over built-in prompts), a tensor (n_layers, n_neurons) such as `mean_activation`
       gives, or where a fact is located `"patch"`: the same prompt about another subject (`proof/ablation.py`).
-    - `position`: `"read"`, `"lookup"`, or a token index of the prompt.
+    - `position`: `"read"`, `"lookup"`, `"both"` scaled together, or a token index of the prompt.
     - `joint`: for targets of several tokens, scale all read positions together and attribute the product of the
       conditional probabilities; otherwise each token is attributed at its own read position and scores are averaged.
     - `row_limit`: row-layers alive at once; None derives it from the size of the weights.
@@ -187,18 +187,22 @@ def attribute_many(
 def grouped_readings(
     model: Model, queries: Iterable[Query], config: AttributionConfig, baselines: Iterable[Tensor | None] = ()
 ) -> Iterator[list[tuple[Query, list[Reading]]]]:
-    """What is scaled and read for each query; those that share sweeps: `TOGETHER` readings, of as many reads."""
+    """What is scaled and read for each query; those that share sweeps: `TOGETHER` readings of one shape."""
     group: list[tuple[Query, list[Reading]]] = []
     for query, baseline in zip(queries, itertools.chain(baselines, itertools.repeat(None)), strict=False):
         readings = [_joint(model, query, config)] if config.joint else _single(model, query, config)
         readings = [replace(reading, baseline=baseline) for reading in readings]
         full = len(readings) + sum(len(others) for _, others in group) > TOGETHER
-        if group and (full or len(readings[0].reads) != len(group[0][1][0].reads)):
+        if group and (full or _shape(readings[0]) != _shape(group[0][1][0])):
             yield group
             group = []
         group.append((query, readings))
     if group:
         yield group
+
+
+def _shape(reading: Reading) -> tuple[int, int]:
+    return len(reading.positions), len(reading.reads)
 
 
 def _attribution(
@@ -244,13 +248,13 @@ def _single(model: Model, query: Query, config: AttributionConfig) -> list[Readi
     readings = []
     for step, token in zip(query.steps, query.target_ids, strict=True):
         # an index is one of the prompt's tokens, also where the target's first tokens stand behind them
-        position = step.read if config.position == "read" else query.prompt.position(config.position)
-        if not model.masked and position > step.read:
+        positions = query.scaled_at(config.position, [step.read])
+        if not model.masked and positions[-1] > step.read:
             raise InputError(
-                f"position {position} lies behind the read position {step.read}, where it can change nothing"
+                f"position {positions[-1]} lies behind the read position {step.read}, where it can change nothing"
             )
         objective = Objective(config.of, token, _foil(model, step, config, query.separator))
-        readings.append(Reading(step.ids, [position], [step.read], [objective]))
+        readings.append(Reading(step.ids, positions, [step.read], [objective]))
     return readings
 
 

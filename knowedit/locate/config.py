@@ -11,6 +11,7 @@ from .neurons import KINDS
 from .rankings import RANKINGS
 
 SELECTIONS = ("causal", "refined")
+POSITIONS = ("read", "lookup", "both")
 CANDIDATES, MOST = 64, 10  # of a causal selection, unless said otherwise
 P = 0.7  # of refined neurons, unless said otherwise
 SCREENING = 1e-2  # a tenth of it takes a fifth more work and gives the same candidates
@@ -22,6 +23,8 @@ class LocateConfig:
 
     - `method`: the ranking (`rankings.RANKINGS`); `attribution`: how `ig` integrates, to a gap of `SCREENING` unless
       said otherwise: scores only say which neurons are tried.
+      Its `position` is where neurons are scored, selected and proved: `"read"`, `"lookup"` (the subject's last token)
+      or `"both"`.
     - `select`: `causal`, those of the `candidates` with the largest scores that do most together when set to zero and
       doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
     - `specific`: a causal selection takes off what neurons do to other facts of the relation.
@@ -60,6 +63,11 @@ class LocateConfig:
         if self.select not in SELECTIONS:
             raise InputError(
                 f"select is {self.select!r}{did_you_mean(self.select, SELECTIONS)}, expected {' or '.join(SELECTIONS)}"
+            )
+        if self.attribution.position not in POSITIONS:
+            raise InputError(
+                f"position {self.attribution.position!r} is a token of one prompt, and several locate a fact; "
+                f"take {', '.join(POSITIONS)}"
             )
         if self.method != "ig" and self.attribution.baseline_name != "zero":
             raise InputError(f"a baseline is where the paths of ig start, {self.method} has none; leave it out")

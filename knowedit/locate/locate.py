@@ -95,9 +95,9 @@ def score_prompts(
         model.check_layer(layer)
     texts = prompts.locating[: config.prompts]
     queries = [prompts.query(model, text, chat=config.chat) for text in texts]
-    start, away = config.attribution.baseline_name, config.ablation
+    start, away, position = config.attribution.baseline_name, config.ablation, config.attribution.position
     values = {
-        name: [ablation_values(name, pool, text, prompts, chat=config.chat) for text in texts]
+        name: [ablation_values(name, pool, text, prompts, chat=config.chat, position=position) for text in texts]
         for name in {start, away} - {"tensor"}  # which the config holds itself
     }
     return _scored(model, texts, queries, config, progress, values.get(start, []), values[away])
@@ -110,6 +110,8 @@ def score_negatives(
     name = config.attribution.baseline_name
     if prompts and name == "patch":
         raise InputError("a negative prompt has no other subject for a patch; take mean or zero as the baseline")
+    if prompts and config.attribution.position != "read":
+        raise InputError("a negative prompt names no subject where neurons could be scaled; take the read position")
     queries = [_own_answer(model, text, config) for text in prompts]
     base = [pool.mean_activation if name == "mean" else None] * len(queries)
     return _scored(model, prompts, queries, config, progress, base, [None] * len(queries))
@@ -131,9 +133,10 @@ def describe(
     taken: dict[Site, Taken] = {}
     causal = config.select == "causal"
     sorts = SORTS if config.kinds else ("general",) if causal else ()
-    controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=sorts)
+    position = config.attribution.position
+    controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=sorts, position=position)
     if causal:
-        against = _against(pool, prompts) if config.specific else ()
+        against = _against(pool, prompts, position) if config.specific else ()
         refined, taken = _selected(scored, config, others, pool, controls.general, against)
     else:
         refined = refine(
@@ -201,9 +204,10 @@ def _selected(
     return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}, len(candidates)), taken
 
 
-def _against(pool: ControlPool, prompts: FactPrompts) -> Sequence[ScaledAnswers]:
+def _against(pool: ControlPool, prompts: FactPrompts, position: str) -> Sequence[ScaledAnswers]:
     """Known facts of the relation which a selection is to leave alone; specificity is measured on others."""
-    controls = pool.controls(prompts.subject, prompts.target, prompts.relation, 2 * CONTROLS, sorts=("relation",))
+    about = prompts.subject, prompts.target, prompts.relation
+    controls = pool.controls(*about, 2 * CONTROLS, sorts=("relation",), position=position)
     others = controls.relation[CONTROLS:]
     if not others:
         known = f"{len(controls.relation)} of {prompts.relation!r} are known" if prompts.relation else "none is named"
@@ -227,8 +231,9 @@ def _scored(
     else:
         results = ((scores, None) for scores in rank_many(model, queries, config.method, config.attribution))
     columns = zip(texts, queries, ablations, results, strict=True)
+    position = config.attribution.position
     return [
-        PromptScores(text, query, scores, ScaledAnswers(model, query, ablation), attribution)
+        PromptScores(text, query, scores, ScaledAnswers(model, query, ablation, position), attribution)
         for text, query, ablation, (scores, attribution) in counted(columns, progress)
     ]
 

@@ -96,6 +96,11 @@ class NeuronSet:
         return len(self.neurons)
 
     @property
+    def position(self) -> str:
+        """Where the neurons were scored, selected and proved: `"read"`, `"lookup"` or `"both"`."""
+        return self.config.get("attribution", {}).get("position", "read")
+
+    @property
     def warning(self) -> str | None:
         """What the completeness gap says against the scores, None where it is small."""
         if self.missing is None or not self.missing > INCOMPLETE:

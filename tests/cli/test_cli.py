@@ -210,7 +210,7 @@ def test_a_neuron_says_what_it_promotes(run):
         ((*ZARN, "--nodes", "many"), ("'many'", "whole number")),
         ((*ZARN, "--nodes", "0"), ("too few",)),
         ((*ZARN, "--quadrature", "simpson", "--nodes", "8"), ("--quadrature is 'simpson'",)),
-        ((*ZARN, "--position", "99"), ("position 99",)),
+        ((*ZARN, "--position", "99"), ("--position is '99'", "read, lookup")),
         ((*ZARN, "--t", "2"), ("t is 2.0",)),
         ((*ZARN, "--layers", "a-b"), ("'a-b'", "2-29")),
         ((*ZARN, "--layers", "2-9"), ("layer 3 is out of range",)),

@@ -10,6 +10,7 @@ from knowedit.edit.fact_set.config import SOLVERS
 from knowedit.edit.methods.table import METHODS
 from knowedit.evaluate.runs.engine import ENGINES
 from knowedit.evaluate.runs.tracker import TRACKERS
+from knowedit.locate.config import POSITIONS
 from knowedit.locate.integration_path import BASELINES
 from knowedit.locate.neurons import KINDS
 from knowedit.locate.quadrature import RULES
@@ -25,6 +26,7 @@ CHOICES = {  # command, option → what the library takes
     ("locate", "--quadrature"): RULES,
     ("locate", "--baseline"): BASELINES,
     ("locate", "--ablation"): BASELINES,
+    ("locate", "--position"): POSITIONS,
     ("locate", "--drop"): KINDS,
     ("locate", "--engine"): ENGINES,
     ("patch", "--metric"): OBJECTIVES,

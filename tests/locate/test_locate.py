@@ -151,7 +151,7 @@ def test_what_other_answers_need_is_no_candidate():
     pool = ControlPool(trained(), ())
     controls = [Needs((0, 1)), Needs()]
     for i, control in enumerate(controls):
-        control.query = SimpleNamespace(prompt=SimpleNamespace(ids=(i,)))
+        control.position, control.query = "read", SimpleNamespace(prompt=SimpleNamespace(ids=(i,)))
     assert pool.needed([(0, 1), (0, 2)], controls) == [True, False]
     assert pool.needed([(0, 1), (0, 2)], ()) == [False, False]
 

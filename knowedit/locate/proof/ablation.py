@@ -31,8 +31,12 @@ class About(Protocol):
     def separator(self) -> str | None: ...
 
 
-def ablation_values(name: str, pool: ControlPool, prompt: str, fact: About, *, chat: bool = False) -> Tensor | None:
-    """What `name` sets neurons to in one prompt of a fact, (n_layers, n_neurons); None for zero.
+def ablation_values(
+    name: str, pool: ControlPool, prompt: str, fact: About, *, chat: bool = False, position: str = "read"
+) -> Tensor | None:
+    """What `name` sets neurons to in one prompt of a fact at `position`, (n_layers, n_neurons).
+
+    None for zero; the mean is one over read positions.
 
     Raises `InputError` for a patch where the pool has no other subject of the fact's relation.
     """
@@ -46,4 +50,4 @@ def ablation_values(name: str, pool: ControlPool, prompt: str, fact: About, *, c
         raise InputError(f"a patch takes the neurons of another subject of the relation, but {what}; take mean or zero")
     text = fill(templated(prompt, fact.subject), other)
     query = pool.model.query(text, fact.target, other, chat=chat, separator=fact.separator)
-    return ScaledAnswers(pool.model, query).activations
+    return ScaledAnswers(pool.model, query, position=position).activations

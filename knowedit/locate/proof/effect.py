@@ -78,11 +78,13 @@ def located_answers(model: Model, located: NeuronSet, prompts: Sequence[str], po
     """The target of located neurons after each of `prompts`, with the ablation that they were located with."""
     answers, ablation = [], located.config.get("ablation", "zero")
     chat, subject = located.config.get("chat", False), located.subject
+    position = located.position
     for prompt in prompts:  # a rephrasing may name the subject in other words
         place = mention(prompt, subject) if subject else None
         about = subject if place and place.whole else None
         query = model.query(prompt, located.target, about, chat=chat, separator=located.separator)
-        answers.append(ScaledAnswers(model, query, ablation_values(ablation, pool, prompt, located, chat=chat)))
+        values = ablation_values(ablation, pool, prompt, located, chat=chat, position=position)
+        answers.append(ScaledAnswers(model, query, values, position))
     return answers
 
 
@@ -97,7 +99,9 @@ def measure_located(
     rivals: Mapping[str, Sites] | None = None,
 ) -> Effect:
     """The raw effect of located neurons on their target (`located_answers`), and on the known facts of `pool`."""
-    controls = pool.controls(located.subject, located.target, located.relation, sorts=("general", "relation"))
+    controls = pool.controls(
+        located.subject, located.target, located.relation, sorts=("general", "relation"), position=located.position
+    )
     others = {"same_relation": controls.relation, "other_relations": controls.general}
     return measure(model, located, answers, draws=draws, seed=seed, others=others, rivals=rivals)
 

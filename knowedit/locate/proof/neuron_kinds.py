@@ -67,7 +67,7 @@ class ControlPool:
             [(fact, {answer.casefold() for answer in (fact.target, *fact.aliases)}) for fact in group]
             for group in (facts, spare)
         ]
-        self._asked: OrderedDict[tuple[str, str], ScaledAnswers] = OrderedDict()
+        self._asked: OrderedDict[tuple[str, str, str], ScaledAnswers] = OrderedDict()
         self._unknown = self._cached()
         self._needed: dict[tuple, bool] = {}  # by the controls' prompts and the neuron
 
@@ -78,8 +78,10 @@ class ControlPool:
         relation: str | None,
         n: int = CONTROLS,
         sorts: Collection[str] = SORTS,
+        position: str = "read",
     ) -> Controls:
-        """Up to `n` controls of each of `sorts` for a fact; the same ones every time."""
+        """Up to `n` controls of each of `sorts` for a fact, whose neurons are scaled at `position`; the same ones every
+        time."""
         answer = target.casefold()
         candidates: dict[str, list[list[Fact]]] = {sort: [] for sort in SORTS}
         for group in self._groups:
@@ -95,7 +97,7 @@ class ControlPool:
                 elif relation is not None:
                     candidates["relation"][-1].append(fact)
         unknown = len(self._unknown)
-        known = {sort: self._known(groups, n) if sort in sorts else () for sort, groups in candidates.items()}
+        known = {sort: self._known(groups, n, position) if sort in sorts else () for sort, groups in candidates.items()}
         if len(self._unknown) > unknown:
             self._cache()
         return Controls(**known)
@@ -123,7 +125,7 @@ class ControlPool:
 
         Massive activations and neurons of any next word are such (Sun et al. 2024). False where there is no control.
         """
-        about = tuple(control.query.prompt.ids for control in controls)
+        about = tuple((control.position, control.query.prompt.ids) for control in controls)
         new = [neuron for neuron in neurons if (about, neuron) not in self._needed]
         if new and controls:
             before = sum(control.probability for control in controls)
@@ -133,14 +135,14 @@ class ControlPool:
             self._needed.update(((about, neuron), bool(c >= DROP)) for neuron, c in zip(new, largest, strict=True))
         return [self._needed.get((about, neuron), False) for neuron in neurons]
 
-    def _known(self, groups: list[list[Fact]], n: int) -> tuple[ScaledAnswers, ...]:
+    def _known(self, groups: list[list[Fact]], n: int, position: str) -> tuple[ScaledAnswers, ...]:
         """The first `n` facts that the model knows, in a shuffled order that is always the same."""
         known: list[ScaledAnswers] = []
         for facts in groups:
             for fact in random.Random(0).sample(facts, min(len(facts), 4 * n)):
                 if len(known) == n:
                     return tuple(known)
-                answers = self._ask(fact)
+                answers = self._ask(fact, position)
                 if answers is not None:
                     known.append(answers)
         return tuple(known)
@@ -158,18 +160,18 @@ class ControlPool:
             with suppress(ModelError, InputError):
                 write_json(UNKNOWN, self._key, sorted(self._unknown | self._cached()))
 
-    def _ask(self, fact: Fact) -> ScaledAnswers | None:
-        """The fact as a control; None where the model does not know it or its tokenizer does not know the target."""
-        key = fact.prompt, fact.target
-        if key in self._unknown:
+    def _ask(self, fact: Fact, position: str) -> ScaledAnswers | None:
+        """The fact as a control; None where the model does not know it, or it cannot be asked."""
+        if (fact.prompt, fact.target) in self._unknown:
             return None
+        key = fact.prompt, fact.target, position
         if key not in self._asked:
             try:
-                answers = ScaledAnswers(self.model, self.model.query_of(fact))
+                answers = ScaledAnswers(self.model, self.model.query_of(fact), position=position)
             except InputError:
-                answers = None
-            if answers is None or not answers.known:
-                self._unknown.add(key)
+                return None
+            if not answers.known:
+                self._unknown.add((fact.prompt, fact.target))
                 return None
             self._asked[key] = answers
             if len(self._asked) > KEPT:

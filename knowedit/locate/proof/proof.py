@@ -1,6 +1,6 @@
 """Do the located neurons make the answer? Suppress and amplify them on held-out prompts, beside matched random ones.
 
-For every held-out prompt the target's probability is measured with the neurons at the read position multiplied by
+For every held-out prompt the target's probability is measured with the neurons, where they were located, multiplied by
 0 and by 2 (or moved to and from the values of another ablation), and with all others of their layers taken away. The
 controls are random sets with the same number of neurons in each layer: one kind is matched by layer only, the other by
 layer *and* activation (same stratum of |activation| in its layer, averaged over the prompts). The match is reported,

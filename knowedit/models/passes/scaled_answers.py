@@ -1,9 +1,9 @@
 """What an answer becomes when neurons are scaled: many sets of neurons in one sweep.
 
 `ScaledAnswers` is one prompt with its target, run once. `scaled` then gives the target's probability with each of
-many sets of neurons multiplied by a factor at the read position, one row a set: proofs, labels and ablation are made
-of it. It equals running the model inside `knowedit.scale`, for a small part of the cost. `kept` is the reverse: all
-neurons but those of a set are taken away.
+many sets of neurons multiplied by a factor at the read position, at the subject's last token, or both, one row a set:
+proofs, labels and ablation are made of it. At the read position it equals running the model inside `knowedit.scale`,
+for a small part of the cost. `kept` is the reverse: all neurons but those of a set are taken away.
 
 Neurons are taken away to a *baseline*, zero unless another is given. A factor f then stands for b + f · (a − b).
 """
@@ -33,14 +33,16 @@ class ScaledAnswers:
     """One prompt and target of one model, ready to be run again with neurons scaled.
 
     A target of several tokens counts as a whole: neurons are scaled at every read position and the conditional
-    probabilities multiplied. `baseline`: (n_layers, n_neurons), what factor 0 stands for; None is zero.
+    probabilities multiplied. `baseline`: (n_layers, n_neurons), what factor 0 stands for; None is zero. `position`:
+    where neurons are scaled, `"read"`, `"lookup"` (the subject's last token) or `"both"`.
     """
 
-    def __init__(self, model: Model, query: Query, baseline: Tensor | None = None):
+    def __init__(self, model: Model, query: Query, baseline: Tensor | None = None, position: str = "read"):
         self.model = model
         self.query = query
         self.baseline = baseline
-        self._parts = [_Part(*part, baseline) for part in recordings(model, query)]
+        self.position = position
+        self._parts = [_Part(*part, baseline) for part in recordings(model, query, position)]
 
     @cached_property
     def probability(self) -> float:
@@ -71,8 +73,8 @@ class ScaledAnswers:
 
     @cached_property
     def activations(self) -> Tensor:
-        """(n_layers, n_neurons): the neurons at the read positions, averaged over them."""
-        parts = [torch.stack([at_least_float(n[p.reads]).cpu() for n in p.recording.neurons]) for p in self._parts]
+        """(n_layers, n_neurons): the neurons where they are scaled, averaged over positions."""
+        parts = [torch.stack([at_least_float(n[p.scaled_at]).cpu() for n in p.recording.neurons]) for p in self._parts]
         return torch.cat(parts, dim=1).mean(1)
 
     def scaled(self, sets: Sequence[Neurons], factor: float | Sequence[Sequence[float]]) -> np.ndarray:
@@ -114,11 +116,14 @@ class ScaledAnswers:
 
 
 class _Part:
-    """One recording with the places where it is read."""
+    """One recording with the places where it is read, and where neurons are scaled."""
 
-    def __init__(self, recording: Recording, reads: list[int], targets: list[int], baseline: Tensor | None):
+    def __init__(
+        self, recording: Recording, reads: list[int], targets: list[int], scaled_at: list[int], baseline: Tensor | None
+    ):
         self.recording = recording
         self.reads = reads
+        self.scaled_at = scaled_at
         self.baseline = baseline
         self.objectives = [Objective("probability", target) for target in targets]
 
@@ -141,7 +146,7 @@ class _Part:
             rows, indices, by = (torch.tensor(v, device=neurons.device) for v in zip(*by_layer[layer], strict=True))
             neurons = neurons.clone()
             base = 0 if self.baseline is None else self.baseline[layer].to(neurons)[indices]
-            for position in self.reads:
+            for position in self.scaled_at:
                 neurons[rows, position, indices] = base + by.to(neurons) * (neurons[rows, position, indices] - base)
             return neurons
 
@@ -156,8 +161,8 @@ class _Part:
                 return neurons
             base = torch.zeros(()) if self.baseline is None else self.baseline[layer]
             keep = masks[:, place[layer], None].to(neurons.device)  # (masks, 1, n_neurons)
-            altered = torch.where(keep, neurons[:, self.reads], base.to(neurons))
-            return neurons.index_copy(1, torch.tensor(self.reads, device=neurons.device), altered)
+            altered = torch.where(keep, neurons[:, self.scaled_at], base.to(neurons))
+            return neurons.index_copy(1, torch.tensor(self.scaled_at, device=neurons.device), altered)
 
         joining = counts([min(layers)] * len(masks), self.recording.model.n_layers)
         return self.read(sweep(self.recording, joining, patch)).double().cpu().numpy()

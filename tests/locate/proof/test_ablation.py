@@ -1,5 +1,7 @@
 """Neurons taken away to zero, their mean, or a patch; neurons alone; faithfulness curves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,9 @@ from support.tiny import tiny
 from support.trained import facts, trained
 
 import knowedit
-from knowedit import InputError
+from knowedit import InputError, NeuronSet
 from knowedit.locate.attribution import AttributionConfig
-from knowedit.locate.config import LocateConfig
+from knowedit.locate.config import POSITIONS, LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import BASELINES
 from knowedit.locate.locate import locate_fact
@@ -23,14 +25,16 @@ from knowedit.models.passes.scaled_answers import ScaledAnswers
 PROMPT = "The capital of France is"
 
 
-def asked_by_hand(model, query, change) -> float:
-    """P(target) with `change(layer, neurons)` made at the read position of every layer, by plain hooks."""
+def asked_by_hand(model, query, change, places=None) -> float:
+    """P(target) with `change(layer, neurons)` made at `places` (the read position) of every layer, by plain hooks."""
+    places = [query.prompt.read] if places is None else places
 
     def hook(layer):
         def pre(module, inputs):
             neurons = inputs[0].clone()
             flat = neurons.view(-1, neurons.shape[-1])
-            flat[query.prompt.read] = change(layer, flat[query.prompt.read])
+            for place in places:
+                flat[place] = change(layer, flat[place])
             return (neurons,)
 
         return pre
@@ -82,6 +86,77 @@ def test_all_neurons_kept_are_the_model():
     answers = ScaledAnswers(model, model.query(PROMPT, "Paris"), torch.ones(model.n_layers, model.n_neurons))
     everything = torch.ones(1, model.n_layers, model.n_neurons, dtype=torch.bool)
     assert answers.kept(everything, range(model.n_layers))[0] == near_probability(answers.probability)
+
+
+PLACES = {"read": ["read"], "lookup": ["lookup"], "both": ["lookup", "read"]}
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bert"])
+def test_neurons_are_scaled_where_they_were_located(family, position):
+    model = tiny(family)
+    query = model.query("The capital of France, as they say, is" + " [MASK]" * model.masked, "Paris", "France")
+    query = replace(query, steps=query.steps[:1], target_ids=query.target_ids[:1])
+    places = [query.prompt.position(place) for place in PLACES[position]]
+    answers = ScaledAnswers(model, query, position=position)
+
+    def doubled(layer, neurons):
+        if layer == 1:
+            neurons[[3, 5]] *= 2
+        return neurons
+
+    def alone(layer, neurons):
+        return torch.where(torch.arange(len(neurons)) < 8, neurons, torch.zeros(())) if layer == 1 else neurons
+
+    (scaled,) = answers.scaled([[(1, 3), (1, 5)]], 2.0)
+    assert scaled == near_probability(asked_by_hand(model, query, doubled, places))
+    (kept,) = answers.kept((torch.arange(model.n_neurons) < 8)[None, None], [1])
+    assert kept == near_probability(asked_by_hand(model, query, alone, places))
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_neurons_are_located_and_proved_at_one_position(position):
+    model, fact = trained(), facts()[1]
+    pool = ControlPool(model, facts())
+    config = LocateConfig(attribution=AttributionConfig(nodes=8, position=position))
+    located = locate_fact(model, fact, config, pool=pool)
+    assert located.position == position == NeuronSet.from_dict(located.as_dict()).position
+    heldout = FactPrompts.all_of(fact).heldout
+    proof = prove_located(model, located, heldout, pool=pool, draws=20)
+
+    def without(layer, neurons):
+        neurons[[index for at, index in located if at == layer]] = 0
+        return neurons
+
+    for prompts, suppressed in ((located.refined_on, located.neurons[-1].suppress), (heldout, proof.suppress.value)):
+        queries = [model.query(text, fact.target, fact.subject) for text in prompts]
+        places = [[query.prompt.position(place) for place in PLACES[position]] for query in queries]
+        left = sum(asked_by_hand(model, query, without, at) for query, at in zip(queries, places, strict=True))
+        before = sum(ScaledAnswers(model, query).probability for query in queries)
+        assert 1 + suppressed == near_probability(left / before)
+
+
+def test_paths_at_both_positions_add_up_to_what_both_do():
+    model, fact = trained(), facts()[1]
+    query = model.query_of(fact)
+    found = knowedit.attribute(model, query, config=AttributionConfig(position="both", nodes=64))
+    places = [query.prompt.position(place) for place in PLACES["both"]]
+    for layer in range(model.n_layers):
+        none = asked_by_hand(model, query, lambda at, neurons, of=layer: neurons * (at != of), places)
+        assert abs(found.span[layer] - (found.value - none)) < 1e-6 and found.gap[layer] < 1e-3
+
+
+def test_a_negative_prompt_has_no_lookup_position():
+    model, fact = trained(), facts()[1]
+    config = LocateConfig(attribution=AttributionConfig(position="lookup", nodes=8), prompts=1)
+    with pytest.raises(InputError, match="take the read position"):
+        locate_fact(model, fact, config, negatives=["Zarn works as"], pool=ControlPool(model, facts()))
+
+
+@pytest.mark.parametrize("position", [3, "subject"])
+def test_a_position_that_paraphrases_cannot_share_is_refused(position):
+    with pytest.raises(InputError, match="take read, lookup, both"):
+        LocateConfig(attribution=AttributionConfig(position=position))
 
 
 def test_a_patch_is_what_the_neurons_are_for_another_subject():
