@@ -56,8 +56,8 @@ def draw_texts(axes: Axes, triggers: Sequence) -> None:
     axes.barh(range(len(triggers)), [unit * value for value in values], left=zero, height=0.6, color=BLUE)
     axes.axvline(zero, color="black", linewidth=0.6)
     for y, trigger in enumerate(triggers):
-        before, after = _one_line(trigger.before)[-_BEFORE:], _one_line(trigger.after)[:_AFTER]
-        token = _one_line(trigger.token).replace(" ", "␣", 1)
+        before, after = drawable(trigger.before)[-_BEFORE:], drawable(trigger.after)[:_AFTER]
+        token = drawable(trigger.token).replace(" ", "␣", 1)
         axes.text(2.75, y, before, ha="right", va="center", color=GREY, fontsize=8)
         shown = axes.text(2.8, y, token, ha="left", va="center", color=RED, fontsize=8, weight="bold")
         axes.annotate(after, (1, 0.5), xycoords=shown, va="center", color=GREY, fontsize=8, annotation_clip=False)
@@ -68,11 +68,6 @@ def draw_texts(axes: Axes, triggers: Sequence) -> None:
     _bare(axes)
 
 
-def _one_line(text: str) -> str:
-    """`text` on one line."""
-    return drawable(text.replace("\n", "⏎"))
-
-
 def _words(axes: Axes, card) -> None:
     for x, title, words, colour in (
         (0.0, "promotes", card.promotes, BLUE),
@@ -81,7 +76,7 @@ def _words(axes: Axes, card) -> None:
         axes.text(x, 1.0, title, color=colour, weight="bold", va="top")
         for i, word in enumerate(words[:_WORDS]):
             column, row = divmod(i, 6)
-            shown = shorten(_one_line(word.strip() or word.replace(" ", "␣")), 14)
+            shown = shorten(word.strip() or word.replace(" ", "␣"), 14)
             axes.text(x + 0.24 * column, 0.84 - 0.14 * row, shown, va="top", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)

@@ -121,8 +121,7 @@ class Card(Record):
         yield f"Active: {self.definition}."
         yield from vocabulary_lines(self.promotes, self.suppresses)
         yield f"where its activation is {'negative' if self.sign < 0 else 'positive'}, as on these texts:"
-        texts = [(t.activation, f"{t.before[-60:]}⟦{t.token}⟧{t.after[:30]}") for t in self.triggers]
-        rows = [(f"{activation:+.2f}", text.replace("\n", "⏎")) for activation, text in texts]
+        rows = [(f"{t.activation:+.2f}", f"{t.before[-60:]}⟦{t.token}⟧{t.after[:30]}") for t in self.triggers]
         yield Table(("activation", "text"), rows)
         for name, effect in (("what follows these texts", self.on_texts), ("the facts that share it", self.on_facts)):
             if effect is not None:

@@ -12,7 +12,8 @@ _WRITTEN = "\u200c\u200d\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u08e2"
 
 
 def inert(text: object) -> str:
-    """`text` with control, format and surrogate characters spelled out (`\\x1b`), fit for any terminal.
+    """`text` with control, format and surrogate characters spelled out (`\\x1b`) and `⏎` for ends of lines, fit for any
+    terminal.
 
     Format characters that are part of how words are written stay: joiners (Persian half-spaces, emoji made of several)
     and signs that stand under or around digits in Arabic and Syriac.
@@ -29,6 +30,8 @@ def for_markdown(text: object) -> str:
 def _shown(character: str) -> str:
     if character in _WRITTEN:
         return character
+    if character == "\n":
+        return "⏎"
     if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
         return character.encode("unicode_escape", "surrogatepass").decode("ascii")
     return character

@@ -17,7 +17,7 @@ def test_text_prints_as_it_is_written(text):
         ("a\u202eb", "a\\u202eb"),  # turns what follows around
         ("a\u2066b\u200f", "a\\u2066b\\u200f"),
         ("a\u200bb", "a\\u200bb"),  # an invisible space that joins nothing
-        ("a\n", "a\\n"),
+        ("a\n", "a⏎"),
         ("\u2028", "\\u2028"),
         ("\ud800", "\\ud800"),
         ("\U000e0041", "\\U000e0041"),

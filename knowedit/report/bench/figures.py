@@ -25,7 +25,7 @@ Figures = Mapping[str, Mapping]  # metric → {value, low, high}
 MOST = 40  # relations in one figure
 LONGEST = 32  # letters of a name
 PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
-_BEFORE, _UNEDITED = "the same, before the edit", "all records, unedited"
+_BEFORE, _UNEDITED = "before the edit", "all records, unedited"
 _METHOD_COLOURS = {"activation": ORANGE, "random": RANDOM}
 
 
@@ -120,14 +120,24 @@ def edit_metrics(
     *,
     all_runs: Sequence[str] | None = None,
 ) -> None:
-    """Headline metrics (ES, PS, NS, Score, zsRE's) with intervals: by name of the run, before and after the edit."""
+    """Headline metrics (ES, PS, NS, Score, zsRE's) with intervals: by name of the run, before and after the edit.
+
+    What runs have in common before the edit is drawn once, to the left of them.
+    """
     names = drawn_of(after for _, after in runs.values())
     colours = _colours(runs, all_runs)
+    groups: dict[tuple, list[str]] = {}  # runs with the same figures before the edit
+    for run, (before, _) in runs.items():
+        known = tuple((name, before[name]["value"], before[name]["n"]) for name in names if name in before)
+        groups.setdefault(known, []).append(run)
+    bars: list[tuple[Figures, dict]] = []
+    for known, members in groups.items():
+        if known:
+            bars.append((runs[members[0]][0], {"colour": GREY, "faint": True}))
+        bars += [(runs[run][1], {"colour": colours[run], "label": _name(run)}) for run in members]
     with figure(max(5.0, 1.5 + 0.35 * len(names) * (len(runs) + 1)), 3) as (fig, axes):
-        for i, (run, (before, after)) in enumerate(runs.items()):
-            at, of, colour = 2 * i, 2 * len(runs), colours[run]
-            _bars(axes, [before.get(n) for n in names], at, of, colour=colour, faint=True)
-            _bars(axes, [after.get(n) for n in names], at + 1, of, colour=colour, label=_name(run))
+        for i, (figures, look) in enumerate(bars):
+            _bars(axes, [figures.get(name) for name in names], i, len(bars), **look)
         axes.bar(0, 0, color=GREY, alpha=0.35, label=_BEFORE)
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 105)

@@ -131,6 +131,7 @@ _LATEX = str.maketrans(
         "|": r"\textbar{}",
         '"': r"\textquotedbl{}",
         "`": r"\textasciigrave{}",
+        "⏎": r"\textdownarrow{}",
     }
 )
 

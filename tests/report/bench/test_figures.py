@@ -86,6 +86,18 @@ def test_metrics_of_several_runs_before_and_after(drawn):
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["ES", "PS"]
 
 
+def test_what_runs_have_in_common_before_the_edit_is_drawn_once_beside_them(drawn):
+    same, other = {"ES": one(0.1)}, {"ES": {**one(0.1), "n": 3}}
+    runs = {"a": (same, {"ES": one(0.9)}), "b": (other, {"ES": one(0.6)}), "c": (same, {"ES": one(0.7)})}
+    edit_metrics(runs, ["x.png"])
+    (axes,) = drawn[0].axes
+    bars = sorted((patch for patch in axes.patches if patch.get_height()), key=lambda bar: bar.get_x())
+    assert [round(bar.get_height()) for bar in bars] == [10, 90, 70, 10, 60]
+    assert [bar.get_alpha() == 0.35 for bar in bars] == [True, False, False, True, False]
+    assert len({bar.get_facecolor() for bar in bars}) == 4  # one grey, and one colour a run
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()].count("before the edit") == 1
+
+
 def test_zsres_metrics_are_drawn_where_they_are_what_there_is(drawn):
     edit_metrics({"a": ({}, {"Efficacy": one(0.9), "Specificity": one(0.3)})}, ["x.png"])
     assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == ["Efficacy", "Specificity"]
