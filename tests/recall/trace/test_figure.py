@@ -11,6 +11,7 @@ from knowedit.display.drawing import figure, heat_maps, save
 from knowedit.recall.trace import Site, TraceConfig, average_traces, patch, trace, trace_facts
 from knowedit.recall.trace.figure import draw_lines, draw_trace
 from knowedit.recall.trace.patching import grid
+from knowedit.writing.counts import number_of
 
 CONFIG = TraceConfig(draws=2, severed=("mlp",))
 
@@ -27,7 +28,9 @@ def test_maps_have_the_tokens_down_the_layers_across_and_the_scores(found):
         for ax, kind in zip(axes, kinds, strict=True):
             assert [t.get_text() for t in ax.get_yticklabels()] == ["Each", "day", "Zarn*", "acts", "as"]
             assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2"]
-            assert ax.get_xlabel() == ("layer" if kind.startswith("state") else f"centre of {found.window} layers")
+            assert ax.get_xlabel() == (
+                "layer" if kind.startswith("state") else f"centre of {number_of(found.window, 'layer')}"
+            )
             np.testing.assert_allclose(ax.images[0].get_array(), found.scores(kind))
 
 

@@ -129,7 +129,8 @@ def test_markdown_shows_the_text_and_nothing_else(text):
 
 
 _LATEX_BACK = {"textbackslash": "\\", "textasciicircum": "^", "textasciitilde": "~", "textless": "<",
-               "textgreater": ">", "textdownarrow": "⏎", "textbar": "|", "textquotedbl": '"', "textasciigrave": "`"}  # fmt: skip
+               "textgreater": ">", "textbar": "|", "textquotedbl": '"', "textasciigrave": "`",
+               "textdownarrow": "⏎"}  # fmt: skip
 
 
 def read_latex(source):
