@@ -48,6 +48,11 @@ def reach(values: Sequence[float | None]) -> float:
     return max((abs(v) for v in values if v is not None), default=0.0) or 1.0
 
 
+def peak(values: Sequence[float | None]) -> int:
+    """The column of the largest magnitude."""
+    return max(range(len(values)), key=lambda i: abs(values[i] or 0.0))
+
+
 def span(values: Sequence[float | None]) -> tuple[float, float]:
     """A scale that holds all of `values`, and zero."""
     known = [v for v in values if v is not None] + [0.0]

@@ -88,6 +88,8 @@ def test_it_asks_for_nothing_and_never_scrolls_sideways(browser, request, tmp_pa
             summary.click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         assert tab.evaluate("document.body.scrollWidth") <= width
+        lines = "[...document.querySelectorAll('button:not(th button)')].filter(b => b.getClientRects().length)"
+        assert max(tab.evaluate(f"{lines}.map(b => b.clientHeight / parseFloat(getComputedStyle(b).lineHeight))")) < 2
         assert wrong == []
 
 
@@ -118,6 +120,14 @@ def test_its_numbers_are_those_of_the_record(browser, told, tmp_path):
     for said, score in zip(cells, scores, strict=True):
         value, half = plain_number(said.rpartition(": ")[2])
         assert abs(value - score) <= half
+
+
+def test_the_largest_parts_of_the_logit_are_named(told):
+    layers = told["parts"]["layers"]
+    most = {name: max(range(len(layers)), key=lambda i: abs(layers[i][name])) for name in ("mlp", "attention")}
+    paths = [f'data-path="parts.layers.{layer}.{name}"' for name, layer in most.items()]
+    caption = next(part for part in page(told).split("<figcaption>") if "MLP and attention add" in part)
+    assert all(path in caption.partition("</figcaption>")[0] for path in paths)
 
 
 def test_the_maps_of_a_trace_have_one_scale_on_which_the_clean_run_is_marked(browser, told, tmp_path):
