@@ -7,7 +7,8 @@ from support.studies import source
 from support.trained import facts, trained
 
 from knowedit.errors import InputError
-from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
+from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.selection import (
     AT_ONCE,

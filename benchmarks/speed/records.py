@@ -18,9 +18,9 @@ from knowedit.answers import Answer
 from knowedit.edit.apply import applied
 from knowedit.edit.edit import Edit
 from knowedit.edit.methods.rome import SMOLLM2, RomeConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
 from knowedit.evaluate.edits.metrics import Observation, both_targets, measure, metrics_of
 from knowedit.evaluate.edits.scoring import score_edits
-from knowedit.evaluate.edits.study import EditStudyConfig
 from knowedit.evaluate.edits.summary import summarise
 from knowedit.facts import Fact
 from knowedit.models.adapter import Model

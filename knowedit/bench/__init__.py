@@ -9,7 +9,8 @@ from ..lazy import exports
 
 if TYPE_CHECKING:
     from ..evaluate.dry_run import dry_run as dry_run
-    from ..evaluate.edits.study import EditStudy as EditStudy, EditStudyConfig as EditStudyConfig
+    from ..evaluate.edits.config import EditStudyConfig as EditStudyConfig
+    from ..evaluate.edits.study import EditStudy as EditStudy
     from ..evaluate.neurons.records import read_located as read_located
     from ..evaluate.neurons.study import NeuronStudy as NeuronStudy, NeuronStudyConfig as NeuronStudyConfig
     from ..evaluate.runs.engine import run_study as run_study

@@ -99,6 +99,11 @@ class LocateConfig:
         if self.most is not None and self.most < 1:
             raise InputError(f"most is {self.most!r}, expected a number of neurons from 1 on")
 
+    @property
+    def position(self) -> str:
+        """Where neurons are scored, selected and proved, one of `POSITIONS`."""
+        return str(self.attribution.position)
+
     def as_dict(self) -> dict:
         """For JSON: a baseline tensor is only named."""
         record = asdict(replace(self, attribution=replace(self.attribution, baseline="zero")))

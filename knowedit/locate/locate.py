@@ -95,7 +95,7 @@ def score_prompts(
         model.check_layer(layer)
     texts = prompts.locating[: config.prompts]
     queries = [prompts.query(model, text, chat=config.chat) for text in texts]
-    start, away, position = config.attribution.baseline_name, config.ablation, config.attribution.position
+    start, away, position = config.attribution.baseline_name, config.ablation, config.position
     values = {
         name: [ablation_values(name, pool, text, prompts, chat=config.chat, position=position) for text in texts]
         for name in {start, away} - {"tensor"}  # which the config holds itself
@@ -110,7 +110,7 @@ def score_negatives(
     name = config.attribution.baseline_name
     if prompts and name == "patch":
         raise InputError("a negative prompt has no other subject for a patch; take mean or zero as the baseline")
-    if prompts and config.attribution.position != "read":
+    if prompts and config.position != "read":
         raise InputError("a negative prompt names no subject where neurons could be scaled; take the read position")
     queries = [_own_answer(model, text, config) for text in prompts]
     base = [pool.mean_activation if name == "mean" else None] * len(queries)
@@ -133,7 +133,7 @@ def describe(
     taken: dict[Site, Taken] = {}
     causal = config.select == "causal"
     sorts = SORTS if config.kinds else ("general",) if causal else ()
-    position = config.attribution.position
+    position = config.position
     controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=sorts, position=position)
     if causal:
         against = _against(pool, prompts, position) if config.specific else ()
@@ -231,7 +231,7 @@ def _scored(
     else:
         results = ((scores, None) for scores in rank_many(model, queries, config.method, config.attribution))
     columns = zip(texts, queries, ablations, results, strict=True)
-    position = config.attribution.position
+    position = config.position
     return [
         PromptScores(text, query, scores, ScaledAnswers(model, query, ablation, position), attribution)
         for text, query, ablation, (scores, attribution) in counted(columns, progress)

@@ -12,7 +12,7 @@ from support.trained import facts, trained
 from knowedit.cli.benchmarks.bench import configured
 from knowedit.evaluate.dry_run import SHAPES, dry_run
 from knowedit.evaluate.edits import study as edit_study
-from knowedit.evaluate.edits.study import EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.configs import named_configs
 from knowedit.evaluate.runs.engine import run_study

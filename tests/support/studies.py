@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from support.trained import facts, trained
 
-from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
+from knowedit.evaluate.edits.study import EditStudy
 from knowedit.facts import Neighbour
 from knowedit.sources import Source
 

@@ -112,7 +112,9 @@ def edit(
         typer.Option("--generate", help="Also what the model writes freely, under its chat template, and probes."),
     ] = None,
     snippets: Annotated[str | None, typer.Option(help="With --generate: a folder of reference texts, for RS.")] = None,
-    sequential: Annotated[bool | None, typer.Option("--sequential", help="Edits stay on.")] = None,
+    sequential: Annotated[
+        bool | None, typer.Option("--sequential", help="Edits stay on; a set of facts grows.")
+    ] = None,
     checkpoints: Annotated[str | None, typer.Option(help="Numbers of edits after which all are asked again.")] = None,
     *,
     records: RecordOptions,
@@ -121,7 +123,8 @@ def edit(
     output: Output,
 ) -> None:
     """Edit each fact of a source and measure efficacy, paraphrases, neighbours and more, beside the unedited model."""
-    from ...evaluate.edits.study import EditStudy, EditStudyConfig
+    from ...evaluate.edits.config import EditStudyConfig
+    from ...evaluate.edits.study import EditStudy
     from ...settings import parse_settings
 
     options = {

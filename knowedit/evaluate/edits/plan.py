@@ -11,9 +11,9 @@ from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model
 from ...sources import Source
+from .config import EditStudyConfig
 from .generation import ANSWER, CHAT, QUESTION, TEXT
 from .metrics import metrics_of, pairs_of
-from .study import EditStudyConfig
 
 
 def method_settings(config: EditStudyConfig, model: Model | None) -> dict:

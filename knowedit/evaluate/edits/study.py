@@ -3,106 +3,39 @@
 The edits of a batch are made together and never applied: everything is asked in shared forward passes in which each
 row has its own edit (`scoring.py`). A method that changes many facts by one edit makes one of each batch, and the
 records say by `content_hash` which edit they are under. Sequential edits all stay on; after some numbers of them
-(`checkpoints`) every record edited so far is asked again.
+(`checkpoints`) every record edited so far is asked again. With a method that changes many facts by one edit a sequence
+is a set that grows: its edit takes the place of the one before.
 """
 
 from __future__ import annotations
 
-import base64
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 
-import numpy as np
-import torch
-
 from ...answers import Answer
-from ...edit.apply import apply, unedited
-from ...edit.delta import LowRank
-from ...edit.edit import Edit, check_request, make_edit
+from ...edit.apply import Handle, apply, unedited
+from ...edit.edit import Edit, check_request
 from ...edit.methods.method import Editor, config_dict
 from ...edit.methods.table import find_method, method_config, prepare
 from ...errors import InputError, KnoweditError
 from ...facts import Fact
 from ...models.adapter import Model
-from ...selection import Keep, choose, known
+from ...selection import known
 from ...sources import Source
 from ...statistics import Estimate
 from ..runs.study import FactStudy, error_line
+from .config import EditStudyConfig
 from .drift import Drift
 from .generation import Writing, writings
-from .metrics import Observation, check_metric, measure, metrics_of, pairs_of
+from .kept_edit import edit_of, factors_of
+from .metrics import Observation, measure, metrics_of, pairs_of
 from .references import References, read_references
 from .scoring import score_edits
 from .summary import summarise, summary
 
 Answers = dict[tuple[str, str], Answer]
 NOTES = ("steps", "probability", "clamped", "k_C_inv_k", "shared", "others")  # of an edit, kept in its record
-
-
-@dataclass(frozen=True)
-class EditStudyConfig:
-    """What is edited, how, and what is measured.
-
-    - `source`, `format`, `revision`: as `load_source` takes them.
-    - `known_only`: only facts whose target is the model's first choice.
-    - `limit`, `sample`, `seed`: as `choose` takes them: the first so many of these facts, or so many drawn.
-    - `method`, `settings`, `layer`: as `method_config` takes them; settings by default those of the model.
-    - `sequential`: edits stay on; `checkpoints`: after how many all records so far are asked again.
-    - `batch`: records that are edited and asked together; with a method that changes facts together, by one edit.
-    - `metrics`: of the summary; empty for all that there are.
-    - `perplexity`: relative rise on a short plain text, and drift of the subject's essence, for every record.
-    - `generate`: also what the model writes of its own accord, and the probes of the facts.
-    - `snippets`: a folder with ROME's reference texts, for RS of what it writes.
-    """
-
-    source: str = "builtin"
-    model: str = "smollm2-135m"
-    dtype: str | None = None
-    method: str = "rome"
-    settings: Mapping = field(default_factory=dict)
-    layer: int | None = None
-    sequential: bool = False
-    checkpoints: tuple[int, ...] = (1, 10, 100, 1000)
-    batch: int = 32
-    metrics: tuple[str, ...] = ()
-    known_only: bool = False
-    perplexity: bool = False
-    generate: bool = False
-    snippets: str | None = None
-    format: str | None = None
-    revision: str | None = None
-    limit: int | None = None
-    sample: int | None = None
-    seed: int = 0
-
-    def __post_init__(self):
-        method_config(self.method, self.settings, self.layer)
-        for name in self.metrics:
-            check_metric(name)
-        if not isinstance(self.batch, int) or self.batch < 1:
-            raise InputError(f"the batch is {self.batch!r}, expected a number of records from 1 on")
-        if self.snippets is not None and not self.generate:
-            raise InputError("snippets are what generated text is held against; add --generate")
-        checkpoints = tuple(self.checkpoints)
-        if not all(isinstance(n, int) and n > 0 for n in checkpoints) or list(checkpoints) != sorted(set(checkpoints)):
-            raise InputError(
-                f"the checkpoints are {list(checkpoints)}, expected rising numbers of edits, such as 1, 10"
-            )
-
-    def as_dict(self) -> dict:
-        """For JSON."""
-        return {**asdict(self), "settings": dict(self.settings), "checkpoints": list(self.checkpoints),
-                "metrics": list(self.metrics)}  # fmt: skip
-
-    def usable(self, facts: Sequence[Fact]) -> list[Fact]:
-        """The facts of a source that can be edited: those with a new target."""
-        return [fact for fact in facts if fact.target_new is not None]
-
-    def chosen(self, facts: Sequence[Fact], keep: Keep | None = None) -> list[Fact]:
-        """The facts that the study is about, of those of its source; `keep` as `choose` takes it."""
-        return choose(self.usable(facts), limit=self.limit, sample=self.sample, seed=self.seed, keep=keep)
 
 
 class EditStudy(FactStudy):
@@ -130,6 +63,7 @@ class EditStudy(FactStudy):
         self.method_settings = method_config(config.method, config.settings, config.layer, model)
         self.config = {**config.as_dict(), "resolved": config_dict(self.method_settings)}
         self._so_far: list[Fact] = []
+        self._held: Handle | None = None  # the edit of all facts so far, of a method that changes facts together
 
     @classmethod
     def from_config(cls, config: EditStudyConfig, **loading):
@@ -142,10 +76,14 @@ class EditStudy(FactStudy):
     def run(self, batch: list[str]) -> list[dict]:
         facts = [self.facts[i] for i in batch]
         if self.sequential:
-            return self._one_after_the_other(facts)
+            return self._growing(facts) if self.method.together else self._one_after_the_other(facts)
         return self._together(facts) if self.method.together else self._side_by_side(facts)
 
     def restore(self, rows: list[dict]) -> None:
+        if self.method.together:
+            self._so_far = [self.facts[row["id"]] for row in rows if "error" not in row]
+            self._hold(self._editor(self._so_far))
+            return
         for row in rows:
             if "error" not in row:
                 fact = self.facts[row["id"]]
@@ -224,13 +162,60 @@ class EditStudy(FactStudy):
                 **_about(fact),
                 "before": metrics_before,
                 "after": self._as_it_is(fact, **drift),
-                "edit": {**_notes(edit), **self._factors(edit)},
+                "edit": {**_notes(edit), **factors_of(self.model, edit)},
             }
             if len(self._so_far) in self.settings.checkpoints:
                 row["checkpoint"] = self._checkpoint(row["after"])
             row["seconds"] = {"edit": edited - start, "score": time.perf_counter() - edited}
             rows.append(row)
         return rows
+
+    def _growing(self, facts: Sequence[Fact]) -> list[dict]:
+        """The records of facts that join those so far in one edit, which takes the place of the edit before.
+
+        Facts up to a checkpoint, and up to the end of a batch, join together, and are asked when they have joined.
+        """
+        rows: list[dict] = []
+        joining: list[Fact] = []
+        for place, fact in enumerate(facts, 1):
+            try:
+                self.model.query_of(fact, check_request(fact))
+                joining.append(fact)
+            except KnoweditError as error:
+                rows.append({"id": fact.id, "error": error_line(error)})
+            if joining and (place == len(facts) or len(self._so_far) + len(joining) in self.settings.checkpoints):
+                rows += self._joined(joining)
+                joining = []
+        return rows
+
+    def _joined(self, facts: Sequence[Fact]) -> list[dict]:
+        """The records of facts that have joined those so far, the last one with its checkpoint."""
+        with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
+            before = [self._as_it_is(fact) for fact in facts]
+        start = time.perf_counter()
+        try:
+            edits = self._editor([*self._so_far, *facts])
+        except Exception as error:  # those before stay on
+            return [{"id": fact.id, "error": error_line(error)} for fact in facts]
+        self._hold(edits)
+        self._so_far += facts
+        edited = time.perf_counter()
+        drifts = self._drifts(facts, [None] * len(facts))
+        rows = [
+            {**_about(fact), "before": metrics, "after": self._as_it_is(fact, **drift), "edit": _notes(edit)}
+            for fact, metrics, drift, edit in zip(facts, before, drifts, edits[-len(facts) :], strict=True)
+        ]
+        if len(self._so_far) in self.settings.checkpoints:
+            rows[-1]["checkpoint"] = self._checkpoint(rows[-1]["after"])
+        seconds = {"edit": (edited - start) / len(facts), "score": (time.perf_counter() - edited) / len(facts)}
+        return [{**row, "seconds": seconds} for row in rows]
+
+    def _hold(self, edits: Sequence[Edit | None]) -> None:
+        """Put the one edit of all facts so far on, in the place of the one before."""
+        if self._held is not None:
+            self._held.revert()
+        edit = next(filter(None, edits), None)
+        self._held = None if edit is None else apply(self.model, edit)
 
     def _as_it_is(self, fact: Fact, **drift) -> dict[str, float | None]:
         """The metrics of a fact with what is on the model."""
@@ -254,19 +239,7 @@ class EditStudy(FactStudy):
             return None
         if "factors" not in notes:
             return self._editor([fact])[0]
-        deltas = {int(layer): LowRank(*(_decoded(f) for f in pair)) for layer, pair in notes["factors"].items()}
-        return make_edit(self.model, deltas, method=notes["method"], config={}, facts=[fact])
-
-    def _factors(self, edit: Edit | None) -> dict:
-        """The factors of an edit of low rank as text, by layer: exact, and as whole as the record itself."""
-        deltas = {} if edit is None else edit.deltas
-        low_rank = {path: delta for path, delta in deltas.items() if isinstance(delta, LowRank)}
-        if edit is None or len(low_rank) < len(deltas):
-            return {}
-        layers = self.model.down_layers()
-        return {
-            "factors": {str(layers[path]): [_encoded(d.u), _encoded(d.v)] for path, d in low_rank.items()},
-        }
+        return edit_of(self.model, fact, notes)
 
     # ---------------------------------------------------------------- asking
 
@@ -335,12 +308,3 @@ def _notes(edit: Edit | None) -> dict:
     kept = {name: edit.notes[name] for name in NOTES if name in edit.notes}
     norm = sum(delta.norm() ** 2 for delta in edit.deltas.values()) ** 0.5
     return {"method": edit.method, "content_hash": edit.content_hash, "facts": len(edit.facts), "norm": norm, **kept}
-
-
-def _encoded(factor: torch.Tensor) -> dict:
-    return {"shape": list(factor.shape), "float32": base64.b64encode(factor.contiguous().numpy().tobytes()).decode()}
-
-
-def _decoded(record: dict) -> torch.Tensor:
-    values = np.frombuffer(base64.b64decode(record["float32"]), dtype="<f4")
-    return torch.from_numpy(values.reshape(record["shape"]).copy())

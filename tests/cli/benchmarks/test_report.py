@@ -11,7 +11,8 @@ from support.fake import Fake, records
 from support.made_runs import edit_run, located, neuron_row, neuron_run, trained_source, write_run
 from support.trained import facts, trained
 
-from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
+from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import RunFolder, writing

@@ -1,6 +1,7 @@
 """Studies of edits on tiny models: single ones never touch a weight, sequential ones go on bit for bit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from support.trained import trained
 
 from knowedit.edit.apply import applied, edits_on
 from knowedit.edit.covariance import Covariance
+from knowedit.edit.fact_set.fact_set import FactSet
 from knowedit.edit.methods import rome as rome_method
+from knowedit.edit.methods.table import method_config
 from knowedit.edit.rewrite_quality import rates, rewrite_quality
 from knowedit.errors import InputError
-from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
+from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.edits.summary import summary
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.sources import Source
@@ -72,6 +76,69 @@ def test_sequential_edits_stay_on_and_a_resumed_run_is_the_same_to_the_bit(tmp_p
     assert records(again) == records(whole)
     assert set(again.summary["checkpoints"]) == {"1", "3"}
     assert again.summary["checkpoints"]["3"]["metrics"]["ES"]["n"] == 3
+
+
+SET = {
+    "layers": [0],
+    "least": 1e-9,
+    "rows": {"contexts": 0, "preserve": 0.0, "covariance": {"tokens": 400}, "search": {"steps": 3}},
+}
+
+
+def test_a_sequence_of_a_method_that_changes_facts_together_is_a_set_that_grows(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path / "cache"))
+    options = {"sequential": True, "method": "memit", "layer": None, "settings": SET, "batch": 4}
+    model = trained()
+    base = random_edits.weights(model)
+    whole = run_study(study(**options), tmp_path / "whole", progress=False)
+    at_once = FactSet(model, method_config("memit", SET, None, model))
+    at_once.add(list(source().facts))
+    (on,) = edits_on(model)
+    assert on.edit.factors_hash == at_once.edit().factors_hash
+    rows = list(whole.rows())
+    assert [row["edit"]["facts"] for row in rows] == [
+        1,
+        3,
+        3,
+        4,
+        6,
+        6,
+    ]  # up to checkpoints 1 and 3, and of batches of 4
+    assert [row["id"] for row in rows if "checkpoint" in row] == [rows[0]["id"], rows[2]["id"]]
+    after = random_edits.weights(model)
+    take_off(model)
+    assert random_edits.same(random_edits.weights(model), base)
+
+    for kept in (2, 5, 6):
+        cut = tmp_path / f"cut {kept}"
+        run_study(study(**options), cut, progress=False)
+        take_off(model)
+        path = cut / "records.jsonl"
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
+        again = run_study(study(**options), cut, resume=True, progress=False)
+        if kept < 6:
+            assert random_edits.same(random_edits.weights(model), after)
+        take_off(model)
+        assert records(again) == records(whole)
+
+
+def test_a_set_goes_on_without_facts_that_it_cannot_hold(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path / "cache"))
+    facts = list(source().facts)
+    facts[1] = replace(facts[1], target_new="no such word")
+    third = next(f.target for f in facts if f.target not in (facts[0].target, facts[0].target_new))
+    facts.insert(3, replace(facts[0], id="contrary", target_new=third))
+    config = EditStudyConfig(method="memit", sequential=True, settings=SET, batch=2, checkpoints=(5,))
+    found = run_study(
+        EditStudy(config, trained(), Source("made", "facts", tuple(facts), (), "0" * 64)),
+        tmp_path / "run",
+        progress=False,
+    )
+    take_off(trained())
+    rows = {row["id"]: row for row in found.rows()}
+    assert "error" in rows[facts[1].id] and len(rows) == 7
+    assert rows["contrary"]["edit"] == {"method": None}
+    assert found.summary["checkpoints"]["5"]["metrics"]["ES"]["n"] == 5
 
 
 def take_off(model):

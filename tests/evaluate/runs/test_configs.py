@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from knowedit.errors import InputError
-from knowedit.evaluate.edits.study import EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
 from knowedit.evaluate.neurons.study import NeuronStudyConfig
 from knowedit.evaluate.runs.configs import find_config, named_configs, read_config
 from knowedit.settings import overridden, parse_settings

@@ -12,7 +12,8 @@ from support.made_runs import edit_row, edit_run, neuron_row, neuron_run, sequen
 from support.trained import facts, trained
 
 from knowedit.errors import DataError, InputError
-from knowedit.evaluate.edits.study import EditStudy, EditStudyConfig
+from knowedit.evaluate.edits.config import EditStudyConfig
+from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
 from knowedit.evaluate.runs.folder import writing
