@@ -126,7 +126,7 @@ def test_the_largest_parts_of_the_logit_are_named(told):
     layers = told["parts"]["layers"]
     most = {name: max(range(len(layers)), key=lambda i: abs(layers[i][name])) for name in ("mlp", "attention")}
     paths = [f'data-path="parts.layers.{layer}.{name}"' for name, layer in most.items()]
-    caption = next(part for part in page(told).split("<figcaption>") if "MLP and attention add" in part)
+    caption = next(part for part in page(told).split("<figcaption>") if part.startswith("Logits that each"))
     assert all(path in caption.partition("</figcaption>")[0] for path in paths)
 
 
