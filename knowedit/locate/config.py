@@ -69,6 +69,15 @@ class LocateConfig:
                 f"position {self.attribution.position!r} is a token of one prompt, and several locate a fact; "
                 f"take {', '.join(POSITIONS)}"
             )
+        values = {self.attribution.baseline_name, self.ablation}
+        if "mean" in values and self.position != "read":
+            raise InputError(
+                f"the mean is one over read positions, the position is {self.position!r}; take zero or patch"
+            )
+        if "patch" in values and self.position == "both":
+            raise InputError(
+                "a patch holds what neurons are at one position, not at both; take zero, or read or lookup"
+            )
         if self.method != "ig" and self.attribution.baseline_name != "zero":
             raise InputError(f"a baseline is where the paths of ig start, {self.method} has none; leave it out")
         if self.ablation not in BASELINES:

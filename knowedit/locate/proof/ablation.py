@@ -36,7 +36,7 @@ def ablation_values(
 ) -> Tensor | None:
     """What `name` sets neurons to in one prompt of a fact at `position`, (n_layers, n_neurons).
 
-    None for zero; the mean is one over read positions.
+    None for zero; the mean is one over read positions, and a patch of one position (`LocateConfig` refuses others).
 
     Raises `InputError` for a patch where the pool has no other subject of the fact's relation.
     """

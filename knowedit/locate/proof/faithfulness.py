@@ -1,6 +1,6 @@
 """How much of an answer the strongest k neurons carry: faithfulness curves and their areas (Mueller et al. 2025, MIB).
 
-All neurons of all layers at the read position are ranked. The curve is
+All neurons of all layers are ranked, where they are scaled. The curve is
 
     f(k) = (P(target | only the first k as they come) − P(none)) / (P − P(none)),
 

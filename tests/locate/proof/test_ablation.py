@@ -153,6 +153,17 @@ def test_a_negative_prompt_has_no_lookup_position():
         locate_fact(model, fact, config, negatives=["Zarn works as"], pool=ControlPool(model, facts()))
 
 
+@pytest.mark.parametrize("where", ["ablation", "baseline"])
+@pytest.mark.parametrize(("name", "position"), [("mean", "lookup"), ("mean", "both"), ("patch", "both")])
+def test_values_of_other_positions_than_where_neurons_are_taken_away_are_refused(name, position, where):
+    start = {"baseline": name} if where == "baseline" else {}
+    with pytest.raises(InputError, match="take zero"):
+        LocateConfig(
+            attribution=AttributionConfig(position=position, **start),
+            ablation=name if where == "ablation" else "zero",
+        )
+
+
 @pytest.mark.parametrize("position", [3, "subject"])
 def test_a_position_that_paraphrases_cannot_share_is_refused(position):
     with pytest.raises(InputError, match="take read, lookup, both"):
