@@ -10,7 +10,7 @@ is a set that grows: its edit takes the place of the one before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 from ...answers import Answer
@@ -76,13 +76,12 @@ class EditStudy(FactStudy):
     def run(self, batch: list[str]) -> list[dict]:
         facts = [self.facts[i] for i in batch]
         if self.sequential:
-            return self._growing(facts) if self.method.together else self._one_after_the_other(facts)
+            return self._one_after_the_other(facts)
         return self._together(facts) if self.method.together else self._side_by_side(facts)
 
     def restore(self, rows: list[dict]) -> None:
         if self.method.together:
-            self._so_far = [self.facts[row["id"]] for row in rows if "error" not in row]
-            self._hold(self._editor(self._so_far))
+            self._put_on([self.facts[row["id"]] for row in rows if "error" not in row])
             return
         for row in rows:
             if "error" not in row:
@@ -99,19 +98,24 @@ class EditStudy(FactStudy):
 
     def _together(self, facts: Sequence[Fact]) -> list[dict]:
         """The records of facts that one edit changes; a fact that cannot be asked is left out of it, with its error."""
+        editable, refused = self._editable(facts)
+        try:
+            rows = self._side_by_side(editable) if editable else []
+        except Exception as error:  # to try facts alone would measure another edit
+            rows = _failed(editable, error)
+        return [*rows, *refused]
+
+    def _editable(self, facts: Sequence[Fact]) -> tuple[list[Fact], list[dict]]:
+        """The facts that can be asked and edited, and the records of the others."""
         editable: list[Fact] = []
-        errors: dict[str | None, str] = {}
+        refused: list[dict] = []
         for fact in facts:
             try:
                 self.model.query_of(fact, check_request(fact))
                 editable.append(fact)
             except KnoweditError as error:
-                errors[fact.id] = error_line(error)
-        try:
-            rows = self._side_by_side(editable) if editable else []
-        except Exception as error:  # to try facts alone would measure another edit
-            rows, errors = [], errors | {fact.id: error_line(error) for fact in editable}
-        return [*rows, *({"id": id, "error": error} for id, error in errors.items())]
+                refused += _failed([fact], error)
+        return editable, refused
 
     def _side_by_side(self, facts: Sequence[Fact]) -> list[dict]:
         """The records of facts, each asked under the edit that changes it; no edit is applied."""
@@ -142,80 +146,59 @@ class EditStudy(FactStudy):
     # ---------------------------------------------------------------- sequential edits
 
     def _one_after_the_other(self, facts: Sequence[Fact]) -> list[dict]:
-        rows = []
+        """The records of facts that join those so far, each asked when it has joined."""
+        editable, rows = self._editable(facts)
         with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
-            before = [self._as_it_is(fact) for fact in facts]
-        for fact, metrics_before in zip(facts, before, strict=True):
+            before = {fact.id: self._as_it_is(fact) for fact in editable}
+        for part in self._joining(editable):
             start = time.perf_counter()
             try:
-                check_request(fact)
-                (edit,) = self._editor([fact])
+                edits = self._put_on(part)
             except Exception as error:  # one record must not end a run
-                rows.append({"id": fact.id, "error": error_line(error)})
+                rows += _failed(part, error)
                 continue
-            if edit is not None:
-                apply(self.model, edit)
-            self._so_far.append(fact)
             edited = time.perf_counter()
-            (drift,) = self._drifts([fact], [None])
-            row = {
-                **_about(fact),
-                "before": metrics_before,
-                "after": self._as_it_is(fact, **drift),
-                "edit": {**_notes(edit), **factors_of(self.model, edit)},
-            }
+            drifts = self._drifts(part, [None] * len(part))
+            joined = [
+                {**_about(fact), "before": before[fact.id], "after": self._as_it_is(fact, **drift), "edit": notes}
+                for fact, drift, notes in zip(part, drifts, map(self._kept, edits), strict=True)
+            ]
             if len(self._so_far) in self.settings.checkpoints:
-                row["checkpoint"] = self._checkpoint(row["after"])
-            row["seconds"] = {"edit": edited - start, "score": time.perf_counter() - edited}
-            rows.append(row)
+                joined[-1]["checkpoint"] = self._checkpoint(joined[-1]["after"])
+            seconds = {"edit": (edited - start) / len(part), "score": (time.perf_counter() - edited) / len(part)}
+            rows += [{**row, "seconds": seconds} for row in joined]
         return rows
 
-    def _growing(self, facts: Sequence[Fact]) -> list[dict]:
-        """The records of facts that join those so far in one edit, which takes the place of the edit before.
+    def _joining(self, facts: Sequence[Fact]) -> Iterator[list[Fact]]:
+        """Facts one by one; those of a method that changes facts together up to a checkpoint, and the last ones."""
+        part: list[Fact] = []
+        for fact in facts:
+            part.append(fact)
+            if not self.method.together or len(self._so_far) + len(part) in self.settings.checkpoints:
+                yield part
+                part = []
+        if part:
+            yield part
 
-        Facts up to a checkpoint, and up to the end of a batch, join together, and are asked when they have joined.
-        """
-        rows: list[dict] = []
-        joining: list[Fact] = []
-        for place, fact in enumerate(facts, 1):
-            try:
-                self.model.query_of(fact, check_request(fact))
-                joining.append(fact)
-            except KnoweditError as error:
-                rows.append({"id": fact.id, "error": error_line(error)})
-            if joining and (place == len(facts) or len(self._so_far) + len(joining) in self.settings.checkpoints):
-                rows += self._joined(joining)
-                joining = []
-        return rows
-
-    def _joined(self, facts: Sequence[Fact]) -> list[dict]:
-        """The records of facts that have joined those so far, the last one with its checkpoint."""
-        with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
-            before = [self._as_it_is(fact) for fact in facts]
-        start = time.perf_counter()
-        try:
+    def _put_on(self, facts: Sequence[Fact]) -> list[Edit | None]:
+        """Put the edits of `facts` on, above those so far; one edit of all takes the place of the one before."""
+        if self.method.together:
             edits = self._editor([*self._so_far, *facts])
-        except Exception as error:  # those before stay on
-            return [{"id": fact.id, "error": error_line(error)} for fact in facts]
-        self._hold(edits)
+            if self._held is not None:
+                self._held.revert()
+            edit = next(filter(None, edits), None)
+            self._held = None if edit is None else apply(self.model, edit)
+            edits = edits[len(self._so_far) :]
+        else:
+            edits = self._editor(facts)
+            for edit in filter(None, edits):
+                apply(self.model, edit)
         self._so_far += facts
-        edited = time.perf_counter()
-        drifts = self._drifts(facts, [None] * len(facts))
-        rows = [
-            {**_about(fact), "before": metrics, "after": self._as_it_is(fact, **drift), "edit": _notes(edit)}
-            for fact, metrics, drift, edit in zip(facts, before, drifts, edits[-len(facts) :], strict=True)
-        ]
-        if len(self._so_far) in self.settings.checkpoints:
-            rows[-1]["checkpoint"] = self._checkpoint(rows[-1]["after"])
-        seconds = {"edit": (edited - start) / len(facts), "score": (time.perf_counter() - edited) / len(facts)}
-        return [{**row, "seconds": seconds} for row in rows]
+        return edits
 
-    def _hold(self, edits: Sequence[Edit | None]) -> None:
-        """Put the one edit of all facts so far on, in the place of the one before."""
-        if self._held is not None:
-            self._held.revert()
-        edit = next(filter(None, edits), None)
-        self._held = None if edit is None else apply(self.model, edit)
+    def _kept(self, edit: Edit | None) -> dict:
+        """What a record keeps of its edit, and of one of its own also the factors, to put it on again."""
+        return _notes(edit) | ({} if self.method.together else factors_of(self.model, edit))
 
     def _as_it_is(self, fact: Fact, **drift) -> dict[str, float | None]:
         """The metrics of a fact with what is on the model."""
@@ -295,6 +278,10 @@ def _references(config: EditStudyConfig) -> References | None:
 
 def _without_new_target(source: Source) -> list[tuple[str, str]]:
     return [(fact.id, "it has no new target to be edited to") for fact in source.facts if fact.target_new is None]
+
+
+def _failed(facts: Sequence[Fact], error: Exception) -> list[dict]:
+    return [{"id": fact.id, "error": error_line(error)} for fact in facts]
 
 
 def _about(fact: Fact) -> dict:
