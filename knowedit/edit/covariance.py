@@ -9,7 +9,8 @@ estimate is noisy where tokens are few, so C⁻¹ k is that of C + shrinkage · 
 on the model's device if it is a CUDA one.
 
 What was computed is kept in the cache under everything that decides it (`tensor_cache.py`), and a run that was killed
-goes on, to the same bits, from where it last kept its sums.
+goes on, to the same bits, from where it last kept its sums. Its factors lie beside it, where they are made on the CPU:
+a GPU makes one in less time than it takes to read it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root, key_of
-from ..models.tensor_cache import TensorCache
+from ..models.tensor_cache import TensorCache, digest
 from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of
@@ -50,6 +52,8 @@ class Covariance:
     - `tokens`: how many keys it is the mean of.
     - `source`: what text they come from, as JSON values.
     - `device`: where it is factored and solved, in float64.
+    - `kept`: where its factors are kept, too.
+    - `joined`: keys (m, n_neurons) that count beside the text's, and their weight (`plus`).
     """
 
     layer: int
@@ -57,6 +61,8 @@ class Covariance:
     tokens: int
     source: dict
     device: torch.device = torch.device("cpu")
+    kept: TensorCache | None = field(default=None, repr=False)
+    joined: tuple[Tensor, float] | None = field(default=None, repr=False)
     _factors: dict = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self):
@@ -81,10 +87,11 @@ class Covariance:
         return torch.cholesky_solve(keys, factor).reshape(k.shape)
 
     def plus(self, keys: Tensor, weight: float) -> Covariance:
-        """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says."""
-        keys = keys.to(self.device, torch.float64)
-        joined = self._double().addmm_(keys.T, keys, alpha=weight / len(keys))
-        return replace(self, C=joined.float())
+        """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says.
+
+        The sum is made where it is needed, which it is not where its factor is kept: `C` stays that of the text.
+        """
+        return replace(self, joined=(keys.detach().to("cpu", torch.float64).contiguous(), weight))
 
     def conditioning(self, shrinkage: float | None = None) -> dict:
         """How well C is known and can be solved, as JSON values; one eigenvalue problem in float64.
@@ -117,27 +124,46 @@ class Covariance:
         return matrix
 
     def _double(self) -> Tensor:
-        """C in float64 on `device`: a copy, for C is float32."""
-        return self.C.to(self.device, torch.float64)
+        """C in float64 on `device`, with the keys that joined it: a copy, for C is float32."""
+        matrix = self.C.to(self.device, torch.float64)
+        if self.joined:
+            keys, weight = self.joined[0].to(self.device), self.joined[1]
+            matrix.addmm_(keys.T, keys, alpha=weight / len(keys))
+        return matrix
 
     def _factor(self, shrinkage: float | None) -> Tensor:
         """The lower Cholesky factor, (n_neurons, n_neurons)."""
         shrinkage = _checked_shrinkage(shrinkage)
         if shrinkage not in self._factors:
-            factor, failed = torch.linalg.cholesky_ex(self.shrunk(shrinkage))
-            if failed:
-                raise InputError(
-                    f"the covariance of layer {self.layer} from {self.tokens} tokens is not positive definite with a "
-                    f"shrinkage of {shrinkage:g}; take more tokens or a larger shrinkage, such as {SHRINKAGE:g}"
-                )
-            self._factors[shrinkage] = factor
+            make = partial(self._made_factor, shrinkage)
+            if self.kept is None or self.device.type != "cpu":
+                self._factors[shrinkage] = make()
+            else:
+                keys, weight = self.joined or (self.C[:0], 0.0)
+                whole = digest("", {"C": self.C.contiguous(), "keys": keys})
+                request = {"factor of": whole, "weight": weight, "shrinkage": shrinkage}
+                self._factors[shrinkage] = self.kept.remembered(request, tuple(self.C.shape), torch.float64, make)
         return self._factors[shrinkage]
+
+    def _made_factor(self, shrinkage: float) -> Tensor:
+        factor, failed = torch.linalg.cholesky_ex(self.shrunk(shrinkage))
+        if failed:
+            raise InputError(
+                f"the covariance of layer {self.layer} from {self.tokens} tokens is not positive definite with a "
+                f"shrinkage of {shrinkage:g}; take more tokens or a larger shrinkage, such as {SHRINKAGE:g}"
+            )
+        return factor
 
 
 def _device(model: Model, layer: int) -> torch.device:
     """Where a layer's covariance is solved: where its weights are, unless there is no float64."""
     device = model.down(layer).weight.device
     return device if device.type == "cuda" else torch.device("cpu")
+
+
+def kept_statistics() -> TensorCache:
+    """The cache's folder for covariances, their factors and the keys that join them."""
+    return TensorCache(cache_root() / "covariance")
 
 
 def default_tokens(model: Model) -> int:
@@ -154,6 +180,7 @@ def covariance(
     seed: int = 0,
     cache: str | Path | None = None,
     few: bool = False,
+    weights_hash: str | None = None,
     progress: Progress = silent,
 ) -> dict[int, Covariance]:
     """C of the keys of `layers` of the unedited model, from the cache where it is there.
@@ -161,7 +188,8 @@ def covariance(
     - `source`: as `corpus` takes it; by default the model's own samples, for a masked model the built-in facts.
     - `tokens`: exactly so many; None for `default_tokens`, or all of a text that has fewer.
     - `seed`: for samples.
-    - `cache`: a folder; None for `covariance` in knowedit's own.
+    - `cache`: a folder; None for `kept_statistics`.
+    - `weights_hash`: that of the unedited model, if it is known.
     - `few`: also with fewer than `MINIMUM` tokens a neuron.
     - `progress`: counts tokens.
 
@@ -178,12 +206,12 @@ def covariance(
     text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed)
     with unedited(model):
         request = {
-            "weights": model.weights_hash(),
+            "weights": weights_hash or model.weights_hash(),
             "dtype": str(model.dtype),
             "tokens": budget,
             "source": text.identity(model),
         }
-        kept = TensorCache(cache_root() / "covariance" if cache is None else Path(cache))
+        kept = kept_statistics() if cache is None else TensorCache(Path(cache))
         covariances = _cached(kept, request, layers, model)
         if missing := [layer for layer in layers if layer not in covariances]:
             run = key_of({**request, "layers": missing})
@@ -217,7 +245,7 @@ def _cached(kept: TensorCache, request: dict, layers: Sequence[int], model: Mode
         if read := kept.read(key, {"C": (model.n_neurons, model.n_neurons)}):
             record, tensors = read
             covariances[layer] = Covariance(
-                layer, tensors["C"], record["tokens"], record["source"], _device(model, layer)
+                layer, tensors["C"], record["tokens"], record["source"], _device(model, layer), kept
             )
     return covariances
 
@@ -248,7 +276,7 @@ def _computed(
     for layer in layers:
         C = sums.pop(layer)
         C = ((C + C.T) / (2 * done)).cpu()  # a product kᵀk is symmetric only up to rounding
-        covariances[layer] = Covariance(layer, C, done, request["source"], _device(model, layer))
+        covariances[layer] = Covariance(layer, C, done, request["source"], _device(model, layer), kept)
         record = {"layer": layer, "tokens": done, "source": request["source"]}
         kept.write(key_of({**request, "layer": layer}), record, {"C": C})
     kept.remove(run)

@@ -22,10 +22,11 @@ from ..errors import InputError
 from ..facts import Fact
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
+from ..models.cache import key_of
 from ..models.passes.batches import batches
 from ..prompts import Prompt
 from ..sources import builtin_facts
-from .covariance import Covariance
+from .covariance import Covariance, kept_statistics
 
 BATCH_ROWS = 64
 
@@ -85,8 +86,13 @@ class Metric:
         return vectors[:, :free]
 
 
-def preserved_keys(model: Model, layer: int, facts: Sequence[Fact] | None = None) -> PreservedKeys:
-    """The keys of the subjects of `facts` (the built-in ones): in their prompts, and each alone at the start."""
+def preserved_keys(
+    model: Model, layer: int, facts: Sequence[Fact] | None = None, *, weights_hash: str | None = None
+) -> PreservedKeys:
+    """The keys of the subjects of `facts` (the built-in ones): in their prompts, and each alone at the start.
+
+    With the hash of the model's weights they are kept in the cache, beside the covariances.
+    """
     facts = [fact for fact in (builtin_facts() if facts is None else facts) if fact.subject is not None]
     texts = [(fact.prompt, fact.subject) for fact in facts]
     texts += [(subject, subject) for subject in dict.fromkeys(fact.subject for fact in facts)]
@@ -98,7 +104,22 @@ def preserved_keys(model: Model, layer: int, facts: Sequence[Fact] | None = None
         except InputError:  # a subject that this tokenizer leaves nothing of
             continue
         subjects.append(subject)
-    return PreservedKeys(layer, tuple(subjects), lookup_keys(model, layer, prompts))
+    if weights_hash is None or not prompts:
+        return PreservedKeys(layer, tuple(subjects), lookup_keys(model, layer, prompts))
+    dtype = torch.promote_types(model.dtype, torch.float32)  # which loses nothing of an activation
+    request = {
+        "weights": weights_hash,
+        "dtype": str(model.dtype),
+        "layer": layer,
+        "lookups": [(prompt.ids, prompt.position("lookup")) for prompt in prompts],
+    }
+    keys = kept_statistics().remembered(
+        {"keys of": key_of(request)},
+        (len(prompts), model.n_neurons),
+        dtype,
+        lambda: lookup_keys(model, layer, prompts).to(dtype),
+    )
+    return PreservedKeys(layer, tuple(subjects), keys.double())
 
 
 @torch.no_grad()

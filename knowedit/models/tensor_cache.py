@@ -13,9 +13,9 @@ import logging
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from .cache import locked, writing
+from .cache import key_of, locked, writing
 
 HASHED_AT_ONCE = 16  # tensors, as copies where they are kept elsewhere
 _log = logging.getLogger(__name__)
@@ -38,9 +38,9 @@ class TensorCache:
         self.folder = folder
 
     def read(
-        self, key: str, shapes: Mapping[str, tuple[int, ...]], *, part: bool = False
+        self, key: str, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype = torch.float32, *, part: bool = False
     ) -> tuple[dict, dict[str, Tensor]] | None:
-        """The record and the float32 tensors kept under `key`, or None where they are missing, damaged or others."""
+        """The record and the tensors kept under `key`, or None where they are missing, damaged or others."""
         path = self._path(key, part)
         if not path.exists():
             return None
@@ -52,9 +52,9 @@ class TensorCache:
             record = json.loads(metadata["record"])
             sound = (
                 record["key"] == key
-                and metadata["sha256"] == _digest(metadata["record"], tensors)
+                and metadata["sha256"] == digest(metadata["record"], tensors)
                 and {name: tuple(tensor.shape) for name, tensor in tensors.items()} == dict(shapes)
-                and all(tensor.dtype == torch.float32 for tensor in tensors.values())
+                and all(tensor.dtype == dtype for tensor in tensors.values())
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             sound = False
@@ -64,12 +64,13 @@ class TensorCache:
         return record, tensors
 
     def write(self, key: str, record: Mapping, tensors: Mapping[str, Tensor], *, part: bool = False) -> None:
-        """Keep float32 tensors with a record of JSON values. Raises `ModelError` where the folder cannot be written."""
+        """Keep tensors with a record of JSON values. Raises `ModelError` where the folder cannot be written."""
         text = json.dumps({**record, "key": key}, sort_keys=True)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        metadata = {"record": text, "sha256": _digest(text, tensors)}
+        metadata = {"record": text, "sha256": digest(text, tensors)}
         path = self._path(key, part)
         with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix=_prefix(key), dir=self.folder)
             os.close(handle)
             try:
@@ -79,6 +80,21 @@ class TensorCache:
             except BaseException:
                 os.unlink(temporary)
                 raise
+
+    def remembered(
+        self, request: Mapping, shape: tuple[int, ...], dtype: torch.dtype, make: Callable[[], Tensor]
+    ) -> Tensor:
+        """What is kept for `request`, which says all that decides it; else what `make` gives, which is kept then.
+
+        A cache that cannot be written keeps nothing.
+        """
+        key = key_of(request)
+        if read := self.read(key, {"values": shape}, dtype):
+            return read[1]["values"]
+        values = make()
+        with suppress(ModelError):
+            self.write(key, request, {"values": values})
+        return values
 
     def remove(self, key: str) -> None:
         """Forget the sums of a run that has come to its end."""
@@ -102,12 +118,13 @@ def _prefix(key: str) -> str:
     return f".{key}.tmp-"
 
 
-def _digest(record: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(record.encode())
+def digest(record: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a text and names, types, shapes and bytes of contiguous tensors on the CPU."""
+    sha256 = hashlib.sha256(record.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.flatten().view(torch.uint8).numpy())
+    return sha256.hexdigest()
 
 
 def parameters_hash(module: nn.Module, name: str) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -191,6 +192,52 @@ def test_the_factor_is_computed_once():
             C.solve(torch.ones(4), shrinkage)
     assert counts.names["aten::linalg_cholesky_ex"] == 2
     assert torch.equal(C.C, torch.eye(4))  # and C is as it was
+
+
+def test_factors_lie_beside_C_and_are_right_after_any_change(text, root):
+    model, keys = tiny("llama"), torch.randn(5, N_NEURONS, generator=torch.Generator().manual_seed(0))
+    changes = {
+        "C": lambda C: C.solve(torch.ones(N_NEURONS)),
+        "another shrinkage": lambda C: C.solve(torch.ones(N_NEURONS), 0.5),
+        "keys": lambda C: C.plus(keys, 3.0).solve(torch.ones(N_NEURONS)),
+        "another weight": lambda C: C.plus(keys, 1.0).solve(torch.ones(N_NEURONS)),
+        "other keys": lambda C: C.plus(keys[:4], 3.0).solve(torch.ones(N_NEURONS)),
+    }
+
+    def solved(layer: int) -> tuple[int, list[torch.Tensor]]:
+        """Of a new process: how many factors are made, and what C and its changes give."""
+        with counted() as counts:
+            found = [change(covariance(model, [layer], source=text, tokens=300)[layer]) for change in changes.values()]
+        return counts.names["aten::linalg_cholesky_ex"], found
+
+    for layer in (0, 2):
+        C = replace(covariance(model, [layer], source=text, tokens=300)[layer], kept=None)
+        wanted = [change(C) for change in changes.values()]
+        (made, first), (made_again, again) = solved(layer), solved(layer)
+        assert (made, made_again) == (len(changes), 0)
+        assert all(torch.equal(*pair) for pair in zip(first + again, 2 * wanted, strict=True))
+    assert sum(path.suffix == ".safetensors" for path in root.iterdir()) == 2 * (1 + len(changes))
+
+
+def test_a_damaged_factor_is_made_again(text, root, caplog):
+    ones = torch.ones(N_NEURONS)
+    C = covariance(tiny("llama"), [0], source=text, tokens=300)[0]
+    of_C = set(root.glob("*.safetensors"))
+    wanted = C.solve(ones)
+    (path,) = set(root.glob("*.safetensors")) - of_C
+    flip(path, path.stat().st_size - 50)
+    with caplog.at_level(logging.WARNING), counted() as counts:
+        again, once_more = (replace(C).solve(ones) for _ in range(2))
+    assert "is damaged; it is computed again" in caplog.text and counts.names["aten::linalg_cholesky_ex"] == 1
+    assert torch.equal(again, wanted) and torch.equal(once_more, wanted)
+
+
+def test_where_nothing_can_be_written_the_factor_is_made_each_time(text, monkeypatch):
+    C = covariance(tiny("llama"), [0], source=text, tokens=300)[0]
+    monkeypatch.setattr(tensor_cache, "save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only")))
+    with counted() as counts:
+        one, two = (replace(C).solve(torch.ones(N_NEURONS)) for _ in range(2))
+    assert torch.equal(one, two) and counts.names["aten::linalg_cholesky_ex"] == 2
 
 
 @pytest.mark.parametrize(("device", "where"), [("cuda:1", "cuda:1"), ("mps:0", "cpu"), ("cpu", "cpu"), ("meta", "cpu")])

@@ -7,6 +7,7 @@ import torch
 from support.rounding import assert_near
 from support.tiny import tiny
 
+import knowedit.edit.preserved_keys as module
 from knowedit.edit.covariance import Covariance
 from knowedit.edit.preserved_keys import PreservedKeys, lookup_keys, preserved_keys
 from knowedit.facts import Fact, Neighbour
@@ -31,6 +32,23 @@ def test_keys_are_those_at_the_lookup_position(family):
 def test_every_subject_is_there_in_its_prompt_and_alone():
     found = preserved_keys(tiny("llama"), 1, FACTS)
     assert found.subjects == tuple(f.subject for f in FACTS) * 2 and found.layer == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_with_the_hash_of_the_weights_they_are_kept_and_read_for_these_alone(dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    passes = []
+    monkeypatch.setattr(module, "lookup_keys", lambda *args: passes.append(1) or lookup_keys(*args))
+    model = tiny("llama", dtype)
+    plain = preserved_keys(model, 1, FACTS)
+    requests = [(1, FACTS, "one"), (2, FACTS, "one"), (1, FACTS[1:], "one"), (1, FACTS, "other")]
+    first = [preserved_keys(model, layer, facts, weights_hash=name) for layer, facts, name in requests]
+    assert len(passes) == 1 + len(requests)
+    again = [preserved_keys(model, layer, facts, weights_hash=name) for layer, facts, name in requests]
+    assert len(passes) == 1 + len(requests)
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.keys, two.keys) and (one.layer, one.subjects) == (two.layer, two.subjects)
+    assert torch.equal(first[0].keys, plain.keys)
 
 
 def made(n=12, m=9):

@@ -80,9 +80,9 @@ class FactSet:
         preserved: dict[int, PreservedKeys] | None = None,
     ):
         config = settled(model, config)
-        config = replace(config, rows=with_contexts(model, config.rows))
         with unedited(model):
             weights = model.weights_hash()
+        config = replace(config, rows=with_contexts(model, config.rows, weights))
         header = {"schema": SCHEMA, "model": model.name, "weights": weights, "config": config.as_dict()}
         self._begin(model, config, Store({**header, "knowedit": __version__}), covariance, preserved)
 
@@ -246,14 +246,20 @@ class FactSet:
         """Have C and the preserved keys of the layers, which an edit needs; `bars` show what takes long."""
         layers = self._layers(layers)
         rows = self.config.rows
+        if all(layer in self._C and layer in self._preserved for layer in layers):
+            return
         with unedited(self.model):
+            weights = self.model.weights_hash()
             if wanted := [layer for layer in layers if layer not in self._C]:
                 with bars("covariance", rows.covariance.tokens or default_tokens(self.model), "token") as step:
                     text, tokens = rows.covariance.text, rows.covariance.tokens
-                    self._C |= covariance(self.model, wanted, source=text, tokens=tokens, progress=step)
+                    self._C |= covariance(
+                        self.model, wanted, source=text, tokens=tokens, weights_hash=weights, progress=step
+                    )
             for layer in layers:
                 if layer not in self._preserved:
-                    self._preserved[layer] = preserved_keys(self.model, layer, None if rows.preserve else ())
+                    facts = None if rows.preserve else ()
+                    self._preserved[layer] = preserved_keys(self.model, layer, facts, weights_hash=weights)
 
     def edit(self, solver: Solver | None = None, layers: Sequence[int] | None = None) -> Edit:
         """The change that holds all facts of the set, made for the unedited weights.

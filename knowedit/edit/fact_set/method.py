@@ -55,8 +55,8 @@ def _passes(
 def _memory(config: FactSetConfig, model: Model, batch: int) -> dict[str, int]:
     layers = len(config.layers or (0,))
     return {
-        # C alone and with preserved keys in float32, and the factor of A in float64, of which a solution takes a copy
-        "covariance": (layers * (4 + 4 + 8) + 8) * model.n_neurons**2,
+        # C in float32 and the factor of A in float64; of one layer A too, or a copy of its factor
+        "covariance": (layers * (4 + 8) + 8) * model.n_neurons**2,
         "rows": 4 * batch * (model.n_neurons + model.d_model),
     }
 

@@ -23,9 +23,9 @@ from ...sources import builtin_facts
 from ...statistics import harmonic_mean
 from ..apply import applied, edits_on
 from ..covariance import Covariance, covariance
-from ..preserved_keys import preserved_keys
+from ..preserved_keys import PreservedKeys, preserved_keys
 from ..rewrite_quality import PARTS, paraphrases_of, rates, rewrite_quality
-from .rome import RomeConfig, rome_many
+from .rome import RomeConfig, rome_many, with_contexts
 from .v_star import OutOfReachError
 
 FACTS = 6
@@ -95,20 +95,24 @@ def layer_scores(
             raise InputError(
                 f"{fact.id or fact.prompt!r} has no paraphrase or no neighbour, expected both to try layers on it"
             )
-    key = key_of({"weights": model.weights_hash(), "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
+    weights_hash = model.weights_hash()
+    key = key_of({"weights": weights_hash, "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
     kept = _kept(key)
     missing = [layer for layer in layers if layer not in kept]
     if missing:
-        covariances = covariances or covariance(model, missing)
+        covariances = covariances or covariance(model, missing, weights_hash=weights_hash)
+        config = with_contexts(model, config, weights_hash)
     for done, layer in enumerate(missing, len(layers) - len(missing) + 1):
-        kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer])
+        preserved = preserved_keys(model, layer, None if config.preserve else (), weights_hash=weights_hash)
+        kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer], preserved)
         progress(done)
         write_json("layers", key, [asdict(score) for score in kept.values()])
     return [kept[layer] for layer in layers]
 
 
-def _score(model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covariance) -> LayerScore:
-    preserved = preserved_keys(model, config.layer, None if config.preserve else ())
+def _score(
+    model: Model, facts: Sequence[Fact], config: RomeConfig, C: Covariance, preserved: PreservedKeys
+) -> LayerScore:
     qualities = []
     try:
         edits = rome_many(model, facts, config, covariance=C, preserved=preserved)

@@ -18,21 +18,24 @@ The key is one and the same wherever it stands (`key`):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import cast
 
-from ...errors import InputError, did_you_mean
+from ...errors import InputError, ModelError, did_you_mean
 from ...facts import Fact
 from ...models.adapter import Model
+from ...models.cache import key_of, read_json, write_json
 from ...progress import Progress, silent
 from ...texts.corpus import contexts as sample_contexts
+from ...texts.rows import tokenization
 from ..apply import unedited
 from ..covariance import Covariance, covariance, default_tokens
 from ..delta import LowRank
 from ..edit import Edit, check_request, make_edit
 from ..preserved_keys import PreservedKeys, preserved_keys
-from .method import Bars, Editor, Method
+from .method import Bars, Editor, Method, no_bars
 from .v_star import OutOfReachError, Value, VStarSearch, find_v_star, request
 
 KEYS = ("plain", "mean", "mixed")
@@ -166,17 +169,18 @@ def rome_many(
     config = settled(model, config)
     layer = config.layer
     targets = [check_request(fact) for fact in facts]
+    if covariance is None or preserved is None:
+        config, covariance, preserved = _prepared(model, config, covariance, preserved)
     config = with_contexts(model, config)
     contexts = cast(tuple[str, ...], config.contexts)  # sampled by now
     requests = [request(model, fact, target, contexts) for fact, target in zip(facts, targets, strict=True)]
-    C = covariance or _covariance(model, config)
-    if preserved is None:
-        preserved = _preserved(model, config)
-    for name, statistics in (("covariance is", C), ("preserved keys are", preserved)):
+    for name, statistics in (("covariance is", covariance), ("preserved keys are", preserved)):
         if statistics.layer != layer:
             raise InputError(f"the {name} of layer {statistics.layer}, expected layer {layer}, which is edited")
     values = find_v_star(model, requests, layer, config.search, progress)
-    return [edit_of(model, fact, value, C, preserved, config) for fact, value in zip(facts, values, strict=True)]
+    return [
+        edit_of(model, fact, value, covariance, preserved, config) for fact, value in zip(facts, values, strict=True)
+    ]
 
 
 def settled(model: Model, config: RomeConfig | None) -> RomeConfig:
@@ -189,22 +193,48 @@ def settled(model: Model, config: RomeConfig | None) -> RomeConfig:
     return config
 
 
-def with_contexts(model: Model, config: RomeConfig) -> RomeConfig:
-    """`config` with the texts of its contexts, the same for a model that edits are on."""
-    texts = config.contexts
-    if isinstance(texts, int):
+def with_contexts(model: Model, config: RomeConfig, weights_hash: str | None = None) -> RomeConfig:
+    """`config` with the texts of its contexts, the same for a model that edits are on.
+
+    With the hash of the unedited weights they are kept in the cache.
+    """
+    n = config.contexts
+    if not isinstance(n, int):
+        return config
+    key = None
+    if weights_hash is not None:
+        request = {"weights": weights_hash, "dtype": str(model.dtype), "device": model.device.type}
+        wanted = {"contexts": n, "lengths": config.lengths, "seed": config.seed}
+        key = key_of({**request, **wanted, **tokenization(model)})
+    texts = key and read_json("contexts", key)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         with unedited(model):
-            texts = sample_contexts(model, texts, lengths=config.lengths, seed=config.seed)
+            texts = sample_contexts(model, n, lengths=config.lengths, seed=config.seed)
+        if key is not None:
+            with suppress(ModelError, InputError):  # a cache that cannot be written
+                write_json("contexts", key, texts)
     return replace(config, contexts=tuple(texts))
 
 
-def _covariance(model: Model, config: RomeConfig, progress: Progress = silent) -> Covariance:
-    text = config.covariance
-    return covariance(model, [config.layer], source=text.text, tokens=text.tokens, progress=progress)[config.layer]
-
-
-def _preserved(model: Model, config: RomeConfig) -> PreservedKeys:
-    return preserved_keys(model, config.layer, None if config.preserve else ())
+def _prepared(
+    model: Model,
+    config: RomeConfig,
+    C: Covariance | None = None,
+    preserved: PreservedKeys | None = None,
+    bars: Bars = no_bars,
+) -> tuple[RomeConfig, Covariance, PreservedKeys]:
+    """What all edits share, of the unedited model: its contexts and, where they are not there yet, C and keys."""
+    layer, text = config.layer, config.covariance
+    with unedited(model):
+        weights_hash = model.weights_hash()
+        if C is None:
+            with bars("covariance", text.tokens or default_tokens(model), "token") as step:
+                C = covariance(
+                    model, [layer], source=text.text, tokens=text.tokens, weights_hash=weights_hash, progress=step
+                )[layer]
+        if preserved is None:
+            preserved = preserved_keys(model, layer, None if config.preserve else (), weights_hash=weights_hash)
+        return with_contexts(model, config, weights_hash), C, preserved
 
 
 def edit_of(
@@ -256,12 +286,7 @@ def edit_of(
 
 
 def _prepare(model: Model, config: RomeConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
-    config = settled(model, config)
-    with unedited(model):
-        with bars("covariance", config.covariance.tokens or default_tokens(model), "token") as step:
-            C = _covariance(model, config, step)
-        preserved = _preserved(model, config)
-        config = with_contexts(model, config)
+    config, C, preserved = _prepared(model, settled(model, config), bars=bars)
 
     def edit(facts: Sequence[Fact]) -> list[Edit]:
         with bars("searching", len(facts), "edit") as step:
@@ -277,8 +302,8 @@ def _passes(config: RomeConfig, facts: Sequence[Fact], others: Sequence[Fact], m
 
 
 def _memory(config: RomeConfig, model: Model, batch: int) -> dict[str, int]:
-    # C alone and with preserved keys in float32, and the factor of A in float64, of which a solution takes a copy
-    return {"covariance": (4 + 4 + 8 + 8) * model.n_neurons**2}
+    # C in float32, and A or a copy of its factor beside the factor itself, in float64
+    return {"covariance": (4 + 8 + 8) * model.n_neurons**2}
 
 
 METHOD = Method(

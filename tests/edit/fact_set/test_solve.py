@@ -40,9 +40,9 @@ def metric(about=()):
 
 def A_of(about=()):
     keys = [key for i, key in enumerate(PRESERVED.keys) if i not in about]
-    joined = covariances(trained())[0].plus(PRESERVED.keys, 3.0).C.double()
-    whole = joined + 1e-2 * joined.diagonal().mean() * torch.eye(NEURONS, dtype=F64)
     everyone = sum(torch.outer(key, key) for key in PRESERVED.keys)
+    joined = covariances(trained())[0].C.double() + everyone
+    whole = joined + 1e-2 * joined.diagonal().mean() * torch.eye(NEURONS, dtype=F64)
     return whole - everyone + sum((torch.outer(key, key) for key in keys), torch.zeros_like(whole))
 
 

@@ -11,7 +11,15 @@ from support.trained import facts, trained
 from knowedit.answers import ask
 from knowedit.edit.apply import applied
 from knowedit.edit.covariance import Covariance
-from knowedit.edit.methods.rome import PUBLISHED, RomeConfig, rome, rome_config, rome_many
+from knowedit.edit.methods.rome import (
+    PUBLISHED,
+    KeyText,
+    RomeConfig,
+    rome,
+    rome_config,
+    rome_many,
+    with_contexts,
+)
 from knowedit.edit.methods.v_star import VStarSearch
 from knowedit.edit.rewrite_quality import rewrite_quality
 from knowedit.errors import InputError
@@ -107,6 +115,34 @@ def test_an_edit_teaches_the_model():
         (after,) = rewrite_quality(model, [fact])
     assert before.prompt.says_true and after.prompt.says_new and after.prompt.p_new > 0.8
     assert rewrite_quality(model, [fact]) == [before]
+
+
+def test_what_edits_share_is_made_once_a_model(tmp_path, monkeypatch):
+    """Another process reads contexts, C, preserved keys and the factor of both: it makes none, and the same edit."""
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    model, few = tiny("llama"), KeyText(tokens=300)
+    config = replace(CONFIG, contexts=2, covariance=few, preserve=3.0)
+    first = rome(model, FACT, config)
+
+    def never(*args, **kwargs):
+        raise AssertionError("this is in the cache")
+
+    for name in ("preserved_keys.lookup_keys", "covariance._computed", "methods.rome.sample_contexts"):
+        monkeypatch.setattr(f"knowedit.edit.{name}", never)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", never)
+    again = rome(model, FACT, config)
+    assert torch.equal(delta_of(first).u, delta_of(again).u) and torch.equal(delta_of(first).v, delta_of(again).v)
+    assert first.content_hash == again.content_hash
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]"])
+def test_contexts_that_are_damaged_in_the_cache_are_sampled_again(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    model, config = tiny("gpt2"), replace(CONFIG, contexts=2)
+    wanted = with_contexts(model, config, "a hash")
+    (path,) = (tmp_path / "contexts").glob("*.json")
+    path.write_text(content)
+    assert with_contexts(model, config, "a hash") == wanted == with_contexts(model, config)
 
 
 def test_same_request_same_edit():
