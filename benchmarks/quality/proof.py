@@ -108,6 +108,7 @@ def proof_row(record: dict) -> list[str]:
     ]
     if "both_signs" in record:
         alone, random = (effects[name]["value"] for name in ("sufficient", "control_sufficient"))
-        lines.append(f"alone in their layers they restore {alone:.0%} of the answer, random ones {random:.0%}")
+        if alone is not None:  # their layers are needed
+            lines.append(f"alone in their layers they restore {alone:.0%} of the answer, random ones {random:.0%}")
         lines.append(f"both signs right in {record['both_signs']['value']:.0%} of the facts")
     return lines

@@ -31,6 +31,7 @@ def record_of(located, proof, prompts, seconds: dict) -> dict:
         "completeness": _completeness(located) if located.gap else None,
         "effect": effect if proof is None else proof.as_dict(),
         "tests": located.tests,
+        "untried": located.untried,
         "config": located.config,
         "seconds": seconds,
     }
@@ -55,6 +56,8 @@ def show(record: dict) -> None:
         given = record["effect"]["recalled"] > 0
         rows = [_row(neuron, given) for neuron in record["neurons"]]
         table(list(rows[0]), [tuple(row.values()) for row in rows])
+        if given and record["untried"]:
+            line(f"Kinds: {record['untried']}.")
         line()
         if given:
             _show_effect(record["effect"], Estimate)
@@ -98,7 +101,8 @@ def _show_effect(effect: dict, Estimate) -> None:
         p = effect[f"p_{what}"]
         cells = [Estimate(**effect[f"{prefix}{what}"]).text("change") for prefix in ("", "control_", "layer_control_")]
         rows.append((f"{what} {factor}", *cells, f"{p:.3f}"))
-    alone = [Estimate(**effect[f"{prefix}sufficient"]).text("share") for prefix in ("", "control_")]
+    restored = [Estimate(**effect[f"{prefix}sufficient"]) for prefix in ("", "control_")]
+    alone = ["nothing to restore" if share.value is None else share.text("share") for share in restored]
     rows.append(("alone", *alone, "", ""))
     table(["", "located", "random, same layer and activation", "random, same layer", "p"], rows)
     for name, changes in effect["specificity"].items():

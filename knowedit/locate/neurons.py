@@ -17,10 +17,12 @@ from torch import Tensor
 from ..errors import DataError
 from ..files import write_text
 from ..models.adapter import Model
+from ..models.passes.corner import added
 from .attribution import INCOMPLETE
 
 SCHEMA = "knowedit.neurons/1"
 KINDS = ("fact", "relation", "answer", "general")
+CONTROLS = {"general": "of other relations", "relation": "of the same relation", "answer": "with the same answer"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Neuron:
     - `activation`: its mean clean value at the read positions, whose sign decides what it promotes.
     - `suppress`, `amplify`: of neurons selected by their joint effect, the change of the target's probability on the
       locating prompts with it and all neurons before it set to zero, and doubled.
-    - `kind`: one of `KINDS`, None where it was not tried.
+    - `kind`: one of `KINDS`, None where it was not tried or cannot be told.
     - `promotes`, `suppresses`: tokens that its value vector, under the activation's sign, raises and lowers most.
     """
 
@@ -63,7 +65,7 @@ class NeuronSet:
     hash of the model's weights.
 
     - `probability`, `rank`: of the target after the first prompt, as the model is; 1 is its first choice.
-    - `note`: in words why a set is empty or doubtful; `warning`: why its scores are.
+    - `note`: in words why a set is empty or doubtful; `warning`: why its scores are; `untried`: why its kinds are.
     - `gap`: of the first prompt's attribution. `missing`: the largest gap of a layer that was searched, as a fraction
       of F, over the prompts; `ended`: what ended their search for points, the worst of `quadrature.ENDS`.
     """
@@ -115,12 +117,18 @@ class NeuronSet:
             f"of F), so they may be wrong; {remedy}"
         )
 
+    @property
+    def untried(self) -> str | None:
+        """The known facts that were not there to tell kinds by; None where all were, or where kinds were not asked."""
+        lacking = [facts for sort, facts in CONTROLS.items() if self.tests.get("controls", {}).get(sort) == 0]
+        return f"there is no known fact {' or '.join(lacking)} to try neurons on" if lacking else None
+
     def top(self, n: int) -> NeuronSet:
         """The same set with its first `n` neurons only."""
         return NeuronSet(**{**self.__dict__, "neurons": self.neurons[:n]})
 
     def as_dict(self) -> dict:
-        return {"schema": SCHEMA, **asdict(self), "warning": self.warning}
+        return {"schema": SCHEMA, **asdict(self), "warning": self.warning, "untried": self.untried}
 
     def save(self, path: str | Path) -> None:
         """Write JSON, whole or not at all."""
@@ -152,7 +160,7 @@ class NeuronSet:
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise DataError(f"this is no neuron set of schema {SCHEMA}; locate the fact again")
         try:
-            values = {name: value for name, value in record.items() if name not in ("schema", "warning")}
+            values = {name: value for name, value in record.items() if name not in ("schema", "warning", "untried")}
             values["neurons"] = tuple(
                 Neuron(**{**n, "promotes": tuple(n["promotes"]), "suppresses": tuple(n["suppresses"])})
                 for n in record["neurons"]
@@ -170,11 +178,11 @@ def vocabulary(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The `n` tokens that a neuron's value vector, times `sign`, promotes and suppresses most.
 
-    The value vector is read as `read_values` says.
+    The value vector is read as `read_outputs` says.
     """
     model.check_neuron(layer, index)
     value = model.down_weight(layer)[:, index].to(model.device) * (1.0 if sign >= 0 else -1.0)
-    direction = read_values(model, value[None])
+    direction = read_outputs(model, layer, value[None])
     with align_module_device(model.unembedding):
         weight = model.unembedding.weight
         logits = torch.nn.functional.linear(direction.to(weight), weight)[0]
@@ -183,10 +191,12 @@ def vocabulary(
     return words[0], words[1]
 
 
-def read_values(model: Model, values: Tensor) -> Tensor:
-    """What the unembedding reads of directions of the residual stream, both (…, d_model).
+def read_outputs(model: Model, layer: int, outputs: Tensor) -> Tensor:
+    """What the unembedding reads of outputs of a layer's down-projection, such as value vectors, both (n, d_model).
 
-    They go through the odd part of the final norm, (norm(v) − norm(−v)) / 2, so that a norm's gain counts and its bias
-    does not (Geva et al. 2022 read value vectors by the unembedding alone).
+    They go through the norm behind the MLP where the family has one, and through the odd part of the final norm,
+    (norm(v) − norm(−v)) / 2, so that a norm's gain counts and its bias does not (Geva et al. 2022 read value vectors by
+    the unembedding alone).
     """
-    return (model.normed(values) - model.normed(-values)) / 2
+    written = added(model, layer, outputs)
+    return (model.normed(written) - model.normed(-written)) / 2

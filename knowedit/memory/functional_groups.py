@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 
 from ..display.result import Record, Table
 from ..errors import InputError
-from ..locate.neurons import read_values
+from ..locate.neurons import read_outputs
 from ..models.adapter import Model
 from ..models.expansion import expansion
 from ..texts.rows import text_of
@@ -175,5 +175,5 @@ def _promotes(model: Model, layer: int, indices: np.ndarray, means: np.ndarray) 
     chosen = weight[:, torch.from_numpy(indices).to(weight.device)]
     value = (chosen @ torch.from_numpy(means).to(chosen)).to(model.device)
     with align_module_device(model.unembedding):
-        logits = read_values(model, value[None]) @ model.unembedding.weight.T.to(value)
+        logits = read_outputs(model, layer, value[None]) @ model.unembedding.weight.T.to(value)
     return tuple(model.token(token) for token in logits[0].topk(8).indices.tolist())

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..display.result import Record
 from ..errors import ModelError
-from ..locate.neurons import read_values
+from ..locate.neurons import read_outputs
 from ..models.adapter import Model
 from ..models.expansion import expansions
 from ..models.passes.objective import BLOCK
@@ -131,7 +131,7 @@ def compositional(
 
         def take(layer: int, activations: LayerActivations, positions=positions) -> None:
             neurons, active = activations.neurons[0, positions], activations.active[0, positions]
-            said, _ = _first_of(model, read_values(model, activations.output[0, positions]))
+            said, _ = _first_of(model, read_outputs(model, layer, activations.output[0, positions]))
             up, down = (tokens.to(said.device) for tokens in tops[layer])
             of_neurons = torch.where(neurons < 0, down, up)
             alone = ((of_neurons == said[:, None]) & active).any(1)
@@ -162,7 +162,7 @@ def _sampled(model: Model, scan: ActivationScan, samples: int, seed: int) -> lis
 
 def _values(model: Model, layer: int) -> Tensor:
     """What the unembedding reads of each value vector of a layer, (n_neurons, d_model)."""
-    return read_values(model, model.down_weight(layer).detach().T.to(model.device))
+    return read_outputs(model, layer, model.down_weight(layer).detach().T.to(model.device))
 
 
 def _first_tokens(model: Model, layer: int, sign: Tensor, ranked: Tensor) -> tuple[Tensor, Tensor]:

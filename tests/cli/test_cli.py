@@ -57,6 +57,7 @@ def test_locate_prints_a_table_for_people(run):
     assert "Zarn lives in → Aldor" in out
     assert "no other ways to ask were given" in out and "Proof on 3 held-out prompts" in out
     assert "suppress, joint" in out and "suppress × 0" in out and "amplify × 2" in out
+    assert "Kinds: there is no known fact of other relations or of the same relation" in out  # it knows no built-in one
 
 
 def test_scores_that_do_not_add_up_are_said_in_table_and_json(run, monkeypatch):

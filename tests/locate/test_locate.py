@@ -295,7 +295,10 @@ class Needs:
         ([1, 0, 0, 0], [1, 1, 0], [1], "relation"),
         ([0, 0], [1, 0, 0], [1, 1], "answer"),
         ([0, 0], [1, 0, 0], [1, 0, 0], "fact"),
-        ([], [], [0], "fact"),
+        ([], [1, 0, 0], [0], "fact"),
+        ([0, 0], [], [0], "fact"),
+        ([], [], [1], "answer"),
+        ([], [], [0], None),  # no other fact can be tried: it may be of the relation, or general
     ],
 )
 def test_kinds_follow_their_tests(general, relation, answer, kind):
@@ -305,6 +308,15 @@ def test_kinds_follow_their_tests(general, relation, answer, kind):
     ]
     model = tiny("llama")
     assert kinds(model, [site], [1.0], 5, Controls(*groups))[0] == kind
+
+
+def test_a_set_says_which_known_facts_were_not_there_to_tell_kinds_by(found):
+    lacking = "no known fact of other relations or of the same relation"
+    assert found.untried is None and replace(found, tests={}).untried is None
+    pool = ControlPool(trained(), [fact for fact in facts() if fact.target == "Aldor"])
+    alone = locate_fact(trained(), facts()[0], REFINED, pool=pool)
+    assert alone.tests["controls"]["general"] == alone.tests["controls"]["relation"] == 0
+    assert lacking in alone.untried and {neuron.kind for neuron in alone.neurons} <= {"answer", None}
 
 
 def test_without_controls_of_the_answer_the_value_vector_tells():

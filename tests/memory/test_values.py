@@ -6,7 +6,7 @@ import torch
 from support.tiny import DECODERS, FAMILIES, tiny
 
 from knowedit.errors import ModelError
-from knowedit.locate.neurons import read_values, vocabulary
+from knowedit.locate.neurons import read_outputs, vocabulary
 from knowedit.memory import values as module
 from knowedit.memory.corpus_scan import scan
 from knowedit.memory.values import Compositional, agreement, compositional, mean_agreement, mean_compositional
@@ -22,7 +22,7 @@ def test_first_tokens_and_ranks_are_those_of_the_whole_vocabulary(family, monkey
     wanted = torch.arange(model.n_neurons) % model.vocabulary
     tokens, ranks = module._first_tokens(model, 1, sign, wanted)
     with torch.no_grad():
-        directions = read_values(model, model.down_weight(1).T) * sign[:, None]
+        directions = read_outputs(model, 1, model.down_weight(1).T) * sign[:, None]
         logits = directions @ model.unembedding.weight.T
     assert torch.equal(tokens, logits.argmax(1))
     assert torch.equal(torch.where(sign > 0, *module._both_tops(model, 1)), tokens)
@@ -42,7 +42,7 @@ def test_agreement_counts_the_token_after_the_strongest_trigger(family):
         row, position, value = seen.triggers(1, index)[0]
         if position + 1 < len(seen.rows[row]):
             with torch.no_grad():
-                direction = read_values(model, model.down_weight(1)[None, :, index]) * (1.0 if value > 0 else -1.0)
+                direction = read_outputs(model, 1, model.down_weight(1)[None, :, index]) * (1.0 if value > 0 else -1.0)
                 first = (direction @ model.unembedding.weight.T).argmax().item()
             said.append(first == seen.rows[row][position + 1])
     assert found.agree.n == len(said) and found.agree.value == pytest.approx(np.mean(said))

@@ -18,7 +18,6 @@ import numpy as np
 from ...edit.methods.knowledge_neurons import EraseConfig, erase
 from ...errors import InputError
 from ...facts import Fact
-from ...locate.attribution import AttributionConfig
 from ...locate.config import LocateConfig
 from ...locate.fact_prompts import FactPrompts
 from ...locate.locate import PromptScores, describe, score_negatives, score_prompts
@@ -60,9 +59,7 @@ class NeuronStudyConfig:
     relations: tuple[str, ...] = ()
     per_relation: int | None = None
     known_only: bool = True
-    locate: LocateConfig = field(
-        default_factory=lambda: LocateConfig(attribution=AttributionConfig(nodes=8), select="refined", kinds=False)
-    )
+    locate: LocateConfig = field(default_factory=lambda: LocateConfig(select="refined", kinds=False))
     negatives: tuple[str, ...] = ()
     draws: int = 20
     activation: bool = True

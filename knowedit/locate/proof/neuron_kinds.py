@@ -10,6 +10,8 @@ facts that the model knows (the target is its top token), by default built-in on
   none, the target's first token is among the 10 that its value vector promotes (Niu et al. 2024: such neurons
   promote the token for whoever asks);
 - *fact*: none of these.
+
+Without controls of other relations and of the same relation nothing tells *fact* from *relation* or *general*.
 """
 
 from __future__ import annotations
@@ -182,17 +184,17 @@ class ControlPool:
 
 def kinds(
     model: Model, neurons: Sequence[tuple[int, int]], activations: Sequence[float], target_id: int, controls: Controls
-) -> list[str]:
-    """The kind of each neuron."""
+) -> list[str | None]:
+    """The kind of each neuron, None where it cannot be told: no control of any relation is there."""
     rates = {name: _rates(getattr(controls, name), neurons) for name in SORTS}
-    labels = []
+    labels: list[str | None] = []
     for i, (neuron, activation) in enumerate(zip(neurons, activations, strict=True)):
         own_rates = {name: None if rate is None else rate[i] for name, rate in rates.items()}
         labels.append(_kind(model, neuron, activation, target_id, own_rates))
     return labels
 
 
-def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: int, rates: dict) -> str:
+def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: int, rates: dict) -> str | None:
     for name in SORTS:
         if rates[name] is not None and rates[name] >= 0.5:
             return name
@@ -200,7 +202,7 @@ def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: i
         promoted, _ = vocabulary(model, *neuron, sign=activation, n=10)
         if model.token(target_id) in promoted:
             return "answer"
-    return "fact"
+    return None if rates["general"] is None and rates["relation"] is None else "fact"
 
 
 def _rates(controls: Sequence[ScaledAnswers], neurons: Sequence[tuple[int, int]]) -> list[float] | None:

@@ -40,7 +40,8 @@ class Proof:
     - `control_*`: the same for random sets matched by layer and activation, `layer_control_*` by layer only.
     - `p_suppress`, `p_amplify`: one-sided, against the draws matched by layer and activation.
     - `sufficient`: what the neurons alone restore, P(all others of their layers taken away) less P(these, too) over P
-      less P(these, too), a ratio of means; `control_sufficient` the same of random sets.
+      less P(these, too), a ratio of means; `control_sufficient` the same of random sets. Without a value where the
+      layers without their neurons keep nine tenths of the answer or more, so that there is hardly anything to restore.
     - `recalled`: share of prompts whose target is the model's first choice.
     - `significant`: whether the neurons make the answer: there is one to make (`recalled` is not 0), p is at most 0.05,
       and the probability falls (rises) by at least a tenth. On random weights some neurons push any token up a little
@@ -186,11 +187,16 @@ def _drawn_sufficient(effects: Sequence[Effect]) -> Estimate:
     ))  # fmt: skip
     draws = min(len(e.alone["drawn"]) for e in effects)
     drawn = np.mean([e.alone["drawn"][:draws] for e in effects], axis=0)
-    return estimate(np.mean, ((drawn - none) / (before - none),))
+    return estimate(np.mean, ((drawn - none) / _lost(before, none),))
 
 
 def _restored(after: np.ndarray, none: np.ndarray, before: np.ndarray, axis: int = -1) -> np.ndarray:
-    return (after.mean(axis) - none.mean(axis)) / (before.mean(axis) - none.mean(axis))
+    return (after.mean(axis) - none.mean(axis)) / _lost(before.mean(axis), none.mean(axis))
+
+
+def _lost(before: np.ndarray, none: np.ndarray) -> np.ndarray:
+    """How much of the answer goes with all neurons of the layers, NaN where that is less than a tenth of it."""
+    return np.where(before - none >= MATTERS * before, before - none, np.nan)
 
 
 def _round_changes(effects: Sequence[Effect], kind: str, what: str) -> np.ndarray:

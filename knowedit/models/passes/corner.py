@@ -1,4 +1,5 @@
-"""Does a norm stand behind an MLP? Then what it adds does not fall with its neurons until these are tiny.
+"""Does a norm stand behind an MLP? Then what it adds does not fall with its neurons until these are tiny, and is turned
+by the norm's weights.
 
 Gemma 2 and 3, OLMo 2 and 3, GLM-4 and EXAONE-4 normalise the MLP's output y. With all neurons scaled by α a block adds
 
@@ -16,9 +17,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...hooks import hooked, on_input
+from ...hooks import hooked, on_input, on_output
+from ..adapter import Model
 from .batch import Batch
-from .replay import Recording
+from .replay import Recording, record
 
 ALPHAS = [2.0**-power for power in range(4, 32, 4)]
 NORMALISED = 1 / 32  # corners below are a norm's; a sum with a residual that is normalised bends far above
@@ -45,6 +47,21 @@ def corners(recording: Recording | Batch, layer: int, positions: Sequence[Sequen
     output = output.flatten(1).unflatten(0, (len(positions), len(scales)))
     added = (output - output[:, :1]).norm(dim=2)
     return [_corner(*row) for row in added.tolist()]
+
+
+@torch.no_grad()
+def added(model: Model, layer: int, outputs: Tensor) -> Tensor:
+    """What a block adds to the stream for each of `outputs` of its down-projection alone, both (n, d_model).
+
+    These themselves where no norm follows: factors of a family are left out.
+    """
+    if not model.normalised:
+        return outputs
+    rows = torch.cat([torch.zeros_like(outputs[:1]), outputs])[:, None]
+    recording = record(model, [0])
+    with hooked(on_output(model.down(layer), lambda out: rows.to(out).reshape(out.shape))):
+        output = recording.block(layer, torch.zeros_like(rows))[:, 0]
+    return (output[1:] - output[:1]).to(outputs)
 
 
 def _corner(_: float, whole: float, *parts: float) -> float:

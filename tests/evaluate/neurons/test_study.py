@@ -19,7 +19,7 @@ from knowedit.errors import DataError, InputError
 from knowedit.evaluate.neurons.records import read_located
 from knowedit.evaluate.neurons.study import NeuronStudy, NeuronStudyConfig
 from knowedit.evaluate.runs.engine import run_study
-from knowedit.locate.attribution import AttributionConfig, attribute
+from knowedit.locate.attribution import INCOMPLETE, AttributionConfig, attribute
 from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.proof.effect import measure
@@ -67,7 +67,7 @@ def test_neurons_are_those_that_the_prompts_share(done):
     row, fact = next(done.rows()), facts()[0]
     prompts = [t.replace("{}", fact.subject) for t in (fact.template, *fact.paraphrases)]
     assert row["located"]["refined_on"] == prompts and len(prompts) == 3
-    scores = [attribute(model, p, fact.target, AttributionConfig(nodes=8)).scores for p in prompts]
+    scores = [attribute(model, p, fact.target, LocateConfig().attribution).scores for p in prompts]
     coarse = [{tuple(s) for s in (score >= 0.2 * score.max()).nonzero().tolist()} for score in scores]
     shared = {site for sites in coarse for site in sites if sum(site in other for other in coarse) >= 0.7 * 3}
     assert set(sites_of(row)) == shared and len(sites_of(row)) == len(shared) > 0
@@ -125,6 +125,15 @@ def test_located_neurons_matter_more_than_the_baselines(done):
 
 
 # ---------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "llama"])
+def test_the_study_takes_the_points_of_locate_whose_scores_add_up(family):
+    """Eight points miss a twelfth of F in layer 0 of the default model."""
+    attribution = NeuronStudyConfig().locate.attribution
+    assert attribution == LocateConfig().attribution
+    scores = attribute(tiny.tiny(family), tiny.PROMPT, "Paris", attribution)
+    assert scores.missing.max() <= INCOMPLETE and scores.ended == "tolerance"
 
 
 def test_a_resumed_run_has_the_same_records(tmp_path, done):

@@ -141,3 +141,19 @@ def test_a_small_change_is_not_called_significant(located):
     assert summarise([large]).significant == {"suppress": True, "amplify": True}
     unknown = replace(large, recalled=0.0)
     assert summarise([unknown]).significant == {"suppress": False, "amplify": False}
+
+
+def test_where_layers_without_their_neurons_keep_the_answer_nothing_is_restored(located):
+    """Behind a norm the answer may even gain when whole layers go; a share of what was not lost would be any number."""
+    model = trained()
+    fact, found = next((f, n) for f, n in located if len(n))
+    effect = measure(model, found, asked(model, heldout(model, fact)), draws=5)
+
+    def shares(kept):
+        none = effect.before * kept
+        alone = {"located": (effect.before + none) / 2, "none": none, "drawn": np.full(5, none.mean())}
+        proof = summarise([replace(effect, alone=alone)])
+        return proof.sufficient.value, proof.control_sufficient.value
+
+    assert shares(1.05) == shares(0.95) == (None, None)
+    assert shares(0.5) == (pytest.approx(0.5), pytest.approx(0.0, abs=1e-12))

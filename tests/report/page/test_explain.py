@@ -116,6 +116,17 @@ def test_a_model_of_one_layer_is_told():
     assert found["edit"] is None and found["lens"]["positions"][0]["layers"][-1]["layer"] == 0
 
 
+def test_kinds_that_could_not_be_tried_are_not_told(told):
+    """The small model knows no built-in fact: nothing says that a neuron is, or is not, this fact's own."""
+    neurons = told["neurons"]
+    assert set(neurons["tests"]["controls"].values()) == {0}
+    untold = [neuron for neuron in neurons["neurons"] if neuron["kind"] is None]
+    text = page(told)
+    assert untold and f"What else {len(untold)} of them answer" in text
+    assert "There is no known fact of other relations or of the same relation or with the same answer" in text
+    assert "private to this fact:" not in text
+
+
 def test_what_cannot_be_told_is_said(edit):
     model = trained()
     with pytest.raises(InputError, match="no fact"):
