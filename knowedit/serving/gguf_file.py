@@ -3,16 +3,15 @@
     to_gguf([edit], model, "whole", type="q8_0")    # llama-server -m whole/model.gguf
     to_gguf_lora([edit], model, "lora")             # llama-server -m base.gguf --lora lora/adapter.gguf
 
-Tensors have the names that `gguf.get_tensor_name_map` gives them. llama.cpp rotates neighbouring coordinates of a head
-where transformers rotates its halves, so in files of the llama architecture the rows of Q and K are in another order.
-Vectors (norms, biases) are always float32, as llama.cpp wants them. An adapter holds A (k, in) and B (out, k) in
-float32 at scale alpha / k = 1; a module of smaller rank is filled up with zeros, since a file has one alpha.
+Tensors have the names that `gguf.get_tensor_name_map` gives them, and the values that their family stores. Vectors
+(norms, biases), positions and convolutions are always float32, as llama.cpp wants them. An adapter holds A (k, in) and
+B (out, k) in float32 at scale alpha / k = 1; a module of smaller rank is filled up with zeros, since a file has one
+alpha.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -24,9 +23,10 @@ from torch.nn.functional import pad
 from ..edit.apply import stacked
 from ..edit.edit import Edit
 from ..edit.export import factors, listed, mode_of, write_provenance
-from ..errors import InputError, ModelError
+from ..errors import InputError
 from ..files import new_folder
 from ..models.adapter import Model
+from .gguf_families import Family, check_settings, family_of, name_of, shape_of, stored
 from .gguf_tokenizer import add_tokenizer
 
 MODEL, ADAPTER = "model.gguf", "adapter.gguf"
@@ -37,23 +37,8 @@ TYPES = {
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
 }
 _FILE_TYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+_FLOAT32 = ("position_embd", "shortconv.conv")
 _OWN = {torch.float32: "f32", torch.float64: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
-
-
-@dataclass(frozen=True)
-class Family:
-    """The architecture of a family in GGUF files, and whether the rows of Q and K are in another order there."""
-
-    arch: gguf.MODEL_ARCH
-    permuted: bool = False
-
-
-FAMILIES = {
-    "llama": Family(gguf.MODEL_ARCH.LLAMA, permuted=True),
-    "mistral": Family(gguf.MODEL_ARCH.LLAMA, permuted=True),
-    "qwen2": Family(gguf.MODEL_ARCH.QWEN2),
-    "qwen3": Family(gguf.MODEL_ARCH.QWEN3),
-}
 
 
 def to_gguf(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, type: str | None = None) -> Path:
@@ -65,18 +50,14 @@ def to_gguf(edits: Edit | Sequence[Edit], model: Model, folder: str | Path, *, t
     Raises `ModelError` for a family, a tokenizer or a setting that this cannot write as llama.cpp reads it; what
     `to_checkpoint` raises.
     """
-    edits, family = listed(edits, model), _family(model)
-    if said := _unwritten(model.config):
-        raise ModelError(
-            f"{model.name} has {said}, which llama.cpp would read otherwise from what is written here; export a "
-            "checkpoint, and convert it by llama.cpp's convert_hf_to_gguf.py"
-        )
+    edits, family = listed(edits, model), family_of(model)
+    check_settings(model, family)
     type = type or _OWN[model.dtype]
     if type not in TYPES:
         raise InputError(f"the type is {type!r}, expected one of {', '.join(TYPES)}")
     with new_folder(folder) as new:
         writer = _writer(new / MODEL, family, model)
-        _add_shape(writer, model)
+        _add_shape(writer, model, family)
         writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[type]])
         if type == "q8_0":
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -94,7 +75,7 @@ def to_gguf_lora(edits: Edit | Sequence[Edit], model: Model, folder: str | Path)
 
     Raises what `to_peft` raises, and `ModelError` for a family that is not in `FAMILIES`.
     """
-    edits, family = listed(edits, model, low_rank=True), _family(model)
+    edits, family = listed(edits, model, low_rank=True), family_of(model)
     names = _names(model, family)
     with new_folder(folder) as new, stacked(model, edits, mode=mode_of(edits)):
         writer = _writer(new / ADAPTER, family, model)
@@ -106,7 +87,7 @@ def to_gguf_lora(edits: Edit | Sequence[Edit], model: Model, folder: str | Path)
         for path, (u, v) in matrices.items():
             more = (0, most - u.shape[1])
             for side, factor in (("lora_a", pad(v, more).T), ("lora_b", pad(u, more))):
-                _add(writer, f"{names.get_name(path)}.weight.{side}", factor, "f32")
+                _add(writer, f"{name_of(names, path, model)}.weight.{side}", factor, "f32")
         _close(writer)
         write_provenance(new, edits, "gguf-lora")
     return Path(folder).expanduser()
@@ -115,70 +96,26 @@ def to_gguf_lora(edits: Edit | Sequence[Edit], model: Model, folder: str | Path)
 # ---------------------------------------------------------------- what a file says
 
 
-def _family(model: Model) -> Family:
-    kind = getattr(model.config, "model_type", None)
-    if kind not in FAMILIES:
-        raise ModelError(
-            f"{model.name} is of the family {kind!r}, which is not written as GGUF here, only {', '.join(FAMILIES)} "
-            "are; export a checkpoint, and convert it by llama.cpp's convert_hf_to_gguf.py"
-        )
-    return FAMILIES[kind]
-
-
-def _unwritten(config) -> str | None:
-    """What a model has that these files do not say."""
-    window = getattr(config, "sliding_window", None)
-    windowed = set(getattr(config, "layer_types", None) or ["sliding_attention"]) != {"full_attention"}
-    if window and windowed and window < config.max_position_embeddings:
-        return f"attention within {window} positions"
-    if (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") != "default":
-        return "scaled rotary positions"
-    return None if config.hidden_act == "silu" else f"the activation {config.hidden_act}"
-
-
 def _writer(path: Path, family: Family, model: Model) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.arch])
     writer.add_name(model.name)
     return writer
 
 
-def _add_shape(writer: gguf.GGUFWriter, model: Model) -> None:
-    config = model.config
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+def _add_shape(writer: gguf.GGUFWriter, model: Model, family: Family) -> None:
     writer.add_type("model")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(getattr(config, "num_key_value_heads", None) or heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(size)
-    writer.add_rope_freq_base(float(config.rope_parameters["rope_theta"]))
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_vocab_size(config.vocab_size)
+    for key, value in shape_of(model, family).items():
+        kind = gguf.GGUFValueType.get_type(value)
+        kind = gguf.GGUFValueType.UINT32 if kind == gguf.GGUFValueType.INT32 else kind
+        writer.add_key_value(f"{writer.arch}.{key}", value, kind)
 
 
 def _tensors(model: Model, family: Family) -> Iterator[tuple[str, Tensor]]:
     """(name in a GGUF file, values) of each parameter. Tied output weights are there once, as llama.cpp has them."""
-    names, config = _names(model, family), model.config
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    names = _names(model, family)
     for path, tensor in model.hf.named_parameters():  # a tied weight comes once, as the embedding
-        name = names.get_name(path, try_suffixes=(".weight", ".bias"))
-        if name is None:
-            raise ModelError(
-                f"{model.name} has the weight {path}, which has no name in GGUF files; export a checkpoint"
-            )
-        part = path.split(".")[-2]
-        yield name, _permuted(tensor, heads[part]) if family.permuted and part in heads else tensor
-
-
-def _permuted(tensor: Tensor, heads: int) -> Tensor:
-    """Rows of Q or K (heads · 2 · half, …) in the order of llama.cpp: the two halves of a head interleaved."""
-    rows = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
-    return rows.transpose(1, 2).reshape(tensor.shape)
+        name = name_of(names, path, model)
+        yield name, stored(name, path, tensor, model, family)
 
 
 def _names(model: Model, family: Family) -> gguf.TensorNameMap:
@@ -187,7 +124,7 @@ def _names(model: Model, family: Family) -> gguf.TensorNameMap:
 
 def _add(writer: gguf.GGUFWriter, name: str, tensor: Tensor, type: str) -> None:
     values = np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
-    kind = TYPES[type] if values.ndim > 1 else TYPES["f32"]
+    kind = TYPES["f32" if values.ndim == 1 or any(part in name for part in _FLOAT32) else type]
     if kind == TYPES["q8_0"] and values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
         kind = TYPES["f16"]
     if kind == TYPES["f32"]:

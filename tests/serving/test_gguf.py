@@ -1,6 +1,8 @@
 """GGUF files hold the edited model, as transformers reads them; adapters hold ΔW."""
 
 import dataclasses
+import json
+from collections import Counter
 
 import gguf
 import pytest
@@ -10,18 +12,30 @@ from gguf import GGUFReader
 from support.edits import random_edit, weights, with_edits
 from support.tiny import PROMPT, hf, tiny, tokenizer
 from support.trained import trained
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from knowedit import InputError, ModelError, wrap
 from knowedit.edit.apply import applied, stacked
-from knowedit.serving.gguf_file import ADAPTER, FAMILIES, MODEL, to_gguf, to_gguf_lora
+from knowedit.serving.gguf_families import FAMILIES
+from knowedit.serving.gguf_file import ADAPTER, MODEL, to_gguf, to_gguf_lora
+
+# settings that transformers does not read from files, as it takes them then
+READ = {
+    "falcon": dict(ffn_hidden_size=128),
+    "gemma2": dict(head_dim=256, final_logit_softcapping=30.0, attn_logit_softcapping=50.0),
+    "gemma3_text": dict(head_dim=256, num_hidden_layers=7),
+    "gpt2": dict(n_positions=1024, n_inner=None),
+    "qwen3": dict(head_dim=128),
+}
+TOKENIZERS = {"gemma2": "pieces", "gemma3_text": "pieces", "phi3": "pieces-prefixed", "mistral": "pieces-prefixed"}
 
 
 def model_of(family: str, **config):
-    config = {"vocab_size": 384, "sliding_window": None, "use_sliding_window": False, **config}
-    if family == "qwen3":
-        config["head_dim"] = 128  # transformers reads no other from a file
-    return wrap(hf(family, **config), tokenizer("bpe"), name=f"tiny-{family}")
+    windows = {} if FAMILIES[family].windows else {"sliding_window": None, "use_sliding_window": False}
+    tok = tokenizer(TOKENIZERS.get(family, "bpe"))
+    settings = {"vocab_size": len(tok) + 7, **windows, **READ.get(family, {}), **config}
+    return wrap(hf(family, **settings), tok, name=f"tiny-{family}")
 
 
 def reloaded(folder):
@@ -105,10 +119,14 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(tmp_path):
             write(random_edit(model, 1, rank=options.pop("rank", 1)), model, tmp_path / "out", **options)
         assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
-    refused(tiny("gpt2"), "'gpt2', which is not written as GGUF here.*convert_hf_to_gguf")
-    refused(tiny("gpt2"), "'gpt2', which is not written", to_gguf_lora)
-    refused(trained(), "no byte-level BPE")
+    refused(tiny("opt"), "'opt', which is not written as GGUF here.*convert_hf_to_gguf")
+    refused(tiny("opt"), "'opt', which is not written", to_gguf_lora)
+    refused(trained(), "no byte-level BPE.*no BPE of SentencePiece")
     refused(wrap(hf("llama"), tokenizer("sentencepiece")), "no byte-level BPE")
+    refused(model_of("gpt2", activation_function="relu"), "activation_function='relu' .not 'gelu_new'")
+    refused(model_of("gemma2", query_pre_attn_scalar=144), "query_pre_attn_scalar=144 .not 256")
+    refused(model_of("gemma2", layer_types=["full_attention"] * 3), "windows of attention in other layers")
+    refused(model_of("falcon", new_decoder_architecture=True), "new_decoder_architecture=True .not False")
     scaled = model_of("llama")
     scaled.config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     refused(scaled, "scaled rotary positions")
@@ -121,3 +139,18 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(tmp_path):
     with pytest.raises(ModelError, match="not the weight"):
         to_gguf(broken, other, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["a way to split a token is no merge", "merges of two tokens alternate"])
+def test_merges_that_scores_cannot_say_are_refused(change, tmp_path):
+    known = json.loads(tokenizer("pieces").backend_tokenizer.to_str())
+    merges = known["model"]["merges"]
+    counts = Counter(left + right for left, right in merges)
+    several = next(i for i, (left, right) in enumerate(merges) if counts[left + right] > 1)
+    merge = merges.pop(several)
+    if change == "merges of two tokens alternate":
+        merges.append(merge)
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(known)), unk_token="<unk>")
+    model = wrap(hf("llama", vocab_size=len(other)), other, name="tiny")
+    with pytest.raises(ModelError, match="no BPE of SentencePiece"):
+        to_gguf(random_edit(model, 1), model, tmp_path / "out")

@@ -42,11 +42,14 @@ CHAT = (
 
 @cache
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A trained tokenizer: `bpe`, `bpe-bos`, `bpe-mask`, `bpe-roberta`, `bpe-chat`, `sentencepiece` or `wordpiece`."""
+    """A trained tokenizer: `bpe`, `bpe-bos`, `bpe-mask`, `bpe-roberta`, `bpe-chat`, `sentencepiece` (unigram), `pieces`
+    (SentencePiece's BPE, as Gemma has it), `pieces-prefixed` (as Llama 2) or `wordpiece`."""
     if kind == "wordpiece":
         return _wordpiece()
     if kind == "sentencepiece":
         return _sentencepiece()
+    if kind.startswith("pieces"):
+        return _pieces(prefixed=kind == "pieces-prefixed")
     return _byte_level(kind)
 
 
@@ -107,6 +110,26 @@ def _sentencepiece() -> PreTrainedTokenizerFast:
     tok.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tok.token_to_id("<s>"))]
     )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tok, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+def _pieces(prefixed: bool) -> PreTrainedTokenizerFast:
+    special = ["<unk>", "<s>", "</s>"]
+    learnt = Tokenizer(models.BPE())
+    learnt.normalizer = normalizers.Replace(" ", "▁")
+    learnt.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    learnt.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=200, show_progress=False))
+    pieces = sorted(learnt.get_vocab(), key=learnt.token_to_id)
+    vocab = {token: i for i, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256)), *pieces])}
+    ways = ((piece[:i], piece[i:]) for piece in pieces for i in range(1, len(piece)))
+    merges = [pair for pair in ways if all(part in vocab for part in pair)]
+    tok = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    before = [normalizers.Prepend("▁")] if prefixed else []
+    tok.normalizer = normalizers.Sequence([*before, normalizers.Replace(" ", "▁")])
+    tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", vocab["<s>"])])
     return PreTrainedTokenizerFast(
         tokenizer_object=tok, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
     )
@@ -214,6 +237,7 @@ MASKED: dict[str, tuple[str, dict, str]] = {
 }
 FAMILIES = {**DECODERS, **MASKED}
 BY_STRUCTURE = {  # families without a row of their own in the table of layouts
+    "nemotron": ("Nemotron", dict(_GROUPED, head_dim=8, tie_word_embeddings=False), "bpe"),
     "olmo3": ("Olmo3", dict(_GROUPED, sliding_window=_WINDOW), "bpe"),
     "glm4": ("Glm4", dict(_GROUPED, head_dim=8), "bpe"),
     "exaone4": ("Exaone4", dict(_GROUPED, head_dim=8, sliding_window=_WINDOW), "bpe"),
