@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError
+
 Register = Callable[[], Any]  # registers one hook and returns torch's removable handle
 
 
@@ -130,7 +132,19 @@ def compile_again() -> None:
 @contextmanager
 def measuring(module: nn.Module):
     """Run `module` as it is measured while the context lasts: in evaluation mode and uncompiled. All its parts are in
-    the modes they had afterwards."""
+    the modes they had afterwards.
+
+    Raises `InputError` under `torch.autocast`, which rounds what is computed around the model as well, and for a model
+    that is configured to give tuples.
+    """
+    if getattr(getattr(module, "config", None), "return_dict", True) is False:
+        raise InputError("the model gives tuples, whose parts have no names; set its config.return_dict to True")
+    weight = next(module.parameters(), None)
+    if weight is not None and torch.is_autocast_enabled(weight.device.type):
+        raise InputError(
+            "torch.autocast is on, which rounds what is measured; leave it around this call by "
+            f"torch.autocast({weight.device.type!r}, enabled=False), or load the model in half precision"
+        )
     training = [part for part in module.modules() if part.training]
     with uncompiled():
         for part in training:

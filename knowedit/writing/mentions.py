@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from .scripts import JOINERS, spaceless, word_like
 
+_LINKS = "-\u2010\u2011&/@.,"  # they make one word of two: Jean-Luc, AT&T, Node.js, 3.5
+
 
 class Mention(NamedTuple):
     """The characters [start, end) of a text; `whole` is False inside of a word."""
@@ -21,20 +23,30 @@ class Mention(NamedTuple):
 
 
 def mention(text: str, subject: str) -> Mention | None:
-    """The last mention of `subject` as words of their own, else the last inside a word, else None.
+    """The last mention of `subject` as words of their own, else as a part of a compound, else inside a word, else None.
 
-    Scripts without spaces do not show where a word ends: there every mention counts as one of its own.
+    Jean in Jean-Luc, Neil in O'Neil and C in C++ are parts of compounds. Scripts without spaces do not show where a
+    word ends: there every mention counts as one of its own.
     """
-    last = None
+    compound = inside = None
     end = len(text)
     while subject.strip() and (start := text.rfind(subject, 0, end)) >= 0:
         end = start + len(subject)
         found = Mention(start, end, _parted(text, start) and (_parted(text, end) or _particle(text, end)))
-        if found.whole:
+        if not found.whole:
+            inside = inside or found
+        elif not _linked(text, found):
             return found
-        last = last or found
+        compound = compound or (found if found.whole else None)
         end -= 1
-    return last
+    return compound or inside
+
+
+def _linked(text: str, place: Mention) -> bool:
+    """Whether a mention is joined to another word. An apostrophe behind it is not: Ann's, Ankara'da."""
+    before, after = text[: place.start], text[place.end :]
+    joins_before = before[-1:] in tuple(_LINKS + "'’") and word_like(before[-2:-1] or " ")
+    return joins_before or after[:1] in ("+", "#") or after[:1] in tuple(_LINKS) and word_like(after[1:2] or " ")
 
 
 def _parted(text: str, at: int) -> bool:

@@ -2,7 +2,8 @@
 
     The capital of France is|_Paris        … is called '|Paris        … is called 'Paris'|_and        首都叫做|iPhone
 
-Both sides are looked at: the scripts, by Unicode category the marks that open or close, and what stands before a quote.
+Both sides are looked at: the scripts, by Unicode category the marks that open or close, and what stands before a quote
+or a mark of Markdown or TeX.
 """
 
 from __future__ import annotations
@@ -28,24 +29,30 @@ def separator(text: str, target: str) -> str:
     touching = text[-1].isalnum() and target[0].isalnum()
     if mostly_spaceless(text) and (left or right or not touching):
         return ""
-    return "" if _joins_what_follows(text, target[0]) or joins_what_precedes(text, target) else " "
+    return "" if _joins_what_follows(text, target) or joins_what_precedes(text, target) else " "
 
 
-def _joins_what_follows(text: str, after: str) -> bool:
-    """Whether the end of `text` is written without a space before the character `after`."""
-    last, before = text[-1], text[:-1]
+def _joins_what_follows(text: str, target: str) -> bool:
+    """Whether the end of `text` is written without a space before `target`."""
+    last, before, after = text[-1], text[:-1], target[0]
     category, touches = unicodedata.category(last), bool(before) and not before[-1].isspace()
     if last in _STRAIGHT or last in _PARTNERS:
         return _opens(text)
-    if category in ("Ps", "Pi") or last in "¿¡":
+    if category in ("Ps", "Pi") or last in "¿¡\\":
         return True
+    if (opens := _emphasis(text, after)) is not None:
+        return opens
+    if category == "Sc" and not after.isdecimal():  # $x$
+        return last == "$" and not touches and not before.rstrip()[-1:].isdecimal() and before.count("$") % 2 == 0
     if category == "Sc":  # $100, US$100; but 100$ is
-        return after.isdecimal() and not before[-1:].isdecimal()
+        return not before[-1:].isdecimal()
     if last in "#@" and not touches:  # #love; but C# is
         return True
     if last in "-+−±":  # -5 and twenty-five; but 2 - 2
         number = before.rstrip()[-1:]
         return touches and last == "-" or after.isdecimal() and touches == (number.isdecimal() or number == ")")
+    if last == "," and before[-1:].isdecimal():  # 10,000
+        return target[:3].isdecimal() and len(target[:3]) == 3 and not target[3:4].isdecimal()
     if last in ".:×*":  # 3.14, 12:30
         return before[-1:].isdecimal() and after.isdecimal()
     return touches and (category == "Pd" or last in _LINKS)
@@ -55,10 +62,14 @@ def joins_what_precedes(text: str, target: str) -> bool:
     """Whether the beginning of `target` is written without a space behind `text`."""
     first, rest = target[0], target[1:]
     category = unicodedata.category(first)
+    if first == "_" and target.rstrip(".,;:!?").endswith("_"):  # _Paris_
+        return False
     if first in _STRAIGHT or first in _PARTNERS:
         contraction = first in "'’" and rest.split(" ")[0].rstrip(".,") in ("s", "t", "re", "ve", "ll", "d", "m")
         closing = not rest or rest[0].isspace() or unicodedata.category(rest[0])[0] in "PSZ" and rest[0] not in "([{"
         return contraction or closing
+    if target.startswith(("n't", "n’t")):
+        return text[-1].isalpha()
     if category == "Sc":  # 100€; but $100
         return text[-1].isdecimal() and not rest[:1].isdecimal()
     if category == "Pd":  # 1990–2000, -year-old; but -5
@@ -67,6 +78,23 @@ def joins_what_precedes(text: str, target: str) -> bool:
         return first not in _NOT_CLOSING
     raised = unicodedata.decomposition(first).startswith(("<super>", "<sub>"))  # m², X™
     return raised or category in ("Pe", "Pf", "Pc", "Sk", "Cf") or category[0] == "M" or first in "°℃℉®"
+
+
+def _emphasis(text: str, after: str) -> bool | None:
+    """Whether marks of Markdown at the end of `text` open (is **), or close (**Paris**); None where there are none."""
+    mark = text[-1]
+    if mark not in "*_~":
+        return None
+    before = text.rstrip(mark)
+    marks, last = text[len(before) :], before[-1:]
+    if last and not last.isspace():
+        bracket = last in _STRAIGHT or unicodedata.category(last) in ("Ps", "Pi")
+        return True if bracket else False if before.count(marks) % 2 else None
+    if marks == "~":  # ~5, ~/src
+        return after.isdecimal() or after == "/"
+    item = marks == "*" and (not last or last == "\n")
+    product = before.rstrip()[-1:]
+    return not item and not (mark == "*" and (product.isdecimal() or product in tuple(")]=")))
 
 
 def _opens(text: str) -> bool:

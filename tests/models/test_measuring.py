@@ -289,6 +289,23 @@ def test_weights_of_inference_mode_are_measured_or_refused_where_gradients_go_th
         assert measured(model, what) == as_ever("llama", what)
 
 
+@pytest.mark.parametrize("what", MEASUREMENTS)
+def test_autocast_is_refused_before_it_rounds_what_is_measured(what):
+    model = tiny("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InputError, match="torch.autocast is on"):
+        measured(model, what)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast("cpu", enabled=False):
+        assert measured(model, what) == as_ever("llama", what)
+
+
+@pytest.mark.parametrize("what", SOME)
+def test_a_config_that_asks_for_tuples_is_refused(what):
+    model = tiny("llama")
+    model.hf.config.return_dict = False
+    with pytest.raises(InputError, match="set its config.return_dict to True"):
+        measured(model, what)
+
+
 # ---------------------------------------------------------------- modules that were replaced
 
 

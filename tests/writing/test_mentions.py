@@ -26,10 +26,31 @@ def test_a_mention_of_its_own_goes_before_letters_of_other_words(text, subject, 
 
 
 @pytest.mark.parametrize(
+    ("text", "subject", "before"),
+    [
+        ("C was there before C++, C# and Objective-C, and it was made by", "C", ""),
+        ("Is Rome's mayor from Rome-by-the-sea?", "Rome", "Is "),
+        ("Jean was, says Jean-Luc, born in", "Jean", ""),
+        ("Luc was, says Jean‑Luc, born in", "Luc", ""),
+        ("Neil met O'Neil in", "Neil", ""),
+        ("Node is not Node.js, which is", "Node", ""),
+        ("Of 3 and 3.5 and 3,000 the first is", "3", "Of "),
+        ("AT is not AT&T, but", "AT", ""),
+    ],
+)
+def test_a_word_goes_before_a_part_of_a_compound(text, subject, before):
+    assert mention(text, subject) == (len(before), len(before) + len(subject), True)
+
+
+@pytest.mark.parametrize(
     ("text", "subject"),
     [
         ("Paris, Texas. Paris is in", "Paris"),
-        ("Is Rome's mayor from Rome-by-the-sea?", "Rome"),
+        ("Is the mayor of Rome from Rome's sea side?", "Rome"),
+        ("Was the Paris-based firm in Paris?", "Paris"),
+        ("Ankara büyük; Ankara'da", "Ankara"),
+        ("The Paris-based firm, a Paris-born one, is in", "Paris"),  # compounds only
+        ("Ann and/or Ann, Ann.", "Ann"),
         ("日本は日本語の国", "日本"),
         ("กรุงเทพเป็นเมืองหลวงของไทย กรุงเทพอยู่ใน", "กรุงเทพ"),
         ("서울은 한국의 수도이고 서울의 강은", "서울"),
