@@ -169,6 +169,11 @@ def first(output):
     return output[0] if isinstance(output, tuple) else output
 
 
+def bears_hooks(module: nn.Module) -> bool:
+    """Whether somebody's hooks see, or change, what goes on in a module: it may not do what its weights say."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
 class Enough(Exception):
     """Raised by a hook when all that a forward pass was for is there; `ending_early` takes it."""
 

@@ -14,23 +14,27 @@ nonlinearity: the up-projection's output in a plain MLP, the gate's in a gated o
 
 Texts are rows of tokens (texts/rows.py), and special tokens are left out: the first position of a row holds an
 attention sink, whose neurons are like no others. Memory does not grow with the corpus but for its token ids: each
-layer is reduced as it comes, and of each neuron only a running top k is kept.
+layer is reduced as it comes, and of each neuron only a running top k is kept. With the hash of the model's weights each
+layer's part is kept in the cache, and read where it is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..hooks import Enough, ending_early, hooked, on_input, on_output
 from ..models.adapter import Model
+from ..models.cache import cache_root, key_of
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
 from ..models.passes.batches import batches, padded
+from ..models.tensor_cache import TensorCache
 from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
 from ..texts.rows import text_of
@@ -112,12 +116,14 @@ def scan(
     tokens: int = CORPUS_TOKENS,
     top: int = TOP,
     seed: int = 0,
+    weights_hash: str | None = None,
     progress: Progress = silent,
 ) -> ActivationScan:
     """Read `tokens` tokens of a corpus, or somewhat more, or all that there are.
 
     `source` is `builtin` (sentences of the built-in facts, all relations mixed), `samples` (what a decoder says by
-    itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; `progress` counts tokens. Raises `InputError`
+    itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; with `weights_hash`, that of the model, the
+    cache keeps each layer's part; `progress` counts tokens that are read anew. Raises `InputError`
     for a source that holds no text, `DataError` for one that is not text, and `LayoutError` for a model whose MLPs
     could not be understood.
     """
@@ -127,23 +133,32 @@ def scan(
     identity = text.identity(model)
     chosen = chosen_layers(model, layers)
     layer_expansions = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}
-    running = {layer: _Running(model, layer, top) for layer in chosen}
-    rows: list[tuple[int, ...]] = []
-    done = 0
-    for batch in text.batches(model, tokens):
-        for part in batch.split(max(1, BATCH_TOKENS // batch.shape[1])):
-            places = torch.arange(part.shape[1])[text_of(model)]
-            places = (torch.arange(len(rows), len(rows) + len(part))[:, None], places)
-
-            def take(layer: int, glimpse: LayerActivations, places=places) -> None:
-                running[layer].add(glimpse, places)
-
-            watch(model, part, {layer: layer_expansions[layer] for layer in chosen}, take)
-            rows += map(tuple, part.tolist())
-            done += part[:, text_of(model)].numel()
-            progress(done)
+    definitions = {layer: definition(layer_expansions[layer]) for layer in chosen}
+    batches = [part for b in text.batches(model, tokens) for part in b.split(max(1, BATCH_TOKENS // b.shape[1]))]
+    rows = [tuple(row) for part in batches for row in part.tolist()]
+    done = sum(part[:, text_of(model)].numel() for part in batches)
     if not done:
         raise InputError(f"the corpus {source!r} holds no text; give one that does")
+    running = {layer: _Running(model, layer, top) for layer in chosen}
+    keys = {}
+    if weights_hash is not None:
+        request = {"weights": weights_hash, "dtype": str(model.dtype), "rows": rows, "top": top}
+        keys = {layer: key_of({**request, "layer": layer, "active": definitions[layer]}) for layer in chosen}
+    cache = TensorCache(cache_root() / "scans")
+    missing = [layer for layer in chosen if layer not in keys or not running[layer].read(cache, keys[layer], rows)]
+    first, seen = 0, 0
+    for part in batches if missing else ():
+        places = torch.arange(part.shape[1])[text_of(model)]
+        places = (torch.arange(first, first + len(part))[:, None], places)
+
+        def take(layer: int, glimpse: LayerActivations, places=places) -> None:
+            running[layer].add(glimpse, places)
+
+        watch(model, part, {layer: layer_expansions[layer] for layer in missing}, take)
+        first, seen = first + len(part), seen + part[:, text_of(model)].numel()
+        progress(seen)
+    for layer in missing if keys else ():
+        running[layer].write(cache, keys[layer])
     parts = [running[layer] for layer in chosen]
     mean = torch.stack([part.total for part in parts]) / done
     square = torch.stack([part.square for part in parts]) / done
@@ -153,7 +168,7 @@ def scan(
         model=model.name,
         source=identity,
         layers=chosen,
-        definition=definition(layer_expansions[chosen[0]]),
+        definition=definitions[chosen[0]],
         tokens=done,
         rows=tuple(rows),
         stride=stride,
@@ -162,8 +177,8 @@ def scan(
         deviation=(square - mean**2).clamp(min=0).sqrt(),
         values=torch.stack([part.values for part in parts]),
         places=places,
-        row_active=torch.stack([torch.cat(part.row_active) for part in parts]),
-        row_effective=torch.stack([torch.cat(part.row_effective) for part in parts]),
+        row_active=torch.stack([part.row_active for part in parts]),
+        row_effective=torch.stack([part.row_effective for part in parts]),
     )
 
 
@@ -179,6 +194,8 @@ def chosen_layers(model: Model, layers: Sequence[int] | None) -> tuple[int, ...]
 class _Running:
     """The statistics of one layer, batch by batch; the largest values are merged with those of before."""
 
+    _KEPT = ("active", "total", "square", "values", "rows", "positions", "row_active", "row_effective")
+
     def __init__(self, model: Model, layer: int, top: int):
         n = model.n_neurons
         self.top = top
@@ -187,8 +204,21 @@ class _Running:
         self.total, self.square = torch.zeros(2, n, dtype=torch.float64)
         self.values = torch.zeros(n, 0)
         self.rows, self.positions = torch.zeros(2, n, 0, dtype=torch.long)
-        self.row_active: list[Tensor] = []
-        self.row_effective: list[Tensor] = []
+        self.row_active, self.row_effective = torch.zeros(2, 0)
+
+    def read(self, cache: TensorCache, key: str, rows: Sequence) -> bool:
+        """Take what is kept of another scan of these rows; whether there is something."""
+        one, each = self.active.shape, (len(self.active), min(self.top, sum(map(len, rows))))
+        shapes = dict.fromkeys(self._KEPT, one) | dict.fromkeys(("values", "rows", "positions"), each)
+        kept = cache.read(key, shapes | dict.fromkeys(("row_active", "row_effective"), (len(rows),)), torch.float64)
+        for name, values in kept[1].items() if kept else ():
+            setattr(self, name, values.to(getattr(self, name).dtype))
+        return kept is not None
+
+    def write(self, cache: TensorCache, key: str) -> None:
+        """Keep it, in float64, which holds all of it exactly; a cache that cannot be written keeps nothing."""
+        with suppress(ModelError):
+            cache.write(key, {}, {name: getattr(self, name).double() for name in self._KEPT})
 
     def add(self, glimpse: LayerActivations, places: tuple[Tensor, Tensor]) -> None:
         neurons = glimpse.neurons.float()
@@ -196,10 +226,10 @@ class _Running:
         self.active += glimpse.active.flatten(0, 1).sum(0).cpu()
         self.total += flat.sum(0, dtype=torch.float64).cpu()
         self.square += flat.square().sum(0, dtype=torch.float64).cpu()
-        self.row_active.append(glimpse.active.float().mean((1, 2)).cpu())
+        self.row_active = torch.cat([self.row_active, glimpse.active.float().mean((1, 2)).cpu()])
         c = neurons.abs() * self.norms.to(neurons)
         spread = c.sum(-1) ** 2 / (c.shape[-1] * c.square().sum(-1)).clamp(min=1e-30)
-        self.row_effective.append(spread.mean(1).cpu())
+        self.row_effective = torch.cat([self.row_effective, spread.mean(1).cpu()])
         self._merge(flat, places)
 
     def _merge(self, flat: Tensor, places: tuple[Tensor, Tensor]) -> None:

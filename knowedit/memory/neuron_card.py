@@ -184,12 +184,14 @@ def cards(
     config: CardConfig | None = None,
     *,
     located: Sequence[NeuronSet] = (),
+    weights_hash: str | None = None,
     progress: Progress = silent,
 ) -> tuple[Card, ...]:
     """The cards of some neurons, by one pass over a corpus.
 
     `source` is that of `scan`, or a scan that is there already; `located` are the neurons of facts, as `locate_fact`
-    returns them. `progress` counts tokens. Raises `InputError` for neurons that are not there and what `scan` raises.
+    returns them. `weights_hash` and `progress` are those of `scan`. Raises `InputError` for neurons that are not there
+    and what `scan` raises.
     """
     config = config or CardConfig()
     neurons = [model.check_neuron(*site) for site in neurons]
@@ -198,8 +200,9 @@ def cards(
     if not isinstance(source, ActivationScan):
         layers = sorted({layer for layer, _ in neurons})
         source = scan(
-            model, source, layers=layers, tokens=config.tokens, top=config.texts, seed=config.seed, progress=progress
-        )
+            model, source, layers=layers, tokens=config.tokens, top=max(TOP, config.texts), seed=config.seed,
+            weights_hash=weights_hash, progress=progress,
+        )  # fmt: skip
     return tuple(_card(model, layer, index, source, config, located) for layer, index in neurons)
 
 

@@ -7,7 +7,8 @@ from torch.nn.functional import gelu, relu, silu
 
 from knowedit.errors import DataError, InputError
 from knowedit.hooks import hooked, on_input
-from knowedit.memory.corpus_scan import alike, definition, is_active, neurons_at, rectifies, scan
+from knowedit.memory import corpus_scan as module
+from knowedit.memory.corpus_scan import alike, definition, is_active, neurons_at, rectifies, scan, watch
 from knowedit.models.expansion import Expansion, Seen
 from knowedit.texts.rows import text_of
 
@@ -97,6 +98,33 @@ def test_running_top_does_not_depend_on_the_batches(monkeypatch):
     torch.testing.assert_close(whole.values, parts.values)
     assert torch.equal(whole.places[..., 0], parts.places[..., 0])
     assert len(counted) > 4 and counted == sorted(counted) and counted[-1] == parts.tokens
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_of_a_scan_are_kept_and_only_others_are_read_anew(dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    model, read = tiny("llama", dtype), []
+    monkeypatch.setattr(module, "watch", lambda *args: read.append([*args[2]]) or watch(*args))
+
+    def scanned(layers, weights_hash="a hash", **more):
+        read.clear()
+        return scan(model, tokens=300, top=3, layers=layers, weights_hash=weights_hash, **more), list(read)
+
+    plain, _ = scanned([0, 2], None)
+    first, batches = scanned([0, 2])
+    again, none = scanned([0, 2])
+    assert batches and not none
+    for found in (first, again):
+        for name, value in vars(plain).items():
+            kept = getattr(found, name)
+            same = torch.equal(kept, value) and kept.dtype == value.dtype if torch.is_tensor(value) else kept == value
+            assert same, name
+    _, others = scanned([0, 1, 2])
+    assert others == [[1]] * len(batches)
+    for more in ({"weights_hash": "another"}, {"layers": [2], "weights_hash": None}):
+        assert scanned(**{"layers": [0, 2], **more})[1]
+    assert scan(model, tokens=300, top=4, layers=[0], weights_hash="a hash").values.shape[-1] == 4
+    assert not scanned([1])[1]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "bert", "modernbert"])

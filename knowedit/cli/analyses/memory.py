@@ -104,7 +104,10 @@ def memory(
         if "keys" in parts or "sparsity" in parts:
             n = CORPUS_TOKENS if tokens is None else tokens
             with progress("reading", n, "token") as step:
-                text = scan(model, corpus or "builtin", layers=chosen, tokens=n, seed=seed, progress=step)
+                text = scan(
+                    model, corpus or "builtin", layers=chosen, tokens=n, seed=seed, weights_hash=model.weights_hash(),
+                    progress=step,
+                )  # fmt: skip
         if "sparsity" in parts or "polysemanticity" in parts:
             known = facts.known(model, LIMIT)
         if "keys" in parts:

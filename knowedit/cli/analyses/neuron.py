@@ -49,8 +49,12 @@ def neuron(
 
     def run(model):
         model.check_neuron(layer, index)
-        sets = () if located is None else read_located(located, model.weights_hash())
+        weights_hash = model.weights_hash()
+        sets = () if located is None else read_located(located, weights_hash)
         with progress("reading", config.tokens, "token") as step:
-            return make_card(model, layer, index, corpus or "builtin", config=config, located=sets, progress=step)
+            return make_card(
+                model, layer, index, corpus or "builtin", config=config, located=sets, weights_hash=weights_hash,
+                progress=step,
+            )  # fmt: skip
 
     run_command(SCHEMA, run, model, output)

@@ -31,7 +31,8 @@ def explain(
 ) -> dict:
     """The record of one fact: plain JSON values, no NaN. The model is as it was after.
 
-    With `edit`, `fact` may be left out: it is the edit's own then. `progress` counts `CHAPTERS`.
+    With `edit`, `fact` may be left out: it is the edit's own then. What was told of the same fact and weights before
+    is read from the cache. `progress` counts `CHAPTERS`.
 
     Raises `InputError` for a fact that cannot be asked and an edit that does not fit it, `ModelError` for an edit of
     another model.
@@ -43,7 +44,7 @@ def explain(
         fact = edited_fact(fact, edit)
     for layer in config.layers or ():
         model.check_layer(layer)
-    story = Story(model, fact, edit, config)
+    story = Story(model, fact, edit, config, keeps=True)
     for chapter in counted(in_order(), progress):
         story.tell(chapter)
     return record_of(story)

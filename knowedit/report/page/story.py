@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ...answers import ask
+from ...display.result import plain
 from ...edit.edit import Edit
 from ...edit.preflight import Outcome, Preflight, outcome, preflight
 from ...errors import InputError, ModelError
+from ...evaluate.runs.engine import code_hash
 from ...facts import Fact, fill
+from ...hooks import bears_hooks
 from ...locate.config import LocateConfig
 from ...locate.locate import locate_fact
 from ...locate.neurons import NeuronSet
@@ -24,11 +28,13 @@ from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.proof.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
+from ...models.cache import key_of, read_json, write_json
 from ...models.length import check_length
 from ...recall.flow.pipeline import recall_fact
 from ...recall.lens import Contributions, logit_attribution, logit_lens
 from ...recall.trace import TraceConfig, trace_facts
 from ...sources import builtin_facts
+from ...version import versions
 
 MOST, CARDS = 10, 5  # neurons in all, and with a card
 SEEN = 0.01  # an answer with less is nowhere ahead
@@ -57,16 +63,18 @@ class ExplainConfig:
 class Story:
     """What is asked about, and what is told of it: by the chapters' names, beside what one hands to later ones.
 
+    - `keeps`: read chapters that were told before from the cache, and keep those that are told. It is for a model that
+      nobody changes meanwhile.
     - `told`: what each chapter tells; `notes`: why one cannot be told; `seconds`: how long each took.
 
     Raises `InputError` for a fact that cannot be asked.
     """
 
-    def __init__(self, model: Model, fact: Fact, edit: Edit | None, config: ExplainConfig):
+    def __init__(self, model: Model, fact: Fact, edit: Edit | None, config: ExplainConfig, keeps: bool = False):
         check_length(model, model.query_of(fact).steps[-1].ids)
         self.model, self.fact, self.edit, self.config = model, fact, edit, config
         self.pool = ControlPool(model, builtin_facts(), weights_hash=self.weights_hash)
-        self.neurons: NeuronSet | None = None
+        self.keeps = keeps and not bears_hooks(model.hf)
         self.parts: Contributions | None = None
         self.before: Preflight | None = None
         self.after: Outcome | None = None
@@ -78,12 +86,31 @@ class Story:
         """Tell one chapter. What cannot be told leaves a note, or raises where the chapter is `needed`."""
         started = time.perf_counter()
         try:
-            self.told[chapter.name] = chapter.tell(self)
+            self.told[chapter.name] = self._kept(chapter) if self.keeps and chapter.kept else chapter.tell(self)
         except (InputError, ModelError) as error:
             if chapter.needed:
                 raise
             self.notes[chapter.name] = str(error)
         self.seconds[chapter.name] = time.perf_counter() - started
+
+    def _kept(self, chapter: Chapter) -> Any:
+        """What the same code told of the same fact and weights before, as JSON values; else it is told, and kept."""
+        fact = replace(self.fact, target_new=None, target_new_id=None, neighbours=())  # of edits alone
+        about = {"chapter": chapter.name, "fact": fact.as_dict(), "ids": self.model.query_of(fact).steps[-1].ids}
+        model = {"model": self.model.name, "weights": self.weights_hash, "dtype": str(self.model.dtype)}
+        key = key_of({**about, **model, "config": asdict(self.config), "code": code_hash(), "versions": versions()})
+        told = read_json("explain", key)
+        if told is None:
+            told = plain(chapter.tell(self))
+            with suppress(ModelError, InputError):  # a cache that cannot be written
+                write_json("explain", key, told)
+        return told
+
+    @property
+    def neurons(self) -> NeuronSet | None:
+        """The located neurons, once they are told."""
+        told = self.told.get("neurons")
+        return NeuronSet.from_dict(told) if isinstance(told, dict) else told
 
     @cached_property
     def weights_hash(self) -> str:
@@ -146,28 +173,28 @@ def _neurons(story: Story) -> NeuronSet:
     if config.quick:
         fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
     located = LocateConfig(layers=config.layers, most=MOST)
-    story.neurons = locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
-    return story.neurons
+    return locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
 
 
 def _cards(story: Story):
     """The strongest of them as keys and values, on the built-in facts."""
-    if not story.neurons:
+    if not (neurons := story.neurons):
         return None
     config = CardConfig(texts=4, words=8, seed=story.config.seed)
     if story.config.quick:
         config = replace(config, tokens=QUICK_TOKENS)
-    return cards(story.model, list(story.neurons)[:CARDS], "builtin", config, located=[story.neurons])
+    weights_hash = story.weights_hash if story.keeps else None
+    return cards(story.model, list(neurons)[:CARDS], "builtin", config, located=[neurons], weights_hash=weights_hash)
 
 
 def _proof(story: Story):
     """What suppressing and amplifying them does on prompts that had no part in locating."""
     fact, config = story.fact, story.config
-    if not story.neurons:
+    if not (neurons := story.neurons):
         return None
     return prove_located(
         story.model,
-        story.neurons,
+        neurons,
         [fill(template, fact.subject) for template in fact.heldout],
         pool=story.pool,
         draws=QUICK_DRAWS if config.quick else config.draws,
@@ -219,22 +246,24 @@ class Chapter:
 
     - `title`: of its section on the page, made by the template `NAME.html.j2`; None where it is told in another's.
     - `needed`: the story ends where this one cannot be told, since what was asked for is wrong.
+    - `kept`: it tells of the fact as it is, whatever the edit: what takes long, and is kept in the cache.
     """
 
     name: str
     tell: Callable[[Story], Any]
     title: str | None = None
     needed: bool = False
+    kept: bool = False
 
 
 CHAPTERS = (
     Chapter("prediction", _prediction, "What it says", needed=True),
     Chapter("lens", _lens, "How the answer forms"),
     Chapter("parts", _parts),
-    Chapter("trace", _trace, "Where it is looked up"),
-    Chapter("recall", _recall, "How it travels"),
-    Chapter("neurons", _neurons, "Which neurons say it"),
-    Chapter("cards", _cards),
-    Chapter("proof", _proof),
+    Chapter("trace", _trace, "Where it is looked up", kept=True),
+    Chapter("recall", _recall, "How it travels", kept=True),
+    Chapter("neurons", _neurons, "Which neurons say it", kept=True),
+    Chapter("cards", _cards, kept=True),
+    Chapter("proof", _proof, kept=True),
     Chapter("edit", _edit, "With the edit", needed=True),
 )

@@ -14,6 +14,7 @@ from knowedit.answers import ask
 from knowedit.display.result import plain
 from knowedit.errors import InputError, ModelError
 from knowedit.facts import Fact, Neighbour, templated
+from knowedit.hooks import hooked, on_output
 from knowedit.report.page.explain import edited_fact, explain
 from knowedit.report.page.html import page, templates
 from knowedit.report.page.story import CHAPTERS, Chapter, ExplainConfig
@@ -23,6 +24,14 @@ FACT = facts()[0]
 EDITED = ("gpt2", "gemma2", "mpt", "bert")
 NAMES = [chapter.name for chapter in CHAPTERS]
 NEVER_REFUSED = {"prediction", "edit", "lens", "trace", "neurons"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """An own cache, in which no chapter is yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KNOWEDIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +152,37 @@ def test_what_cannot_be_told_is_said(edit):
         ExplainConfig(draws=0)
     with pytest.raises(ModelError, match="other weights|not the weight"):
         explain(tiny("llama", hidden_size=32, intermediate_size=24), None, edit, QUICK)
+
+
+def test_what_was_told_of_a_fact_is_not_asked_again(edit, monkeypatch):
+    """Neither with another edit nor by a new process: only what the edit does is asked anew."""
+    kept = [chapter.name for chapter in CHAPTERS if chapter.kept]
+    first = explain(trained(), FACT, config=QUICK)
+    told = []
+    tell = {chapter: chapter.tell for chapter in CHAPTERS}
+    watched = [
+        replace(chapter, tell=lambda story, chapter=chapter: told.append(chapter.name) or tell[chapter](story))
+        for chapter in CHAPTERS
+    ]
+    monkeypatch.setattr("knowedit.report.page.explain.CHAPTERS", watched)
+    again, with_edit = explain(trained(), FACT, config=QUICK), explain(trained(), FACT, edit, QUICK)
+    assert kept and not set(told) & set(kept) and with_edit["edit"] is not None
+    for record in (again, with_edit):
+        assert all(record[name] == first[name] for name in kept)
+    explain(trained(), replace(FACT, heldout=()), config=QUICK)
+    assert told.count("trace") == 1
+    explain(trained(), FACT, config=replace(QUICK, seed=1))
+    assert told.count("trace") == 2
+
+
+def test_a_model_that_bears_hooks_is_asked_again():
+    model = trained()
+    first = explain(model, FACT, config=QUICK)
+    halved = on_output(model.down(1), lambda x: x / 2)
+    with hooked(halved):
+        other = explain(model, FACT, config=QUICK)
+    assert other["trace"] != first["trace"] and other["neurons"] != first["neurons"]
+    assert explain(model, FACT, config=QUICK)["trace"] == first["trace"]
 
 
 def test_plain_values_hold_no_number_that_is_none():
