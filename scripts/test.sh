@@ -10,5 +10,6 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
   { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } \
     >/dev/null 2>&1 || echo "chromium could not be installed; the tests of the report page will be skipped" >&2
 fi
-# tiny models keep one core busy, so two workers; a file stays with one, which makes its models once
-exec python -m pytest -n 2 --dist loadfile "$@"
+# tiny models keep one core busy, so two workers; a file stays with one, which makes its models once; files are begun in
+# the order of tests/conftest.py, the longest first, not in that of their number of tests
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

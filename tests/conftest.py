@@ -23,6 +23,13 @@ COVERED = ("gpt2", "llama", "gemma2", "gptj", "bloom", "mistral", "bert")
 """One family for each thing that families do differently: Conv1D and tied weights; gates and grouped heads; norms after
 a part and capped logits; attention beside the MLP; ALiBi; a window; a mask to fill in."""
 
+LONGEST = (
+    "docs/test_examples.py", "evaluate/runs/test_ray.py", "locate/test_default_model.py", "test_typing.py",
+    "cli/test_cli.py", "evaluate/edits/test_metrics.py", "evaluate/edits/test_study.py", "edit/test_machine.py",
+    "report/page/test_explain.py", "ui/test_app.py",
+)  # fmt: skip
+"""The files that take longest come first, so that no worker ends with one of them while the other has nothing to do."""
+
 
 def pytest_addoption(parser):
     help = "also run the analyses without code of their own for a family on every family; before a release"
@@ -34,6 +41,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    rank = {HERE / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
     if config.getoption("--all-families"):
         return
     left_out = [item for item in items if item.get_closest_marker("covered") and _family(item) not in COVERED]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 
@@ -113,9 +114,24 @@ def untimed(folder):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in RunFolder(folder).rows()]
 
 
-def test_a_file_of_facts_is_a_run_that_resumes(run, tmp_path):
-    source, out = write_facts(tmp_path / "facts.jsonl"), tmp_path / "run"
-    status, text, err = run(*many(source, out))
+@pytest.fixture(scope="module")
+def kept():
+    return {}
+
+
+@pytest.fixture
+def whole(run, kept, tmp_path_factory):
+    """A finished run over four facts, made once: their file, its folder, and what the command printed."""
+    if not kept:
+        folder = tmp_path_factory.mktemp("whole")
+        source = write_facts(folder / "facts.jsonl")
+        kept["run"] = source, folder / "run", run(*many(source, folder / "run"))
+    return kept["run"]
+
+
+def test_a_file_of_facts_is_a_run_that_resumes(run, whole, tmp_path):
+    source, finished, (status, text, err) = whole
+    out = shutil.copytree(finished, tmp_path / "run")
     assert status == 0 and "4 facts, 4 with neurons, 0 failed" in text and "random by layer and activation" in text, err
     rows, summary = untimed(out), RunFolder(out).summary
     assert [row["id"] for row in rows] == [fact.id for fact in facts()[:4]]
@@ -132,11 +148,9 @@ def test_a_file_of_facts_is_a_run_that_resumes(run, tmp_path):
     fails(run(*many(source, out, "--resume")), "line 1", "damaged")
 
 
-def test_the_proof_of_a_fact_is_the_same_alone_and_in_a_file(run, tmp_path):
+def test_the_proof_of_a_fact_is_the_same_alone_and_in_a_file(run, whole):
     fact = facts()[0]
-    source = write_facts(tmp_path / "facts.jsonl")
-    assert run(*many(source, tmp_path / "run", "--limit", "2"))[0] == 0
-    row = next(row for row in untimed(tmp_path / "run") if row["id"] == fact.id)
+    row = next(row for row in untimed(whole[1]) if row["id"] == fact.id)
     texts = [flag for text in fact.paraphrases for flag in ("--paraphrase", text)]
     texts += [flag for text in fact.heldout for flag in ("--heldout", text)]
     status, out, err = run(
@@ -153,18 +167,17 @@ def test_the_proof_of_a_fact_is_the_same_alone_and_in_a_file(run, tmp_path):
     assert alone["effect"]["match"]["drawn"] == row["proof"]["match"]["drawn"]
 
 
-def test_shards_of_located_facts_are_merged(run, tmp_path):
-    source = write_facts(tmp_path / "facts.jsonl")
-    assert run(*many(source, tmp_path / "whole"))[0] == 0
+def test_shards_of_located_facts_are_merged(run, whole, tmp_path):
+    source, finished, _ = whole
     parts = [str(tmp_path / f"part{i}") for i in (1, 2)]
     for i, part in enumerate(parts, 1):
         assert run(*many(source, part, "--shard", f"{i}/2"))[0] == 0
     status, _, err = run("merge", *parts, "--out", str(tmp_path / "merged"), model=None)
     assert status == 0, err
     assert sorted(untimed(tmp_path / "merged"), key=lambda row: row["id"]) == sorted(
-        untimed(tmp_path / "whole"), key=lambda row: row["id"]
+        untimed(finished), key=lambda row: row["id"]
     )
-    assert RunFolder(tmp_path / "merged").summary["proof"] == RunFolder(tmp_path / "whole").summary["proof"]
+    assert RunFolder(tmp_path / "merged").summary["proof"] == RunFolder(finished).summary["proof"]
 
 
 def test_probe_says_what_the_model_knows(run, tmp_path):
@@ -339,22 +352,6 @@ def test_an_interrupt_keeps_what_is_done(run, tmp_path, monkeypatch):
     assert len(untimed(out)) == 4
 
 
-@pytest.mark.usefixtures("default_model", "all_threads")
-def test_the_main_job_on_the_real_model(run):
-    status, out, _ = run(
-        "locate", "The Eiffel Tower is located in the city of", "--target", "Paris", "--subject", "Eiffel Tower",
-        "--paraphrase", "The {} can be found in the city of", "--heldout", "To photograph the {}, go to the city of",
-        "--json", model=None,
-    )  # fmt: skip
-    record = json.loads(out)
-    assert status == 0
-    assert record["probability"] == pytest.approx(0.70, abs=0.01)
-    assert record["completeness"]["max_gap"] <= 1e-2
-    assert record["neurons"]
-    assert record["effect"]["suppress"]["value"] < -0.5
-    assert record["effect"]["p_suppress"] < 0.05
-
-
 def test_a_separator_is_an_option_and_a_field_and_what_was_scored_is_shown(run, tmp_path):
     record = {"template": "{} lives in", "subject": "Zarn", "target": "Aldor"}
     (tmp_path / "facts.jsonl").write_text(
@@ -435,15 +432,16 @@ def test_converted_models_are_verified_on_request(run, monkeypatch):
     assert json.loads(run("models", "--json", model=None)[1])["cached"] is None
 
 
-def test_a_neurons_words_import_no_statistics_no_figures_and_no_data_sets():
+def test_a_neurons_words_import_no_statistics_no_figures_and_no_data_sets(folder):
     """What the command does not use is not waited for: scipy.stats alone takes a second."""
     unused = {"scipy.stats", "matplotlib", "captum", "datasets", "ray", "pandas", "knowedit.locate.proof"}
     code = (
-        "import sys; from knowedit.cli import main\ntry: main(['neuron', '24', '1005', '--json'])\n"
+        f"import sys; from knowedit.cli import main\ntry: main(['neuron', '1', '5', '--json', '--model', {folder!r}])\n"
         f"except SystemExit: pass\nprint(sorted(set(sys.modules) & {unused}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    *record, modules = done.stdout.splitlines()
+    assert json.loads("".join(record))["index"] == 5 and modules == "[]"
 
 
 def test_models_are_listed_in_words(run):

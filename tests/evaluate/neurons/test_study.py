@@ -137,8 +137,7 @@ def test_the_study_takes_the_points_of_locate_whose_scores_add_up(family):
 
 
 def test_a_resumed_run_has_the_same_records(tmp_path, done):
-    again = tmp_path / "run"
-    run(again)
+    again = shutil.copytree(done.folder, tmp_path / "run")
     path = again / "records.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     found = run_study(study(), again, resume=True, progress=False)
