@@ -9,17 +9,23 @@ from support.commands import LIMIT
 from support.edits import same, strong, weights
 from support.trained import trained
 
-gradio = pytest.importorskip("gradio")
-
-from knowedit.errors import InputError  # noqa: E402
-from knowedit.ui.app import served  # noqa: E402
+from knowedit.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # what it uses of pandas
 HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=2'>\x1b[31m Zarn"
 
 
 @pytest.fixture(scope="module")
-def address():
+def served():
+    """`knowedit.ui.app.served`: gradio takes seconds to import, for which other tests need not wait."""
+    pytest.importorskip("gradio")
+    from knowedit.ui.app import served
+
+    return served
+
+
+@pytest.fixture(scope="module")
+def address(served):
     with served(trained()) as address:
         yield address
 
@@ -184,7 +190,7 @@ def test_it_never_scrolls_sideways_on_a_phone(browser, address, tmp_path, scheme
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # gradio closes not what it opened
-def test_a_port_that_is_taken_is_said(address):
+def test_a_port_that_is_taken_is_said(address, served):
     port = int(address.rstrip("/").rpartition(":")[2])
     with pytest.raises(InputError, match=f"the port {port}"), served(trained(), port):
         pass

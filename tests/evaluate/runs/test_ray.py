@@ -6,18 +6,17 @@ import shutil
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 from support import studies
 from support.commands import LIMIT
-from support.fake import Fake, build, records
+from support.fake import Fake, records
 from support.trained import trained
 
 from knowedit.errors import InputError
-from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.runs.engine import run_study
 
-ray = pytest.importorskip("ray")
 # Ray's own: sockets and files that are open when a worker is killed, and what it warns its users of at start
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -30,8 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module", autouse=True)
 def local_ray():
     """One Ray for all tests here: to begin one takes seconds."""
-    from pathlib import Path
-
+    ray = pytest.importorskip("ray")  # here, as a process that does not run these tests need not wait for it
     tests = Path(__file__).parents[2]
     ray.init(
         num_cpus=2, include_dashboard=False, object_store_memory=128 << 20, log_to_driver=False, logging_level="ERROR",
@@ -40,24 +38,6 @@ def local_ray():
     )  # fmt: skip
     yield
     ray.shutdown()
-
-
-def run(folder, engine="ray", **options):
-    return run_study(
-        Fake(**options), folder, engine=engine, workers=2 if engine == "ray" else 1, build=build(**options),
-        progress=False,
-    )  # fmt: skip
-
-
-def test_two_workers_give_the_records_of_a_serial_run_also_where_one_fails(tmp_path):
-    options = {"fail": ("r/5",)}
-    serial = run(tmp_path / "serial", "serial", **options)
-    spread = run(tmp_path / "ray", pause=0.01, **options)
-    assert records(spread) == records(serial)
-    assert (spread.summary["records"], spread.summary["failed"]) == (23, 1)
-
-
-# ---------------------------------------------------------------- real edits
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +52,19 @@ def folder(tmp_path_factory):
 FINE_TUNE = {"method": "fine_tune", "settings": {"steps": 8, "lr": 0.02}, "perplexity": True}
 
 
-def real(folder, kill=""):
-    """A study of the trained model's edits; the first worker that comes to the third batch while `kill` exists dies."""
-    study = studies.study(model=folder, **FINE_TUNE)
-    return Dying(study, kill) if kill else study
-
-
 class Dying:
-    def __init__(self, study: EditStudy, kill: str):
-        self.study, self.kill, self.sequential = study, kill, False
+    """The trained model's edits, of which one fails; the first worker that comes to the third batch while `kill`
+    exists dies."""
+
+    def __init__(self, model: str, kill: str):
+        self.study, self.kill = studies.study(10, model=model, **FINE_TUNE), kill
+
+    def __getattr__(self, name):
+        return getattr(self.study, name)
 
     def run(self, batch):
+        if "home/fenn" in batch:
+            raise InputError("home/fenn cannot be run")
         rows = self.study.run(batch)
         if batch[0] == "home/osk" and os.path.exists(self.kill):
             os.unlink(self.kill)
@@ -90,28 +72,24 @@ class Dying:
         return rows
 
 
-def test_real_edits_on_two_workers_are_those_of_a_serial_run_also_resumed_and_with_one_killed(
+def test_real_edits_on_two_workers_are_those_of_a_serial_run_where_one_fails_a_worker_is_killed_and_it_was_begun(
     tmp_path, folder, capsys, monkeypatch
 ):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    serial = run_study(real(folder), tmp_path / "serial", progress=False)
-    spread = run_study(real(folder), tmp_path / "ray", engine="ray", workers=2, build=partial(real, folder))
-    flag = tmp_path / "flag"
-    flag.touch()
-    cut = tmp_path / "cut"
-    shutil.copytree(tmp_path / "serial", cut)
-    lines = (cut / "records.jsonl").read_bytes().splitlines(keepends=True)
-    (cut / "records.jsonl").write_bytes(b"".join(lines[:3]))
-    again = run_study(
-        real(folder), cut, resume=True, engine="ray", workers=2, build=partial(real, folder, str(flag))
-    )  # fmt: skip
-    assert not flag.exists(), "no worker was killed"
-    for other in (spread, again):
-        assert records(other) == records(serial)
-        assert other.summary["metrics"] == serial.summary["metrics"]
-        assert other.manifest["config"] == serial.manifest["config"]
-    bars = capsys.readouterr().err
-    assert len(re.findall(r"edit: 100%.*6/6 .*record", bars)) >= 2
+    build = partial(Dying, folder, str(tmp_path / "kill"))
+    serial = run_study(build(), tmp_path / "serial", progress=False)
+    (tmp_path / "kill").touch()
+    begun = tmp_path / "begun"
+    shutil.copytree(tmp_path / "serial", begun)
+    lines = (begun / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (begun / "records.jsonl").write_bytes(lines[0])
+    spread = run_study(build(), begun, resume=True, engine="ray", workers=2, build=build)
+    assert not (tmp_path / "kill").exists(), "no worker was killed"
+    assert records(spread) == records(serial)
+    assert (spread.summary["records"], spread.summary["failed"]) == (10, 1)
+    assert spread.summary["metrics"] == serial.summary["metrics"]
+    assert spread.manifest["config"] == serial.manifest["config"]
+    assert re.search(r"edit: 100%.*10/10 .*record", capsys.readouterr().err)
 
 
 def broken():
