@@ -282,7 +282,7 @@ def test_memory_is_that_of_the_values():
 
 @pytest.mark.parametrize("name", TRUTHS)
 def test_intervals_hold_the_truth(name):
-    # 200 sets: a coverage of 95 % is measured as 91 to 98.5 % in 99 of 100
-    found = coverage(TRUTHS[name], n=60, sets=200, plain=False)["summarise"]
+    # few records, where intervals go wrong first; 200 sets: 95 % are measured as 91 to 98.5 % in 99 of 100
+    found = coverage(TRUTHS[name], n=25, sets=200, plain=False)["summarise"]
     for metric in NAMES:
         assert 0.895 <= found[metric] <= 0.995, metric

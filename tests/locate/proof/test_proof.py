@@ -96,7 +96,7 @@ def test_random_sets_are_called_significant_about_as_often_as_they_should():
     for run in range(120):
         fact = facts()[run % len(facts())]
         sites = [(int(rng.integers(3)), int(i)) for i in rng.choice(24, 3, replace=False)]
-        proof = prove(model, sites, heldout(model, fact), draws=60, seed=run)
+        proof = prove(model, sites, heldout(model, fact), draws=39, seed=run)  # p is a multiple of 1/40
         hits += [proof.p_suppress <= 0.05, proof.p_amplify <= 0.05]
     assert 0.01 <= np.mean(hits) <= 0.10
 

@@ -59,7 +59,7 @@ def test_every_family_gives_the_tables_of_the_plain_loop(family):
         PROMPT,
         target,
         SUBJECT,
-        TraceConfig(draws=3, window=2, noise=0.6, severed=SEVERED, whole=not model.masked),
+        TraceConfig(draws=2, window=2, noise=0.6, severed=SEVERED, whole=not model.masked),
     )
     clean, low, wanted = plainly(model, found)
     allowed = 1e-5 * max(clean, low)
