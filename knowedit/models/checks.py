@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -62,6 +64,16 @@ def transformers_model(hf) -> PreTrainedModel:
         around = "no transformers model" if inner is None else f"something around a {type(parts[inner]).__name__}"
         raise ModelError(f"{found} is {around}; {remedy}")
     for path, module in hf.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{path} of {found} was made by torch.jit, whose modules take no hooks; give the model as it was before"
+            )
+        if is_parametrized(module):
+            names = ", ".join(module.parametrizations)
+            raise ModelError(
+                f"{path} of {found} has its {names} computed from other weights; make it plain by "
+                f"torch.nn.utils.parametrize.remove_parametrizations(module, {next(iter(module.parametrizations))!r})"
+            )
         if callable(getattr(module, "weight", None)):
             kind = f"{type(module).__module__}.{type(module).__name__}"
             raise ModelError(

@@ -154,9 +154,14 @@ def wrap(hf: nn.Module, tokenizer, *, layout: Layout | None = None, name: str | 
     """The canonical view of a transformers model that is in memory, which is put into evaluation mode.
 
     Raises `LayoutError` where blocks or down-projections are not where the layout says, `ModelError` for a model
-    that is no language model, is not supported, or holds weights that are not finite.
+    that is no language model, is not supported, or holds weights that are not finite, `InputError` for a tokenizer that
+    is none of transformers.
     """
     hf = transformers_model(hf)
+    if not hasattr(tokenizer, "is_fast"):
+        raise InputError(
+            f"the tokenizer is {tokenizer!r}, expected one of transformers, such as AutoTokenizer.from_pretrained gives"
+        )
     name = name or getattr(hf, "name_or_path", "") or type(hf).__name__
     model = Model(hf, tokenizer, layout or find_layout(hf), name)
     probe(model)

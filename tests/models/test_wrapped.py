@@ -10,7 +10,7 @@ from torch import nn
 
 import knowedit
 from benchmarks.reference.attribution import integrated_gradients
-from knowedit import AttributionConfig, ModelError, attribute, load, wrap
+from knowedit import AttributionConfig, InputError, ModelError, attribute, load, wrap
 from knowedit.answers import ask
 from knowedit.edit.apply import applied, apply
 from knowedit.evaluate.edits.scoring import score_edits
@@ -180,6 +180,27 @@ def test_what_stands_around_a_model_is_refused_with_the_remedy(build, said):
     with pytest.raises(ModelError, match=said) as error:
         wrap(build(hf("llama")), tokenizer("bpe-bos"))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (torch.jit.script, "down_proj of LlamaForCausalLM was made by torch.jit, whose modules take no hooks"),
+        (torch.nn.utils.parametrizations.weight_norm, r"make it plain by .*_parametrizations\(module, 'weight'\)"),
+    ],
+)
+def test_weights_that_no_hook_and_no_edit_reaches_are_refused_with_the_remedy(change, said):
+    model = hf("llama")
+    model.model.layers[0].mlp.down_proj = change(model.model.layers[0].mlp.down_proj)
+    with pytest.raises(ModelError, match=said):
+        wrap(model, tokenizer("bpe-bos"))
+
+
+@pytest.mark.parametrize("given", [None, "gpt2", 3])
+def test_what_is_no_tokenizer_is_refused_at_once(given):
+    with pytest.raises(InputError, match="the tokenizer is .*, expected one of transformers"):
+        wrap(hf("llama"), given)
 
 
 def test_dynamically_quantized_weights_are_refused_with_the_remedy():
