@@ -19,9 +19,9 @@ SHORT = VStarSearch(steps=3, lr=0.2, clamp=80.0, decay=0.0)  # for algebra: the 
 LONG = VStarSearch(steps=40, lr=0.2, clamp=80.0, decay=0.0)
 
 
-def config(layers=(0,), solver=Memit(0.1), search=SHORT, **rows) -> FactSetConfig:  # noqa: B008
-    rows = {"contexts": (), "preserve": 0.0, **rows}
-    return FactSetConfig(layers, RomeConfig(search=search, **rows), solver, least=1e-9)
+def config(layers=(0,), solver=Memit(0.1), search=SHORT, key_contexts=1, **rows) -> FactSetConfig:  # noqa: B008
+    rows = {"contexts": ("a b",), "preserve": 0.0, **rows}
+    return FactSetConfig(layers, RomeConfig(search=search, **rows), solver, least=1e-9, key_contexts=key_contexts)
 
 
 def requests() -> list[Fact]:

@@ -28,8 +28,9 @@ class FactSetConfig:
 
     - `layers`: neighbouring or not, the lowest first; None for the one of `rows`, and where that names none for
       `SHARED` layers from ROME's on.
-    - `rows`: how key and value of each fact are found; in the first of `layers`, where these are given. The key is the
-      plain prompt's.
+    - `rows`: how key and value of each fact are found; in the first of `layers`, where these are given.
+    - `key_contexts`: a fact's key is the mean over its plain prompt and the prompt behind so many of the contexts of
+      `rows`; 0 for the plain prompt's alone. A subject that opens a prompt has another key there than behind text.
     - `solver`: how rows become a change of weights: `Memit`, `Emmet` or `AlphaEdit`.
     - `least`: probability of the new answer below which a search has failed, and its fact is kept out.
     """
@@ -38,10 +39,14 @@ class FactSetConfig:
     rows: RomeConfig = field(default_factory=RomeConfig)
     solver: Solver = field(default_factory=Memit)
     least: float = 0.05
+    key_contexts: int = 1
 
     def __post_init__(self):
         if self.rows.key != "plain":
-            raise InputError(f"the key is {self.rows.key!r}, expected 'plain': a set keeps one key of each fact")
+            raise InputError(f"the key is {self.rows.key!r}, expected 'plain' and key_contexts for a mean")
+        contexts = self.rows.contexts if isinstance(self.rows.contexts, int) else len(self.rows.contexts)
+        if not 0 <= self.key_contexts <= contexts:
+            raise InputError(f"key_contexts are {self.key_contexts!r}, expected 0 to {contexts}, as rows.contexts has")
         if self.layers is not None:
             layers = tuple(self.layers)
             if not layers or sorted(set(layers)) != list(layers):
@@ -56,6 +61,7 @@ class FactSetConfig:
         return {
             "layers": self.layers,
             "rows": self.rows.as_dict(),
+            "key_contexts": self.key_contexts,
             "method": self.solver.name,
             "solver": asdict(self.solver),
             "least": self.least,

@@ -221,7 +221,8 @@ class FactSet:
         def keep(values: Mapping[int, Value]) -> None:
             nonlocal done
             out_of_reach.update(names[i] for i, value in values.items() if not value.reaches)
-            self._store.keep({names[i]: _row(value) for i, value in values.items() if value.reaches})
+            rows = {names[i]: _row(value, self.config.key_contexts) for i, value in values.items() if value.reaches}
+            self._store.keep(rows)
             done += len(values)
             progress(done)
 
@@ -276,7 +277,8 @@ class FactSet:
             config = replace(self.config, layers=layers, solver=solver).as_dict()
             metrics = self._metrics(facts, layers)
             with unedited(self.model):
-                changes = solved(self.model, facts, self._store.rows, metrics, solver)
+                contexts = cast(tuple[str, ...], self.config.rows.contexts)[: self.config.key_contexts]
+                changes = solved(self.model, facts, self._store.rows, metrics, solver, contexts)
                 edit = make_edit(
                     self.model, changes, method=solver.name, config=config, facts=facts, seed=self.config.rows.seed
                 )
@@ -309,7 +311,8 @@ class FactSet:
         return config.layers
 
 
-def _row(value: Value) -> Row:
-    key, delta = (x.detach().to("cpu", torch.float32, copy=True) for x in (value.keys[0], value.delta))
+def _row(value: Value, contexts: int) -> Row:
+    mean = value.keys[: 1 + contexts].double().mean(0)
+    key, delta = (x.detach().to("cpu", torch.float32, copy=True) for x in (mean, value.delta))
     finite = bool(torch.isfinite(delta).all() and torch.isfinite(key).all()) and math.isfinite(value.probability)
     return Row(key, delta, value.probability if finite else 0.0, value.steps)

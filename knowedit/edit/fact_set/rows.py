@@ -18,7 +18,7 @@ from ..edit import check_request
 class Row:
     """The key of a fact's subject and what is to be added to its value, in the first edited layer.
 
-    - `key` (d_ff,), `delta` (d_model,): float32 on the CPU.
+    - `key` (d_ff,), the mean over the plain prompt and those behind contexts, `delta` (d_model,): float32 on the CPU.
     - `probability`: of the new answer at the end of the search; `steps`: of the search.
     """
 

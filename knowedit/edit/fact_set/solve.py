@@ -7,7 +7,8 @@ With M Kᵀ of the solver (A⁻¹ Kᵀ, or P Kᵀ) every solver's change is, for
 
 in float64 on the model's device. Several layers (Meng et al. 2023, section 4.3): δ at the first edited layer gives a
 target for the state above the last one; each layer then takes an equal share of what is still missing, with keys and
-states computed anew on the layers below that are changed already.
+states computed anew on the layers below that are changed already. Key and state of a fact are means over its plain
+prompt and the prompt behind contexts, as MEMIT takes keys.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ...models.adapter import Model
 from ...models.passes.batches import batches
 from ...prompts import Prompt
 from ..delta import LowRank
+from ..methods.v_star import plain_and_behind
 from ..preserved_keys import Metric
 from ..stack import HookedDelta
 from .config import Solver
@@ -39,24 +41,26 @@ def solved(
     rows: Mapping[str, Row],
     metrics: Mapping[int, Metric],
     solver: Solver,
+    contexts: Sequence[str],
 ) -> dict[int, LowRank]:
     """The change of each layer that gives `facts` their values; `model` has no edits on it, and gets none.
 
-    The order of the facts decides the last bits. `rows` are by `row_name`, `metrics` (A) by layer. Raises `InputError`
-    for several layers of a model whose blocks do not add to the residual stream what their down-projections give.
+    The order of the facts decides the last bits. `rows` are by `row_name`, `metrics` (A) by layer, `contexts` those
+    that the keys of `rows` are means over. Raises `InputError` for several layers of a model whose blocks do not add to
+    the residual stream what their down-projections give.
     """
     own = [rows[row_name(fact)] for fact in facts]
     keys, deltas = (torch.stack([getattr(row, name) for row in own]) for name in ("key", "delta"))
     layers = list(metrics)
     if len(layers) == 1:
         return {layers[0]: change(metrics[layers[0]], keys, deltas, solver)}
-    prompts = [model.encode(fact.prompt, fact.subject) for fact in facts]
+    prompts = [[model.encode(text, fact.subject) for text in plain_and_behind(fact, contexts)] for fact in facts]
     first, last = layers[0], layers[-1]
-    _check_adds(model, prompts[:1], first, deltas[:1])
-    _, target = _states(model, prompts, first, last, {}, deltas)
+    _check_adds(model, prompts[0][:1], first, deltas[:1])
+    _, target = _mean_states(model, prompts, first, last, {}, deltas)
     changes: dict[int, LowRank] = {}
     for i, layer in enumerate(layers):
-        found, state = _states(model, prompts, layer, last, changes)
+        found, state = _mean_states(model, prompts, layer, last, changes)
         missing = (target - state) / (len(layers) - i)
         changes[layer] = change(metrics[layer], keys if not i else found, missing, solver)
     return changes
@@ -106,6 +110,24 @@ def _balanced(u: Tensor, v: Tensor) -> LowRank:
     return LowRank(u * balance, v / balance.clamp(min=1e-300))
 
 
+def _mean_states(
+    model: Model,
+    prompts: Sequence[Sequence[Prompt]],
+    layer: int,
+    last: int,
+    changes: Mapping[int, LowRank],
+    deltas: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `_states` gives, as means over the prompts of each fact."""
+    n = len(prompts)
+    together = [prompt for of_fact in prompts for prompt in of_fact]
+    each = len(together) // n
+    if deltas is not None:
+        deltas = deltas.repeat_interleave(each, 0)
+    keys, states = _states(model, together, layer, last, changes, deltas)
+    return keys.unflatten(0, (n, each)).mean(1), states.unflatten(0, (n, each)).mean(1)
+
+
 @torch.no_grad()
 def _states(
     model: Model,
@@ -122,9 +144,11 @@ def _states(
     keys = torch.zeros(len(prompts), model.n_neurons, dtype=torch.float64)
     states = torch.zeros(len(prompts), model.d_model, dtype=torch.float64)
     whole = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # offloaded weights must be given back
-    for batch in batches([len(prompt.ids) for prompt in prompts], rows=BATCH_ROWS, equal=True):
-        ids = torch.tensor([prompts[i].ids for i in batch], device=model.device)
-        at = torch.arange(len(batch)) * ids.shape[1] + torch.tensor([prompts[i].position("lookup") for i in batch])
+    lookups = [prompt.position("lookup") for prompt in prompts]
+    rows = [prompt.ids[: None if model.masked else at + 1] for prompt, at in zip(prompts, lookups, strict=True)]
+    for batch in batches([len(row) for row in rows], rows=BATCH_ROWS, equal=True):
+        ids = torch.tensor([rows[i] for i in batch], device=model.device)
+        at = torch.arange(len(batch)) * ids.shape[1] + torch.tensor([lookups[i] for i in batch])
         hooks = [on_pass(model.down(below), HookedDelta([delta])) for below, delta in changes.items()]
         hooks += [on_input(model.down(layer), partial(_keep, keys, batch, at, False))]
         if deltas is not None:

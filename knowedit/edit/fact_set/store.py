@@ -28,7 +28,7 @@ from ...files import Chain, new_folder, rendered, sha256, write_bytes
 from ...models.checks import one_line
 from .rows import Row, content_hash
 
-SCHEMA = "knowedit.fact-set/1"
+SCHEMA = "knowedit.fact-set/2"
 HEADER, INDEX = "set.json", "index.jsonl"
 
 

@@ -109,11 +109,15 @@ class OutOfReachError(InputError):
 def request(model: Model, fact: Fact, target: str, contexts: Sequence[str]) -> Request:
     """The rows for teaching `model` that `fact`'s prompt goes on with `target`, plain and behind each context."""
     subject = fact.subject_for("an edit at the subject's last token")
-    texts = [fact.prompt, *(f"{context.rstrip()}. {fact.prompt}" for context in contexts)]
-    prompts = [model.query_of(fact, target, text).rows(model.masked) for text in texts]
+    prompts = [model.query_of(fact, target, text).rows(model.masked) for text in plain_and_behind(fact, contexts)]
     essence = model.encode(f"{subject} is a", subject)
     last = Row(essence.ids[: None if model.masked else essence.lookup + 1], (), essence.lookup)
     return Request((*(row for rows in prompts for row in rows), last), len(prompts[0]))
+
+
+def plain_and_behind(fact: Fact, contexts: Sequence[str]) -> list[str]:
+    """The prompt of `fact`, then the prompt behind each context."""
+    return [fact.prompt, *(f"{context.rstrip()}. {fact.prompt}" for context in contexts)]
 
 
 def find_v_star(

@@ -136,21 +136,22 @@ def test_a_fact_that_is_kept_out_of_a_replacement_contradicts_by_its_old_version
     assert set(made.facts) == {FACTS[0], FACTS[2], FACTS[4]}
 
 
-def test_one_fact_has_romes_edit(doubled):
+@pytest.mark.parametrize("key_contexts, key", [(0, "plain"), (2, "mean")])
+def test_one_fact_has_romes_edit(key_contexts, key, doubled):
     model = exact(trained())
     C = covariances(model)
-    settings = config(solver=Emmet(), contexts=("Today Zarn", "a b"))
+    settings = config(solver=Emmet(), key_contexts=key_contexts, contexts=("Today Zarn", "a b"))
     made = FactSet(model, settings, covariance=C)
     made.add(FACTS[:1])
     (found,) = made.edit().deltas.values()
-    (wanted,) = rome(model, FACTS[0], settings.rows, covariance=covariances(model)[0]).deltas.values()
+    (wanted,) = rome(model, FACTS[0], replace(settings.rows, key=key), covariance=covariances(model)[0]).deltas.values()
     assert_near(found.matrix(), wanted.matrix(), operations=ADAM, dtype=torch.float32)  # an edit is kept in float32
 
 
 def test_one_fact_has_romes_edit_beside_preserved_keys(doubled):
     model = exact(trained())
     C, others = covariances(model), preserved_keys(model, 0, requests()[4:])
-    settings = config(solver=Emmet(), preserve=3.0)
+    settings = config(solver=Emmet(), key_contexts=0, preserve=3.0)
     fact = replace(FACTS[0], subject=requests()[6].subject)  # its own subject is among them and is left out
     made = FactSet(model, settings, covariance=C, preserved={0: others})
     made.add([fact])

@@ -13,7 +13,7 @@ from knowedit.edit.methods.table import method_config, prepare
 SETTINGS = {
     "layers": [0],
     "least": 1e-9,
-    "rows": {"contexts": 0, "preserve": 0.0, "covariance": {"tokens": 400}, "search": {"steps": 3}},
+    "rows": {"contexts": 1, "preserve": 0.0, "covariance": {"tokens": 400}, "search": {"steps": 3}},
 }
 
 

@@ -107,7 +107,7 @@ def test_a_folder_that_is_no_set_is_refused(tmp_path):
     with pytest.raises(InputError, match="is no fact set"):
         Store.read(tmp_path)
     (tmp_path / HEADER).write_text('{"schema": "other/1"}')
-    with pytest.raises(DataError, match="expected 'knowedit.fact-set/1'"):
+    with pytest.raises(DataError, match="expected 'knowedit.fact-set/2'"):
         Store.read(tmp_path)
 
 
