@@ -139,12 +139,12 @@ def measuring(module: nn.Module):
     """
     if getattr(getattr(module, "config", None), "return_dict", True) is False:
         raise InputError("the model gives tuples, whose parts have no names; set its config.return_dict to True")
-    weight = next(module.parameters(), None)
-    if weight is not None and torch.is_autocast_enabled(weight.device.type):
-        raise InputError(
-            "torch.autocast is on, which rounds what is measured; leave it around this call by "
-            f"torch.autocast({weight.device.type!r}, enabled=False), or load the model in half precision"
-        )
+    for device in _devices(module):
+        if torch.is_autocast_enabled(device):
+            raise InputError(
+                "torch.autocast is on, which rounds what is measured; leave it around this call by "
+                f"torch.autocast({device!r}, enabled=False), or load the model in half precision"
+            )
     training = [part for part in module.modules() if part.training]
     with uncompiled():
         for part in training:
@@ -154,6 +154,13 @@ def measuring(module: nn.Module):
         finally:
             for part in training:
                 part.training = True
+
+
+def _devices(module: nn.Module) -> list[str]:
+    """The kinds of devices that `module` may compute on: offloaded weights do not say which."""
+    if (weight := next(module.parameters(), None)) is None:
+        return []
+    return ["cpu", "cuda"] if weight.device.type == "meta" else [weight.device.type]
 
 
 @contextmanager

@@ -154,6 +154,8 @@ def test_an_offloaded_model_gives_the_same_answers():
         assert_near(found.scores, wanted, size=LOGITS * wanted.abs().max().item(), operations=2 * PASS)
     assert vocabulary(away, 1, 3) == vocabulary(here, 1, 3)
     assert away.weights_hash() == here.weights_hash()
+    with torch.autocast("cpu"), pytest.raises(InputError, match="autocast is on"):
+        attribute(away, prompt, "Paris")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
