@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from .report.page.explain import explain as explain
     from .report.page.html import save_page as save_page
     from .report.page.story import ExplainConfig as ExplainConfig
-    from .sources.builtin import builtin_facts as builtin_facts, find_fact as find_fact, read_facts as read_facts
+    from .sources.builtin import builtin_facts as builtin_facts, find_fact as find_fact
+    from .sources.loading import read_facts as read_facts
 else:
     __getattr__, __dir__, __all__ = exports(__name__, __file__)

@@ -7,10 +7,10 @@ edits.py         CounterFact, CounterFact-lite, zsRE
 ripple.py        KnowEdit, MQuAKE, RippleEdits
 relations.py     the relations format, ParaRel
 formats.py       the table of formats
-loading.py       load_source: a name or a path → `Source`
+loading.py       load_source: a name or a path → `Source`; read_facts: the facts of a file
 """
 
-from .builtin import builtin_facts, find_fact, read_facts
-from .loading import Source, load_source
+from .builtin import builtin_facts, find_fact
+from .loading import Source, load_source, read_facts
 
 __all__ = ["Source", "builtin_facts", "find_fact", "load_source", "read_facts"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError, did_you_mean
 from ..facts import Fact
-from .records import Bad, Placed, put_aside, read_bytes, records
+from .records import Bad, Placed, put_aside, records
 
 
 @cache
@@ -17,19 +17,6 @@ def builtin_facts() -> tuple[Fact, ...]:
     """The facts that ship with knowedit, in the order of their file."""
     data = resources.files("knowedit").joinpath("data", "facts.jsonl").read_bytes()
     return tuple(own_facts(records(Path("facts.jsonl"), data), "the built-in facts"))
-
-
-def read_facts(path: str | Path) -> tuple[Fact, ...]:
-    """Facts out of a file whose records have the fields of `Fact`: JSON, JSON lines, CSV or TSV, gzipped or not.
-
-    Facts without an id are called by their place. Raises `InputError` for a missing file or a wrong record and
-    `DataError` for text that is not what it should be, naming the line.
-    """
-    path = Path(path).expanduser()
-    facts = tuple(own_facts(records(path, read_bytes(path)), repr(str(path))))
-    if not facts:
-        raise InputError(f"{str(path)!r} holds no facts; expected a list of objects, or one a line")
-    return facts
 
 
 def find_fact(name: str, facts: tuple[Fact, ...] | None = None) -> Fact:

@@ -26,6 +26,10 @@ _PATTERNS = ("pattern_data/graphs_json", "graphs_json", "patterns")  # ParaRel's
 _TRIPLES = ("trex_lms_vocab", "triples", "TREx")
 
 
+class UnknownFormatError(InputError):
+    """The first record of a source has the fields of no known format."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Facts and where they are from.
@@ -74,6 +78,25 @@ def load_source(
     return Source(str(name), found, tuple(facts), tuple(skipped), digest, path)
 
 
+def read_facts(path: str | Path) -> tuple[Fact, ...]:
+    """Facts out of a file of any format that `load_source` knows: JSON, JSON lines, CSV or TSV, gzipped or not.
+
+    Records of no known format are to have the fields of `Fact`. Facts without an id are called by their place. Records
+    that cannot be asked are left out; `load_source` tells which. Raises `InputError` for a missing file, a wrong record
+    or an id twice, and `DataError` for text that is not what it should be, naming the line.
+    """
+    path = Path(path).expanduser()
+    data = read_bytes(path)
+    try:
+        _, facts, _ = _of_file(path, data, None, None)
+    except UnknownFormatError:
+        _, facts, _ = _of_file(path, data, "facts", None)
+    if not facts:
+        raise InputError(f"{str(path)!r} holds no facts; expected a list of objects, or one a line")
+    _check_ids(str(path), facts)
+    return tuple(facts)
+
+
 def _found(name: str, format: str | None, revision: str | None, bad: Bad | None):
     """(format, facts, skipped, sha256, path)"""
     path = Path(name).expanduser()
@@ -112,7 +135,7 @@ def _of_file(path: Path, data: bytes, format: str | None, bad: Bad | None):
 def _read(name: str, placed: list[Placed], format: str | None, bad: Bad | None):
     """(format, facts, skipped) of records."""
     if not placed:
-        raise InputError(f"{name!r} is empty; expected at least one record")
+        raise UnknownFormatError(f"{name!r} is empty; expected at least one record")
     format = format or _format_of(name, placed[0][1])
     facts: list[Fact] = []
     skipped: list[tuple[str, str]] = []
@@ -140,7 +163,7 @@ def _format_of(name: str, record: object) -> str:
         if record and all(_is_bags(value) for value in record.values()):
             return "pararel"
     fields = ", ".join(map(repr, list(record)[:6])) if isinstance(record, dict) else type(record).__name__
-    raise InputError(
+    raise UnknownFormatError(
         f"the first record of {name!r} has the fields {fields}, those of no known format; name one of "
         f"{', '.join((*FORMATS, 'facts'))}"
     )

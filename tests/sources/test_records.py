@@ -151,3 +151,10 @@ def test_other_formats_come_packed_and_in_tables(write):
     for path in (write("lite.csv", rows), write("lite.csv.gz", gzip.compress(rows.encode(), mtime=0))):
         source = load_source(str(path))
         assert source.format == "counterfact-lite" and source.facts[0].prompt == "Lyon is a twin city of"
+
+
+def test_the_files_of_data_sets_are_read_like_our_own(write):
+    path = write("counterfact.json", json.dumps([COUNTERFACT]))
+    assert read_facts(path) == load_source(str(path)).facts
+    with pytest.raises(InputError, match="has the id .* twice"):
+        read_facts(write("twice.json", json.dumps([COUNTERFACT | {"case_id": 3}] * 2)))
