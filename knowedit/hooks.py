@@ -41,7 +41,7 @@ def on_output(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Regis
         new = fn(first(output))
         if new is None:
             return None
-        return (new, *output[1:]) if isinstance(output, tuple) else new
+        return type(output)([new, *output[1:]]) if isinstance(output, tuple | list) else new
 
     return lambda: module.register_forward_hook(hook)
 
@@ -172,8 +172,8 @@ def differentiable():
 
 
 def first(output):
-    """The tensor of a module's output, which may be a tuple."""
-    return output[0] if isinstance(output, tuple) else output
+    """The tensor of a module's output, which may be a tuple, or a list (OpenAI GPT)."""
+    return output[0] if isinstance(output, tuple | list) else output
 
 
 def bears_hooks(module: nn.Module) -> bool:

@@ -44,7 +44,7 @@ def test_the_rest_of_tuples_and_arguments_is_kept():
         value, rest = module(x)
     assert torch.equal(value, x - 5)
     assert rest == "kept"
-    assert first((x, 1)) is x and first(x) is x
+    assert first((x, 1)) is first([x]) is x and first(x) is x
 
 
 def test_calls_are_shown_with_keywords():

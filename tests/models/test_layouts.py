@@ -1,8 +1,11 @@
 """A family is a row of the table: with it, a model of a family that nobody has heard of is located and edited."""
 
+import math
+
 import pytest
 import torch
 import transformers as T
+from support.rounding import near_probability
 from support.tiny import DECODERS, FAMILIES, MASKED, PROMPT, SUBJECT, TARGET, hf, tiny, tokenizer
 
 from knowedit import AttributionConfig, Fact, LayoutError, ModelError, RomeConfig, attribute, rome, wrap
@@ -98,3 +101,19 @@ def test_a_config_that_names_no_head_is_a_masked_model_where_the_row_says_so(fam
 def test_a_config_of_no_language_model_is_refused():
     with pytest.raises(ModelError, match="'a picture' is a vit model, which is no language model; choose another"):
         auto_class(T.ViTConfig(), "a picture")
+
+
+def test_a_family_whose_blocks_give_lists_is_found_by_structure():
+    """OpenAI's first GPT, which also keeps no cache: its prompts are run whole."""
+    torch.manual_seed(0)
+    tokens = tokenizer("bpe-bos")
+    config = T.OpenAIGPTConfig(vocab_size=len(tokens), n_embd=32, n_layer=3, n_head=4, n_positions=128)
+    model = wrap(T.OpenAIGPTLMHeadModel(config).eval(), tokens)
+    query = model.query(PROMPT, TARGET, SUBJECT)
+    assert not model.cached
+    assert attribute(model, query, config=AttributionConfig(nodes=8)).missing.max() < 1e-3
+    with torch.no_grad():
+        row = model.hf(input_ids=torch.tensor([query.steps[-1].ids])).logits[0].log_softmax(-1)
+    log_p = sum(row[step.read, token].item() for step, token in zip(query.steps, query.target_ids, strict=True))
+    (answer,) = ask(model, [query])
+    assert answer.probability == near_probability(math.exp(log_p))
