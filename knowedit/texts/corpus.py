@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import InputError, ModelError, did_you_mean
 from ..hooks import measuring
 from ..models.adapter import Model
+from ..models.passes.replay import behind, cache_of
 from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, frame, special, tokenization
 from .sources import BuiltinText, HubText, TextFile
 
@@ -140,8 +141,8 @@ def _sampled(model: Model, rows: int, tokens: int, seed: str) -> Tensor:
     cache = None
     for _ in range(tokens):
         with measuring(model.hf):
-            out = model.hf(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+            out = model.hf(input_ids=ids[:, -1:], use_cache=True, **behind(model.hf, cache))
+        cache = cache_of(out)
         logits = out.logits[:, -1].float().index_fill(1, banned, -torch.inf)
         cumulated = logits.softmax(-1).cumsum(-1)
         # in (0, 1], so that the first token whose sum reaches it has a probability above 0

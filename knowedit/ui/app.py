@@ -12,16 +12,13 @@ from tempfile import TemporaryDirectory, mkdtemp
 from threading import Event
 from typing import Any
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-
-import gradio as gr  # noqa: E402
-
-from ..errors import InputError, KnoweditError  # noqa: E402
-from ..models.adapter import Model  # noqa: E402
-from . import asking, comparing, editing, inside, locating, stacking  # noqa: E402
-from .jobs import Desk, Report  # noqa: E402
-from .render import doing, fill, head, notes, problem  # noqa: E402
-from .tab import Tab  # noqa: E402
+from ..errors import InputError, KnoweditError
+from ..models.adapter import Model
+from . import asking, comparing, editing, inside, locating, stacking
+from .jobs import Desk, Report
+from .render import doing, fill, head, notes, problem
+from .tab import Tab
+from .toolkit import gradio as gr
 
 HOST = "127.0.0.1"
 

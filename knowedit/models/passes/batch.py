@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..adapter import Model
 from .batches import padded
-from .replay import PrefixCache, call_block, call_copies, capture, is_cache, keys_values, map_leaves
+from .replay import PrefixCache, cache_of, call_block, call_copies, capture, is_cache, keys_values, map_leaves
 
 
 @dataclass
@@ -184,7 +184,7 @@ def record_batch(
         prefixes = [row[:start] for row, start in zip(rows, starts, strict=True)]
         prefix, before = padded(prefixes, left=True, columns=width)
         arguments = mask_arguments(model, before, before.cumsum(1) - 1)
-        cache = model.run(prefix.to(model.device), use_cache=True, **arguments).past_key_values
+        cache = cache_of(model.run(prefix.to(model.device), use_cache=True, **arguments))
         seen = torch.cat([before, seen], 1)
     positions = lengths[:, None] + torch.arange(tokens.shape[1])
     suffix = _Suffix(tokens, seen, positions, width, cache)

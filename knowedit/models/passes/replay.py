@@ -13,12 +13,13 @@ sequences.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...hooks import differentiable, first, hooked, measuring, on_call, on_input, on_output
 from ...prompts import Query
@@ -66,7 +67,7 @@ def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     tokens = torch.tensor([ids], device=model.device)
     cache = None
     if start:
-        cache = model.run(tokens[:, :start], use_cache=True).past_key_values
+        cache = cache_of(model.run(tokens[:, :start], use_cache=True))
     prefix = [keys_values(cache, layer) for layer in range(model.n_layers)]
     calls, inputs, neurons, output = capture(model, tokens[:, start:], cache)
     neurons = [n.reshape(len(ids) - start, -1) for n in neurons]
@@ -108,7 +109,7 @@ def capture(
         if model.masked:
             model.run(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask)
         else:
-            model.run(tokens, past_key_values=cache, use_cache=model.cached, attention_mask=mask, **more)
+            model.run(tokens, use_cache=model.cached, attention_mask=mask, **behind(model.text, cache), **more)
     inputs = [args[0] if args else kwargs["hidden_states"] for args, kwargs in calls]
     return calls, inputs, neurons, outputs[-1]
 
@@ -170,6 +171,18 @@ def leaves(tree) -> Iterator[tuple[tuple, Any]]:
 
 def is_cache(leaf) -> bool:
     return hasattr(leaf, "update") and hasattr(leaf, "get_seq_length")
+
+
+def behind(module: nn.Module, cache) -> dict:
+    """The argument by which a model runs behind `cache`: transformers calls `cache` what was `past_key_values`."""
+    known = inspect.signature(module.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
+
+
+def cache_of(output):
+    """The cache in what a model gives, under either name."""
+    kept = getattr(output, "cache", None)
+    return output.past_key_values if kept is None else kept
 
 
 def keys_values(cache, layer: int) -> tuple[Tensor, Tensor] | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...hooks import hooked, on_input, on_output
 from ...models.adapter import Model
-from ...models.passes.replay import Recording, capture, is_cache, keys_values, leaves, record
+from ...models.passes.replay import Recording, cache_of, capture, is_cache, keys_values, leaves, record
 from .noise import on_noise
 
 SUBLAYERS = ("mlp", "attention")
@@ -83,8 +83,8 @@ class Corruption:
         if all(keys.shape[-2] == len(self.ids) for keys, _ in kept):
             return [(keys[..., :length, :], values[..., :length, :]) for keys, values in kept]
         with torch.no_grad(), hooked(on_noise(self.model, self.noise, self.start)):
-            cache = self.model.run(self._tokens(self.draws)[:, :length], use_cache=True)
-        return [keys_values(cache.past_key_values, layer) for layer in range(self.model.n_layers)]
+            cache = cache_of(self.model.run(self._tokens(self.draws)[:, :length], use_cache=True))
+        return [keys_values(cache, layer) for layer in range(self.model.n_layers)]
 
     def _tokens(self, rows: int) -> Tensor:
         return torch.tensor([self.ids] * rows, device=self.model.device)
