@@ -191,6 +191,8 @@ def outcome(model: Model, edit: Edit, *, lens: bool = False, text: str | None = 
 def perplexity(model: Model, text: str | None = None) -> float:
     """exp(mean negative log-likelihood of a token) on `text`, by default a short plain one that ships with knowedit.
 
+    A long text is cut into rows. Where texts begin with a special token every row does: without it Gemma is lost.
+
     Raises `InputError` for a masked model, which has none, and for a text of fewer than two tokens.
     """
     if model.masked:
@@ -200,7 +202,8 @@ def perplexity(model: Model, text: str | None = None) -> float:
     ids = model.encode(text).ids
     total, count, width = 0.0, 0, min(_ROW, positions(model) or _ROW)
     for start in range(0, len(ids) - 1, width):
-        row = torch.tensor([ids[start : start + width + 1]], device=model.device)
+        begins = ids[0] if ids[0] in model.tokenizer.all_special_ids else ids[start]
+        row = torch.tensor([[begins, *ids[start + 1 : start + width + 1]]], device=model.device)
         *_, output = capture(model, row[:, :-1])
         log_p = model.logits(model.normed(output)).float().log_softmax(-1)
         total -= log_p.gather(-1, row[:, 1:, None].to(log_p.device)).double().sum().item()

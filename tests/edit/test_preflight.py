@@ -180,6 +180,22 @@ def test_paraphrases_that_preferred_the_new_answer_before_and_gain_nothing_are_n
     check(before, unmoved, replace(loose, paraphrases=0))
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2"])
+def test_every_row_of_a_long_text_begins_with_the_special_token_that_texts_begin_with(family, monkeypatch):
+    monkeypatch.setattr("knowedit.edit.preflight._ROW", 5)
+    model = tiny(family)
+    ids = model.encode(TEXT).ids
+    begins = [ids[0]] if ids[0] in model.tokenizer.all_special_ids else []
+    assert bool(begins) == (family != "gpt2")
+    rows = [[*(begins or ids[start : start + 1]), *ids[start + 1 : start + 6]] for start in range(0, len(ids) - 1, 5)]
+    with torch.no_grad():
+        losses = [
+            model.hf(input_ids=torch.tensor([row]), labels=torch.tensor([row])).loss * (len(row) - 1) for row in rows
+        ]
+    assert len(rows) > 1
+    assert perplexity(model, TEXT) == near_probability((sum(losses) / (len(ids) - 1)).exp().item())
+
+
 def test_perplexity_is_that_of_the_model_itself():
     model = tiny("llama")
     ids = torch.tensor([model.encode(TEXT).ids])
