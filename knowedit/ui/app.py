@@ -156,7 +156,7 @@ def _shown(**more: Any) -> gr.HTML:
 def _ask(wiring: Wiring) -> Any:
     with _stage(1, "Ask", "What does the model say, and how sure is it?"):
         start = asking.words(asking.START)
-        chosen = gr.Dropdown(asking.choices(), value=asking.START, label="A built-in fact", filterable=True)
+        chosen = gr.Dropdown(asking.choices(), value=asking.START, label="Fill in a built-in fact", filterable=True)
         with gr.Row():
             prompt = gr.Textbox(start[0], label="Prompt", scale=3, elem_id="prompt")
             subject = gr.Textbox(start[1], label="Subject, as it stands there", scale=2, elem_id="subject")
@@ -273,11 +273,14 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
         with gr.Row():
             off = gr.Button("Take it off", elem_id="take-off")
             none = gr.Button("Take all off", elem_id="take-all-off")
-        folder = gr.Textbox(label="A folder on this machine", elem_id="folder", placeholder="~/edits/eiffel-in-dubai")
+        with gr.Row():
+            folder = gr.Textbox(
+                label="A folder on this machine", elem_id="folder", placeholder="~/eiffel-in-dubai", scale=3
+            )
+            kind = gr.Dropdown(list(stacking.EXPORTS), value="peft", label="Export as", scale=1)
         with gr.Row():
             save = gr.Button("Save the one", elem_id="save")
             load = gr.Button("Load an edit or a set of facts", elem_id="load")
-            kind = gr.Dropdown(list(stacking.EXPORTS), value="peft", label="Export as", min_width=120)
             export = gr.Button("Export all that are on", elem_id="export")
             wiring.stop()
         status = _shown()
