@@ -42,6 +42,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     rank = {HERE / name: i for i, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in rank), "LONGEST names a file that is not there"
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
     if config.getoption("--all-families"):
         return

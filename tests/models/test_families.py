@@ -67,6 +67,25 @@ def test_wrapping_leaves_the_model_as_it_was(family):
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whoever_asks_for_a_tiny_model_has_one_that_nobody_touched(family):
+    anew = wrap(hf(family), tokenizer(FAMILIES[family][2]), name=f"tiny-{family}")
+    touched = tiny(family)
+    with torch.no_grad():
+        for weight in touched.hf.parameters():
+            weight.zero_()
+    touched.hf.train().register_forward_hook(print)
+    model = tiny(family)
+    assert {name: v for name, v in vars(model).items() if name != "hf"} == {
+        name: v for name, v in vars(anew).items() if name != "hf"
+    }
+    found, wanted = model.hf.state_dict(), anew.hf.state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert not model.hf.training and not model.hf._forward_hooks
+    tied = model.hf.get_input_embeddings().weight is model.unembedding.weight
+    assert tied == (anew.hf.get_input_embeddings().weight is anew.unembedding.weight)
+
+
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in HEADS_THAT_STRUCTURE_MISSES])
 def test_a_family_wraps_by_structure_alone(family, monkeypatch):
     known = tiny(family).layout

@@ -11,6 +11,7 @@ least 1e-3 of F. Two vocabularies' worth of special tokens are kept apart, so id
 from __future__ import annotations
 
 from contextlib import contextmanager
+from copy import copy, deepcopy
 from functools import cache
 
 import torch
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedTokenizerFast
 
 from knowedit import Model, wrap
+from knowedit.models.layouts import LAYOUTS
 
 SENTENCES = (
     "The Eiffel Tower is located in the city of Paris.",
@@ -354,9 +356,19 @@ def randomize(module: torch.nn.Module, scale: float = 1.0, seed: int = 0) -> Non
             weight.add_(0.2 * noise)
 
 
+_UNTOUCHED: dict = {}  # what `tiny` copies: a copy takes a seventh of the time that building and probing do
+
+
 def tiny(family: str, dtype: torch.dtype = torch.float32, scale: float = 1.0, seed: int = 0, **overrides) -> Model:
-    """`hf`, wrapped with its tokenizer."""
-    return wrap(hf(family, dtype, scale, seed, **overrides), tokenizer(_row(family)[2]), name=f"tiny-{family}")
+    """`hf`, wrapped with its tokenizer: a model of its own for each who asks."""
+    key = family, dtype, scale, seed, repr(overrides), torch.get_default_dtype(), tuple(LAYOUTS.items())
+    if key not in _UNTOUCHED:
+        with torch.inference_mode(False):  # whoever asks first, and in which mode
+            built = hf(family, dtype, scale, seed, **overrides)
+            _UNTOUCHED[key] = wrap(built, tokenizer(_row(family)[2]), name=f"tiny-{family}")
+    model = copy(_UNTOUCHED[key])
+    model.hf = deepcopy(model.hf)
+    return model
 
 
 def _row(family: str) -> tuple[str, dict, str]:
