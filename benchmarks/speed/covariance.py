@@ -11,7 +11,7 @@ import statistics
 import torch
 
 import knowedit
-from knowedit.edit.covariance import _add
+from knowedit.edit.covariance import _keys
 from knowedit.models.adapter import Model
 from knowedit.texts.corpus import corpus
 from knowedit.texts.rows import text_of
@@ -69,5 +69,6 @@ def one_pass(model: Model, batches: list[torch.Tensor], layers) -> dict[int, tor
     """Σ k kᵀ by layer, as `covariance` adds it up: one pass that ends at the highest layer."""
     sums = {layer: torch.zeros(model.n_neurons, model.n_neurons) for layer in layers}
     for rows in batches:
-        _add(model, list(layers), rows, rows.numel(), sums)
+        for layer, keys in _keys(model, list(layers), list(rows)).items():
+            sums[layer].addmm_(keys.T, keys)
     return sums

@@ -30,6 +30,7 @@ from ..errors import InputError
 from ..hooks import Enough, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root, key_of
+from ..models.passes.batches import halving
 from ..models.tensor_cache import TensorCache, digest
 from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
@@ -262,8 +263,13 @@ def _computed(
     sums, done = _kept_sums(model, layers, kept, run)
     last = time.monotonic()
     for rows in text.batches(model, request["tokens"], done):
-        for part in rows.split(BATCH_ROWS):
-            done += _add(model, layers, part, request["tokens"] - done, sums)
+        parts = map(list, rows.split(BATCH_ROWS))
+        for _, keys in halving(model, parts, partial(_keys, model, layers), "rows of text"):
+            added = min(len(keys[layers[0]]), request["tokens"] - done)
+            for layer, C in sums.items():
+                k = keys[layer][:added].to(C)
+                C.addmm_(k.T, k)
+            done += added
             progress(done)
         if done == request["tokens"]:
             break
@@ -295,27 +301,26 @@ def _kept_sums(model: Model, layers: Sequence[int], kept: TensorCache, run: str)
 
 
 @torch.no_grad()
-def _add(model: Model, layers: Sequence[int], rows: Tensor, limit: int, sums: dict[int, Tensor]) -> int:
-    """Add k kᵀ of at most `limit` of the text's tokens in `rows` to the sums; how many they were."""
-    text = text_of(model)
+def _keys(model: Model, layers: Sequence[int], part: list[Tensor]) -> dict[int, Tensor]:
+    """Of each layer the keys of the text's tokens in some rows of token ids, (tokens, n_neurons)."""
+    text, rows = text_of(model), torch.stack(part)
+    keys: dict[int, Tensor] = {}
 
-    def adding(layer: int) -> Callable[[Tensor], None]:
-        def add(x: Tensor) -> None:
-            keys = x.reshape(*rows.shape, -1)[:, text].flatten(0, 1)[:limit]  # (tokens, n_neurons)
-            keys = keys.to(sums[layer])
-            sums[layer].addmm_(keys.T, keys)
+    def keeping(layer: int) -> Callable[[Tensor], None]:
+        def keep(x: Tensor) -> None:
+            keys[layer] = x.reshape(*rows.shape, -1)[:, text].flatten(0, 1)
             if layer == layers[-1] and not offloaded:
                 raise Enough
 
-        return add
+        return keep
 
     offloaded = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # would not give its weights back
-    with ending_early(), hooked(*(on_input(model.down(layer), adding(layer)) for layer in layers)):
+    with ending_early(), hooked(*(on_input(model.down(layer), keeping(layer)) for layer in layers)):
         if model.masked:
             model.run(rows, attention_mask=torch.ones_like(rows))
         else:
             model.run(rows, use_cache=model.cached)  # without a cache transformers looks, and waits, for packed rows
-    return min(limit, rows[:, text].numel())
+    return keys
 
 
 def _checked_shrinkage(shrinkage: float | None) -> float:

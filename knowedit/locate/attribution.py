@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, in_float32
+from ..models.passes.batches import halving
 from ..models.passes.objective import KINDS, Objective
 from ..prompts import Prompt, Query
 from .integration_path import BASELINES, IntegrationPaths, Reading, integration_paths
@@ -175,13 +176,16 @@ def attribute_many(
     as for `attribute`.
     """
     config = config or AttributionConfig()
-    for group in grouped_readings(model, queries, config, baselines):
+
+    def work(group: Sequence[tuple[Query, list[Reading]]]) -> list[Attribution]:
         started = time.perf_counter()
         with in_float32(model):
             parts = iter(_integrate(model, [reading for _, part in group for reading in part], config))
         seconds = (time.perf_counter() - started) / len(group)
-        for query, part in group:
-            yield _attribution(model, query, [next(parts) for _ in part], seconds, config)
+        return [_attribution(model, query, [next(parts) for _ in part], seconds, config) for query, part in group]
+
+    for _, attributions in halving(model, grouped_readings(model, queries, config, baselines), work, "prompts"):
+        yield from attributions
 
 
 def grouped_readings(
@@ -281,15 +285,16 @@ def _foil(model: Model, step: Prompt, config: AttributionConfig, separator: str 
 
 def _integrate(model: Model, readings: Sequence[Reading], config: AttributionConfig) -> list[_Part]:
     paths = integration_paths(model, readings, config.baseline, config.row_limit)
-    activations = paths.activations.cpu()
+    integrals, activations = _integrals(paths, config), paths.activations
+    tensors = torch.stack([*(integral.scores.to(activations) for integral in integrals), *activations.unbind(1)]).cpu()
     parts = []
-    for prompt, (integral, value) in enumerate(zip(_integrals(paths, config), paths.clean, strict=True)):
+    for prompt, (integral, value) in enumerate(zip(integrals, paths.clean, strict=True)):
         span = torch.tensor([value - b for b in integral.baseline_values], dtype=torch.float64)
-        scores = integral.scores.cpu()
+        scores, activation = tensors[prompt], tensors[len(integrals) + prompt]
         parts.append(
             _Part(
                 scores=scores,
-                activations=activations[:, prompt],
+                activations=activation,
                 value=value,
                 # a probability is never far from its own size; of a logarithm or logit only differences have one
                 size=abs(value) if config.of == "probability" else max(abs(value), span.abs().max().item()),
@@ -310,8 +315,9 @@ def _integrals(paths: IntegrationPaths, config: AttributionConfig) -> list[Integ
 
         return by_captum(paths, config)
     if config.nodes == "auto":
-        tolerances = [config.tolerance] * len(paths.readings)
-        if config.of == "probability":
-            tolerances = [min(config.tolerance, INCOMPLETE * f) for f in paths.clean]
-        return refine(paths, tolerances, config.budget * paths.model.n_layers, config.quadrature)
+
+        def tolerance(f: float) -> float:
+            return min(config.tolerance, INCOMPLETE * f) if config.of == "probability" else config.tolerance
+
+        return refine(paths, tolerance, config.budget * paths.model.n_layers, config.quadrature)
     return integrate(paths, config.quadrature, cast(int, config.nodes))

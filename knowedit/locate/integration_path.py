@@ -92,10 +92,14 @@ class IntegrationPaths:
         return self.batch.model
 
     @cached_property
-    def clean(self) -> list[float]:
-        """F of the unaltered prompts."""
+    def _clean(self) -> Tensor:
         with torch.no_grad():
-            return self._read(self.batch.output, range(len(self.readings))).value.tolist()
+            return self._read(self.batch.output, range(len(self.readings))).value
+
+    @cached_property
+    def clean(self) -> list[float]:
+        """F of the unaltered prompts; `integrate` reads it with the rest, without waiting once more."""
+        return self._clean.tolist()
 
     @property
     def activations(self) -> Tensor:
@@ -124,7 +128,8 @@ class IntegrationPaths:
                 ordered += rows
         stacked = torch.stack(list(scores.values()))
         sums = stacked.double().sum(1)
-        read = torch.cat([*(value.to(sums) for value in values), sums]).tolist()  # once: a device is waited for
+        read = torch.cat([self._clean.to(sums), *(value.to(sums) for value in values), sums]).tolist()  # once: it waits
+        self.clean, read = read[: len(self.readings)], read[len(self.readings) :]
         by_segment = dict(zip(scores, read[len(ordered) :], strict=True))
         return dict(zip(ordered, read, strict=False)), dict(zip(scores, stacked, strict=True)), by_segment
 
@@ -146,7 +151,7 @@ class IntegrationPaths:
         return torch.stack([gradient.to(self.delta) for gradient in gradients])
 
     @torch.no_grad()
-    def without(self, prompt: int, layer: int, indices: Tensor) -> Tensor:
+    def without(self, prompt: int, layer: int, indices: Sequence[int]) -> Tensor:
         """F of a prompt with each neuron of a layer set to zero at the first position, (indices,)."""
         of = torch.full((len(indices),), prompt, device=self.model.device)
         joining = [len(indices) if at == layer else 0 for at in range(self.model.n_layers)]
@@ -156,7 +161,7 @@ class IntegrationPaths:
             if at != layer:
                 return neurons
             neurons = neurons.clone()
-            neurons[rows, position, indices.to(neurons.device)] = 0
+            neurons[rows, position, torch.tensor(indices, device=neurons.device)] = 0
             return neurons
 
         return self._read(sweep(self.batch, joining, patch, of=of), [prompt] * len(indices)).value

@@ -23,7 +23,7 @@ budget of gradients bounds the search.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,16 +115,17 @@ def integrate(paths: IntegrationPaths, quadrature: str, nodes: int) -> list[Inte
 
 
 def refine(
-    paths: IntegrationPaths, tolerances: Sequence[float], budget: int, quadrature: str = "auto"
+    paths: IntegrationPaths, tolerance_of: Callable[[float], float], budget: int, quadrature: str = "auto"
 ) -> list[Integral]:
     """The integrals of each prompt by Gauss-Legendre, by at most `budget` gradients a prompt.
 
-    The gap of each layer is within the prompt's tolerance. Pieces of all prompts are evaluated together. The first
-    points of every layer are evaluated whatever the budget is.
+    The gap of each layer is within the prompt's tolerance, which is that of its F. Pieces of all prompts are evaluated
+    together. The first points of every layer are evaluated whatever the budget is.
     """
     points = _Points(paths, quadrature, START)
     floor = FLOOR * torch.finfo(paths.model.dtype).eps
     searches = _searches(points)
+    tolerances = [tolerance_of(f) for f in paths.clean]
     ended = ["tolerance"] * len(searches)
     while True:
         splits = {}
@@ -170,8 +171,8 @@ class _Search:
 
 def _searches(points: _Points) -> list[_Search]:
     """One piece for each layer of each prompt: its whole path."""
-    layers, clean = range(points.paths.model.n_layers), points.paths.clean
-    pieces = [[Piece(prompt, layer, 0.0, 1.0, None, f) for layer in layers] for prompt, f in enumerate(clean)]
+    layers, prompts = range(points.paths.model.n_layers), range(len(points.paths.readings))
+    pieces = [[Piece(prompt, layer, 0.0, 1.0, None, None) for layer in layers] for prompt in prompts]
     points.evaluate([piece for search in pieces for piece in search])
     return [_Search([[piece] for piece in search], [len(points.points)] * len(layers)) for search in pieces]
 
@@ -235,11 +236,12 @@ class _Points:
                 alpha, slope = self.at(s, s.lo + width * point)
                 nodes.append(Node(s.layer, s.prompt, i, alpha, width * weight * slope))
             for x, known in ((s.lo, s.f_lo), (s.hi, s.f_hi)):
-                if known is None:
+                if known is None and x < 1:  # where every path ends, F is that of the unaltered prompt
                     ends.setdefault((s.layer, s.prompt, x), Node(s.layer, s.prompt, i, self.at(s, x)[0]))
         values, scores, sums = self.paths.integrate(nodes + list(ends.values()))
         for i, s in enumerate(pieces):
             s.f_lo = values[ends[s.layer, s.prompt, s.lo]] if s.f_lo is None else s.f_lo
-            s.f_hi = values[ends[s.layer, s.prompt, s.hi]] if s.f_hi is None else s.f_hi
+            if s.f_hi is None:
+                s.f_hi = self.paths.clean[s.prompt] if s.hi == 1 else values[ends[s.layer, s.prompt, s.hi]]
             s.scores = scores[i]
             s.gap = abs(sums[i] - (s.f_hi - s.f_lo))

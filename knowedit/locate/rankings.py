@@ -11,19 +11,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, frozen, in_float32
+from ..models.passes.batches import halving
 from ..models.passes.objective import Objective, at_least_float, read_states
 from ..models.passes.scaled_answers import SWEEP_ROWS
 from ..prompts import Query
 from .attribution import AttributionConfig, attribute_many, grouped_readings
-from .integration_path import IntegrationPaths, integration_paths
+from .integration_path import IntegrationPaths, Reading, integration_paths
 from .quadrature import START
 
 RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
@@ -58,11 +60,16 @@ def rank_many(
         yield from (attribution.scores for attribution in attribute_many(model, queries, config))
         return
     score = {"gradient": _gradient, "activation": _activation, "logit": _logit, "ablation": _ablation}[method]
-    for group in grouped_readings(model, queries, replace(config, joint=config.joint and method == "gradient")):
+
+    def work(group: Sequence[tuple[Query, list[Reading]]]) -> list[Tensor]:
         with in_float32(model):
             paths = integration_paths(model, [r for _, part in group for r in part], "zero", config.row_limit)
             scores = score(paths).detach().cpu().split([len(part) for _, part in group], dim=1)
-        yield from (of_query.mean(1) for of_query in scores)
+        return [of_query.mean(1) for of_query in scores]
+
+    groups = grouped_readings(model, queries, replace(config, joint=config.joint and method == "gradient"))
+    for _, scores in halving(model, groups, work, "prompts"):
+        yield from scores
 
 
 def scoring_passes(method: str, nodes: int | str, model: Model | None) -> int:
@@ -105,7 +112,7 @@ def _ablation(paths: IntegrationPaths) -> Tensor:
     scores = torch.zeros_like(paths.delta[:, :, 0])
     for prompt, layer in itertools.product(range(len(paths.readings)), range(model.n_layers)):
         active = paths.delta[layer, prompt, 0].nonzero()[:, 0]  # a neuron that is zero already takes nothing away
-        for indices in active.split(SWEEP_ROWS):
-            values = paths.without(prompt, layer, indices)
+        without = partial(paths.without, prompt, layer)
+        for indices, values in halving(model, map(Tensor.tolist, active.split(SWEEP_ROWS)), without, "neurons"):
             scores[layer, prompt, indices] = paths.clean[prompt] - values.to(scores)
     return scores

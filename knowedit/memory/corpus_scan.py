@@ -22,8 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -33,7 +35,7 @@ from ..hooks import Enough, ending_early, hooked, on_input, on_output
 from ..models.adapter import Model
 from ..models.cache import cache_root, key_of
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
-from ..models.passes.batches import batches, padded
+from ..models.passes.batches import batches, halving, padded
 from ..models.tensor_cache import TensorCache
 from ..progress import Progress, silent
 from ..texts.corpus import Corpus, corpus
@@ -134,9 +136,9 @@ def scan(
     chosen = chosen_layers(model, layers)
     layer_expansions = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}
     definitions = {layer: definition(layer_expansions[layer]) for layer in chosen}
-    batches = [part for b in text.batches(model, tokens) for part in b.split(max(1, BATCH_TOKENS // b.shape[1]))]
-    rows = [tuple(row) for part in batches for row in part.tolist()]
-    done = sum(part[:, text_of(model)].numel() for part in batches)
+    parts_of_text = [part for b in text.batches(model, tokens) for part in b.split(max(1, BATCH_TOKENS // b.shape[1]))]
+    rows = [tuple(row) for part in parts_of_text for row in part.tolist()]
+    done = sum(part[:, text_of(model)].numel() for part in parts_of_text)
     if not done:
         raise InputError(f"the corpus {source!r} holds no text; give one that does")
     running = {layer: _Running(model, layer, top) for layer in chosen}
@@ -146,16 +148,24 @@ def scan(
         keys = {layer: key_of({**request, "layer": layer, "active": definitions[layer]}) for layer in chosen}
     cache = TensorCache(cache_root() / "scans")
     missing = [layer for layer in chosen if layer not in keys or not running[layer].read(cache, keys[layer], rows)]
-    first, seen = 0, 0
-    for part in batches if missing else ():
-        places = torch.arange(part.shape[1])[text_of(model)]
-        places = (torch.arange(first, first + len(part))[:, None], places)
 
-        def take(layer: int, glimpse: LayerActivations, places=places) -> None:
-            running[layer].add(glimpse, places)
+    def work(part: list[int]) -> dict[int, _Running]:
+        tokens = torch.tensor([rows[i] for i in part])
+        places = torch.tensor(part)[:, None], torch.arange(tokens.shape[1])[text_of(model)]
+        after: dict[int, _Running] = {}
 
-        watch(model, part, {layer: layer_expansions[layer] for layer in missing}, take)
-        first, seen = first + len(part), seen + part[:, text_of(model)].numel()
+        def take(layer: int, glimpse: LayerActivations) -> None:
+            after[layer] = running[layer].plus(glimpse, places)
+
+        watch(model, tokens, {layer: layer_expansions[layer] for layer in missing}, take)
+        return after
+
+    ends = list(accumulate(map(len, parts_of_text)))
+    numbers = (list(range(end - len(part), end)) for end, part in zip(ends, parts_of_text, strict=True))
+    seen = 0
+    for chosen_rows, after in halving(model, numbers if missing else (), work, "rows of text"):
+        running |= after
+        seen += sum(len(rows[i][text_of(model)]) for i in chosen_rows)
         progress(seen)
     for layer in missing if keys else ():
         running[layer].write(cache, keys[layer])
@@ -220,12 +230,18 @@ class _Running:
         with suppress(ModelError):
             cache.write(key, {}, {name: getattr(self, name).double() for name in self._KEPT})
 
-    def add(self, glimpse: LayerActivations, places: tuple[Tensor, Tensor]) -> None:
+    def plus(self, glimpse: LayerActivations, places: tuple[Tensor, Tensor]) -> _Running:
+        """These statistics with those of some more rows."""
+        after = copy(self)
+        after._add(glimpse, places)
+        return after
+
+    def _add(self, glimpse: LayerActivations, places: tuple[Tensor, Tensor]) -> None:
         neurons = glimpse.neurons.float()
         flat = neurons.flatten(0, 1)  # (tokens, n_neurons)
-        self.active += glimpse.active.flatten(0, 1).sum(0).cpu()
-        self.total += flat.sum(0, dtype=torch.float64).cpu()
-        self.square += flat.square().sum(0, dtype=torch.float64).cpu()
+        self.active = self.active + glimpse.active.flatten(0, 1).sum(0).cpu()
+        self.total = self.total + flat.sum(0, dtype=torch.float64).cpu()
+        self.square = self.square + flat.square().sum(0, dtype=torch.float64).cpu()
         self.row_active = torch.cat([self.row_active, glimpse.active.float().mean((1, 2)).cpu()])
         c = neurons.abs() * self.norms.to(neurons)
         spread = c.sum(-1) ** 2 / (c.shape[-1] * c.square().sum(-1)).clamp(min=1e-30)

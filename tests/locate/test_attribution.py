@@ -238,8 +238,10 @@ def test_seven_prompts_cost_hardly_more_calls_than_one_and_their_layers_wait_for
 
     one, seven = cost(queries[:1]), cost(queries)
     assert seven.calls <= 1.5 * one.calls
+    # two are of the device, of the sweep and of all scores; the others are of masks and places
+    assert one.reads <= 5 and seven.reads <= 8
     config = replace(config, nodes=2)
-    assert seven.reads == cost(queries).reads <= 3 * len(queries)  # when they are recorded, and of their scores
+    assert seven.reads == cost(queries).reads
 
 
 def test_auto_refines_only_what_needs_it():

@@ -97,7 +97,7 @@ def path_of(family, dtype=torch.float32, of="log_probability"):
 
 def refine(path, tolerance, budget, *rule):
     """Of the only prompt."""
-    (found,) = quadrature.refine(path, [tolerance], budget, *rule)
+    (found,) = quadrature.refine(path, lambda f: tolerance, budget, *rule)
     return found
 
 

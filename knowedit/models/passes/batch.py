@@ -176,7 +176,7 @@ def record_batch(
         whole = _Suffix(tokens, seen, torch.arange(tokens.shape[1]).expand_as(tokens), 0, None)
         return _run(model, whole, torch.tensor(starts), torch.zeros(len(rows), dtype=torch.long))
     lengths = torch.tensor(starts)
-    width = max(columns[0], int(lengths.max()))
+    width = max(columns[0], *starts)
     suffixes = [row[start:] for row, start in zip(rows, starts, strict=True)]
     tokens, seen = padded(suffixes, columns=columns[1])
     cache = None

@@ -1,5 +1,7 @@
 """What does not fit into a device's memory is done in halves, with the same results, wherever rows share a pass."""
 
+from tempfile import mkdtemp
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +9,16 @@ from support.rounding import ADAM, assert_near
 from support.tiny import tiny
 
 from knowedit.answers import ask
+from knowedit.edit.covariance import covariance
 from knowedit.edit.methods.fine_tune import FineTuneConfig, fine_tune_many
 from knowedit.errors import KnoweditWarning, ModelError
 from knowedit.evaluate.edits.generation import generate
 from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.facts import Fact
 from knowedit.locate import integration_path
-from knowedit.locate.attribution import AttributionConfig, attribute
+from knowedit.locate.attribution import AttributionConfig, attribute, attribute_many
+from knowedit.locate.rankings import rank, rank_many
+from knowedit.memory.corpus_scan import scan
 from knowedit.models.passes import batches
 from knowedit.models.passes.batches import halving
 from knowedit.models.passes.scaled_answers import ScaledAnswers
@@ -36,6 +41,13 @@ def query(model, fact=FACT):
 
 WORKS = {
     "attribution": lambda model: attribute(model, query(model), config=AttributionConfig(nodes=4)).scores,
+    "attribution of prompts": lambda model: [
+        part.scores for part in attribute_many(model, map(model.query_of, FACTS), AttributionConfig(nodes=2))
+    ],
+    "gradient": lambda model: list(rank_many(model, map(model.query_of, FACTS), "gradient")),
+    "ablation": lambda model: rank(model, query(model), method="ablation"),
+    "covariance": lambda model: covariance(model, [2], tokens=300, cache=mkdtemp())[2].C,
+    "scan": lambda model: [scan(model, tokens=300).mean, scan(model, tokens=300).places],
     "trace": lambda model: trace(model, FACT.prompt, "Paris", FACT.subject, TraceConfig(draws=2)).effects["mlp"],
     "knockout": lambda model: list(attention_knockout(model, query(model)).after.values()),
     "scaled": lambda model: ScaledAnswers(model, query(model)).scaled(SETS, 2.0),
