@@ -212,4 +212,4 @@ def _curve(expansion: Expansion, stages: list[Stage]) -> tuple[tuple[float, floa
 
 
 def _name(expansion: Expansion) -> str:
-    return getattr(expansion.act, "__name__", None) or type(expansion.act).__name__
+    return getattr(expansion.act, "__name__", None) or type(expansion.act).__name__.removesuffix("Activation")
