@@ -81,7 +81,7 @@ def test_sequential_edits_stay_on_and_a_resumed_run_is_the_same_to_the_bit(tmp_p
 SET = {
     "layers": [0],
     "least": 1e-9,
-    "rows": {"contexts": 0, "preserve": 0.0, "covariance": {"tokens": 400}, "search": {"steps": 3}},
+    "rows": {"contexts": 1, "preserve": 0.0, "covariance": {"tokens": 400}, "search": {"steps": 3}},
 }
 
 
