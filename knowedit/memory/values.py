@@ -128,16 +128,19 @@ def compositional(
     how_made = expansions(model)
     apart: dict[int, list[np.ndarray]] = {layer: [] for layer in scan.layers}
     for row, positions in rows:
+        seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
-        def take(layer: int, activations: LayerActivations, positions=positions) -> None:
-            neurons, active = activations.neurons[0, positions], activations.active[0, positions]
-            said, _ = _first_of(model, read_outputs(model, layer, activations.output[0, positions]))
+        def take(layer: int, activations: LayerActivations, positions=positions, seen=seen) -> None:
+            found = activations.neurons, activations.active, activations.output
+            seen[layer] = found[0][0, positions], found[1][0, positions], found[2][0, positions]
+
+        watch(model, row, {layer: how_made[layer] for layer in scan.layers}, take)
+        for layer, (neurons, active, output) in seen.items():  # no longer under hooks: the model may be run to read
+            said, _ = _first_of(model, read_outputs(model, layer, output))
             up, down = (tokens.to(said.device) for tokens in tops[layer])
             of_neurons = torch.where(neurons < 0, down, up)
             alone = ((of_neurons == said[:, None]) & active).any(1)
             apart[layer].append((~alone).double().cpu().numpy())
-
-        watch(model, row, {layer: how_made[layer] for layer in scan.layers}, take)
     return [
         Compositional(layer, np.array([part.mean() for part in parts]), sum(map(len, parts)))
         for layer, parts in apart.items()

@@ -24,5 +24,6 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(run, monkeypatch)
 
 def test_a_missing_extra_is_said(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "knowedit.ui.app", raising=False)
+    for name in [name for name in sys.modules if name.startswith("knowedit.ui.")]:
+        monkeypatch.delitem(sys.modules, name)
     fails(run("ui"), "pip install 'knowedit[ui]'")

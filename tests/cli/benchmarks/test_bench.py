@@ -354,7 +354,7 @@ def test_a_dry_run_says_what_would_be_run_and_writes_nothing(edit, run, tmp_path
     status, out, _ = run("bench", "neurons", "--source", homes, "--dry-run", "--json")
     plan = json.loads(out)
     assert status == 0 and plan["schema"] == "knowedit.bench-plan/1"
-    assert plan["passes"]["locate"] == 6 * 3 * (1 + 8 * 3) and plan["at_most"] is True
+    assert plan["passes"]["locate"] == 6 * 3 * (1 + 6 * 3) and plan["at_most"] is True
 
 
 def test_a_dry_run_says_what_it_cannot_know(run):
