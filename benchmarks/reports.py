@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from knowedit.writing.counts import number_of
+
 from .registry import benchmark
 
 METHODS = ("rome-mixed", "ft", "ft-l", "kn-unsigned", "kn")
@@ -31,7 +33,7 @@ def counterfact_lite(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "lite", configs, source, runs)
 
 
-@benchmark("reports.fact_sets", "What does one change that holds a hundred CounterFact records do?")
+@benchmark("reports.fact_sets", "What does one change that holds hundreds of CounterFact records do?")
 def fact_sets(source: str, runs: Path = RUNS) -> Path:
     """`source`: a CounterFact file."""
     return _reported("edit", "counterfact", {"memit": "memit_smollm2_counterfact"}, source, runs)
@@ -54,9 +56,24 @@ def neurons_relations(source: str, runs: Path = RUNS) -> Path:
     return _reported("neurons", "relations", {"neurons": "neurons_smollm2_relations"}, source, runs)
 
 
+@fact_sets.row
+def fact_sets_row(record: dict) -> list[str]:
+    (run,) = record["runs"]
+    points = {int(n): point["metrics"] for n, point in run["checkpoints"].items()}
+    shown = {"ES": "ES", "ES_argmax": "argmax", "PS": "PS", "NS": "NS"}
+    lines = [f"unedited, {max(points)} facts: {_percent(run['before'], shown)}"]
+    return lines + [
+        f"{number_of(n, 'fact')}: {_percent(metrics, shown)}; perplexity {100 * metrics['perplexity']['value']:+.1f} %"
+        for n, metrics in sorted(points.items())
+    ]
+
+
+def _percent(metrics: dict, names: dict[str, str]) -> str:
+    return ", ".join(f"{word} {100 * metrics[name]['value']:.1f}" for name, word in names.items() if name in metrics)
+
+
 @builtin.row
 @counterfact_lite.row
-@fact_sets.row
 @relations.row
 def edits_row(record: dict) -> list[str]:
     lines = []
