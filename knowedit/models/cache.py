@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
@@ -101,22 +102,39 @@ def key_of(request: Mapping) -> str:
 
 
 def read_json(kind: str, key: str):
-    """The JSON value that `write_json` kept; None where there is none, or none that can be read."""
+    """The JSON value that `write_json` kept; None where there is none, or it is damaged."""
     try:
-        return json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        kept = json.loads((cache_root() / kind / f"{key}.json").read_text(encoding="utf-8"))
+        return kept["value"] if kept["sha256"] == _sum_of(kept["value"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_json(kind: str, key: str, value) -> None:
-    """Keep a small JSON value in the cache's folder `kind`.
+    """Keep a small JSON value in the cache's folder `kind`, with its checksum.
 
     Raises `ModelError` where the folder cannot be made, `InputError` where the file cannot be written.
     """
     folder = cache_root() / kind
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / f"{key}.json", json.dumps(value) + "\n")
+        value = json.loads(json.dumps(value))
+        write_text(folder / f"{key}.json", json.dumps({"sha256": _sum_of(value), "value": value}) + "\n")
+
+
+def remembered(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """The JSON value that is kept; else what `make` gives, which is kept then. A cache that cannot be written keeps
+    nothing."""
+    value = read_json(kind, key)
+    if value is None:
+        value = make()
+        with suppress(ModelError, InputError):
+            write_json(kind, key, value)
+    return value
+
+
+def _sum_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def damage(directory: Path, *, by_time: bool = False) -> str | None:

@@ -294,5 +294,10 @@ def test_small_json_values_are_kept_and_damaged_ones_are_none(tmp_path, monkeypa
     assert cache.read_json("layers", key) is None
     cache.write_json("layers", key, [{"layer": 1}])
     assert cache.read_json("layers", key) == [{"layer": 1}] and cache.read_json("neurons", key) is None
-    (tmp_path / "layers" / f"{key}.json").write_text("{damaged")
-    assert cache.read_json("layers", key) is None
+    file = tmp_path / "layers" / f"{key}.json"
+    sound = file.read_text()
+    for damaged in ("{damaged", "5", "[1]", '[{"layer": 1}]', sound.replace('"layer": 1', '"layer": 2')):
+        file.write_text(damaged)
+        assert cache.read_json("layers", key) is None
+    assert cache.remembered("layers", key, lambda: (3, 4)) == (3, 4)
+    assert cache.remembered("layers", key, lambda: pytest.fail("it is kept")) == [3, 4]

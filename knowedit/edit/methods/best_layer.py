@@ -141,10 +141,8 @@ def _can_be_asked(model: Model, fact: Fact) -> bool:
 
 
 def _kept(key: str) -> dict[int, LayerScore]:
-    """Scores of an earlier run, by layer; a damaged file holds none."""
+    """Scores of an earlier run, by layer."""
     records = read_json("layers", key) or []
-    try:
-        scores = [LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records]
-        return {score.layer: score for score in scores if 0 <= score.parts.min() and score.parts.max() <= 1}
-    except (ValueError, TypeError, KeyError):
-        return {}
+    return {
+        record["layer"]: LayerScore(record["layer"], *(tuple(record[name]) for name in PARTS)) for record in records
+    }

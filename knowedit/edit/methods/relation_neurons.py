@@ -15,7 +15,7 @@ from ...locate.config import LocateConfig
 from ...locate.locate import locate_fact
 from ...locate.proof.neuron_kinds import ControlPool
 from ...models.adapter import Model
-from ...models.cache import key_of, read_json, write_json
+from ...models.cache import key_of, remembered
 from ...selection import drawing_order
 from ..apply import unedited
 
@@ -70,18 +70,11 @@ class RelationNeurons:
         if self._weights_hash is None:
             self._weights_hash = self.model.weights_hash()
         key = key_of({"weights": self._weights_hash, "locate": self.locate.as_dict(), "fact": fact.as_dict()})
-        sites = self._kept(key)
-        if sites is None:
-            try:
-                sites = [*locate_fact(self.model, fact, self.locate, pool=self._pool, weights_hash=self._weights_hash)]
-            except InputError:
-                return None
-            write_json("neurons", key, sites)
-        return sites
 
-    def _kept(self, key: str) -> list[Site] | None:
-        """What an earlier run located; None where there is nothing, or nothing sound."""
+        def located() -> list[Site]:
+            return [*locate_fact(self.model, fact, self.locate, pool=self._pool, weights_hash=self._weights_hash)]
+
         try:
-            return [self.model.check_neuron(layer, index) for layer, index in read_json("neurons", key)]
-        except (ValueError, TypeError, InputError):
+            return [(layer, index) for layer, index in remembered("neurons", key, located)]
+        except InputError:
             return None

@@ -18,15 +18,14 @@ The key is one and the same wherever it stands (`key`):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import cast
 
-from ...errors import InputError, ModelError, did_you_mean
+from ...errors import InputError, did_you_mean
 from ...facts import Fact
 from ...models.adapter import Model
-from ...models.cache import key_of, read_json, write_json
+from ...models.cache import key_of, remembered
 from ...progress import Progress, silent
 from ...texts.corpus import contexts as sample_contexts
 from ...texts.rows import tokenization
@@ -201,18 +200,16 @@ def with_contexts(model: Model, config: RomeConfig, weights_hash: str | None = N
     n = config.contexts
     if not isinstance(n, int):
         return config
-    key = None
-    if weights_hash is not None:
-        request = {"weights": weights_hash, "dtype": str(model.dtype), "device": model.device.type}
-        wanted = {"contexts": n, "lengths": config.lengths, "seed": config.seed}
-        key = key_of({**request, **wanted, **tokenization(model)})
-    texts = key and read_json("contexts", key)
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+
+    def sampled() -> tuple[str, ...]:
         with unedited(model):
-            texts = sample_contexts(model, n, lengths=config.lengths, seed=config.seed)
-        if key is not None:
-            with suppress(ModelError, InputError):  # a cache that cannot be written
-                write_json("contexts", key, texts)
+            return sample_contexts(model, n, lengths=config.lengths, seed=config.seed)
+
+    if weights_hash is None:
+        return replace(config, contexts=sampled())
+    request = {"weights": weights_hash, "dtype": str(model.dtype), "device": model.device.type}
+    wanted = {"contexts": n, "lengths": config.lengths, "seed": config.seed}
+    texts = remembered("contexts", key_of({**request, **wanted, **tokenization(model)}), sampled)
     return replace(config, contexts=tuple(texts))
 
 

@@ -150,11 +150,8 @@ class ControlPool:
         return tuple(known)
 
     def _cached(self) -> set[tuple[str, str]]:
-        """Prompts and targets that earlier pools found unknown; none where nothing sound is kept."""
-        try:
-            return {(prompt, target) for prompt, target in (self._key and read_json(UNKNOWN, self._key)) or ()}
-        except (TypeError, ValueError):
-            return set()
+        """Prompts and targets that earlier pools found unknown."""
+        return {(prompt, target) for prompt, target in (self._key and read_json(UNKNOWN, self._key)) or ()}
 
     def _cache(self) -> None:
         """Keep what is unknown for later pools, beside what others kept; without a cache it is asked again."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,7 +27,7 @@ from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.proof.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
 from ...models.adapter import Model
-from ...models.cache import key_of, read_json, write_json
+from ...models.cache import key_of, remembered
 from ...models.length import check_length
 from ...recall.flow.pipeline import recall_fact
 from ...recall.lens import Contributions, logit_attribution, logit_lens
@@ -99,12 +98,7 @@ class Story:
         about = {"chapter": chapter.name, "fact": fact.as_dict(), "ids": self.model.query_of(fact).steps[-1].ids}
         model = {"model": self.model.name, "weights": self.weights_hash, "dtype": str(self.model.dtype)}
         key = key_of({**about, **model, "config": asdict(self.config), "code": code_hash(), "versions": versions()})
-        told = read_json("explain", key)
-        if told is None:
-            told = plain(chapter.tell(self))
-            with suppress(ModelError, InputError):  # a cache that cannot be written
-                write_json("explain", key, told)
-        return told
+        return remembered("explain", key, lambda: plain(chapter.tell(self)))
 
     @property
     def neurons(self) -> NeuronSet | None:
