@@ -40,7 +40,7 @@ from ..preserved_keys import Metric, PreservedKeys, preserved_keys
 from .buckets import find_in_buckets
 from .collisions import Collision, alike, contradictions
 from .config import FactSetConfig, Solver, settled
-from .rows import Row, by_id, content_hash, row_name
+from .rows import KeptRows, Row, by_id, content_hash, row_name
 from .solve import solved
 from .store import SCHEMA, Store
 
@@ -204,6 +204,9 @@ class FactSet:
         """Find the rows of `facts` that are not there yet; return why a fact has none, by id."""
         failed: dict[str, str] = {}
         requests: dict[str, Request] = {}
+        cache = KeptRows(self.model, self.config, self._store.header["weights"])
+        new = sorted({row_name(fact) for fact in facts} - set(self._store.rows))
+        self._store.keep({name: row for name in new if (row := cache.read(name)) is not None})
         for fact in facts:
             name = row_name(fact)
             if name in self._store.rows or name in requests:
@@ -213,20 +216,21 @@ class FactSet:
                 requests[name] = request(self.model, fact, check_request(fact), contexts)
             except InputError as error:
                 failed[str(fact.id)] = str(error)
-        names = list(requests)
-        done = len(facts) - len(names)
+        searched = list(requests)
+        done = len(facts) - len(searched)
         layer = self.config.rows.layer
         out_of_reach: set[str] = set()
 
         def keep(values: Mapping[int, Value]) -> None:
             nonlocal done
-            out_of_reach.update(names[i] for i, value in values.items() if not value.reaches)
-            rows = {names[i]: _row(value, self.config.key_contexts) for i, value in values.items() if value.reaches}
+            out_of_reach.update(searched[i] for i, value in values.items() if not value.reaches)
+            rows = {searched[i]: _row(value, self.config.key_contexts) for i, value in values.items() if value.reaches}
             self._store.keep(rows)
+            cache.write(rows)
             done += len(values)
             progress(done)
 
-        if names:
+        if searched:
             with unedited(self.model):
                 find_in_buckets(self.model, list(requests.values()), layer, self.config.rows.search, keep)
         for fact in facts:

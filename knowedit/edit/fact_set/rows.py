@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 
+import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...errors import InputError, ModelError
 from ...facts import Fact
+from ...models.adapter import Model
+from ...models.cache import cache_root, key_of
+from ...models.tensor_cache import TensorCache
+from ...texts.rows import tokenization
 from ..edit import check_request
+from .config import FactSetConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +33,46 @@ class Row:
     delta: Tensor
     probability: float
     steps: int
+
+
+class KeptRows:
+    """The rows that any set of these weights and settings has found, in the cache: nobody searches for them again.
+
+    What the change is solved with (other layers, solver, C) has no part in them.
+    """
+
+    def __init__(self, model: Model, config: FactSetConfig, weights: str):
+        self._shapes = {"key": (model.n_neurons,), "delta": (model.d_model,)}
+        self._request = {
+            "weights": weights,
+            "dtype": str(model.dtype),
+            "device": model.device.type,
+            "torch": torch.__version__,
+            **tokenization(model),
+            "layer": config.rows.layer,
+            "search": asdict(config.rows.search),
+            "contexts": config.rows.contexts,
+            "key_contexts": config.key_contexts,
+        }
+        self._cache = TensorCache(cache_root() / "rows")
+
+    def read(self, name: str) -> Row | None:
+        """The row of that name, if it is there and sound."""
+        read = self._cache.read(self._key(name), self._shapes)
+        if read is None:
+            return None
+        record, tensors = read
+        return Row(tensors["key"], tensors["delta"], record["probability"], record["steps"])
+
+    def write(self, rows: Mapping[str, Row]) -> None:
+        """Keep rows by name. A cache that cannot be written keeps nothing."""
+        with suppress(ModelError):
+            for name, row in rows.items():
+                record = {"probability": row.probability, "steps": row.steps}
+                self._cache.write(self._key(name), record, {"key": row.key, "delta": row.delta})
+
+    def _key(self, name: str) -> str:
+        return key_of({**self._request, "row": name})
 
 
 def row_name(fact: Fact) -> str:
