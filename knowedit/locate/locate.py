@@ -132,12 +132,11 @@ def describe(
     others = [prompt.scores for prompt in negatives]
     taken: dict[Site, Taken] = {}
     causal = config.select == "causal"
-    sorts = SORTS if config.kinds else ("general",) if causal else ()
-    position = config.position
-    controls = pool.controls(prompts.subject, prompts.target, prompts.relation, sorts=sorts, position=position)
+    position, about = config.position, (prompts.subject, prompts.target, prompts.relation)
+    controls = pool.controls(*about, sorts=SORTS if config.kinds else (), position=position)
     if causal:
         against = _against(pool, prompts, position) if config.specific else ()
-        refined, taken = _selected(scored, config, others, pool, controls.general, against)
+        refined, taken = _selected(scored, config, others, pool.general_neurons(*about, position), against)
     else:
         refined = refine(
             [prompt.scores for prompt in scored], config.t, config.p or P, adjust=config.adjust, layers=config.layers,
@@ -183,20 +182,18 @@ def _selected(
     scored: Sequence[PromptScores],
     config: LocateConfig,
     negatives: Sequence[Tensor],
-    pool: ControlPool,
-    general: Sequence[ScaledAnswers],
+    general: set[Site],
     against: Sequence[ScaledAnswers],
 ) -> tuple[Refinement, dict[Site, Taken]]:
     """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them.
 
-    Candidates are neither coarse for a negative prompt nor needed by the `general` controls. `against`: as in `select`.
+    Candidates are neither coarse for a negative prompt nor `general`. `against`: as in `select`.
     """
     mean = sum(prompt.scores for prompt in scored) / len(scored)
-    removed = coarse_of_any(negatives, config.t, config.layers)
-    candidates = strongest(mean, config.candidates or CANDIDATES, config.layers)
-    needed = pool.needed(candidates, general)
-    removed |= {site for site, is_needed in zip(candidates, needed, strict=True) if is_needed}
-    candidates = [site for site in candidates if site not in removed]
+    removed = coarse_of_any(negatives, config.t, config.layers) | general
+    candidates = [
+        site for site in strongest(mean, config.candidates or CANDIDATES, config.layers) if site not in removed
+    ]
     steps = select([prompt.answers for prompt in scored], candidates, config.most or MOST, against)
     taken = {step.site: step for step in steps}
     sets = tuple(coarse(prompt.scores, config.t, config.layers) for prompt in scored)

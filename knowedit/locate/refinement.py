@@ -32,7 +32,7 @@ from torch import Tensor
 from ..models.passes.scaled_answers import ScaledAnswers
 
 Site = tuple[int, int]  # (layer, index)
-TRIED = 16  # candidates of each round of a selection after the first
+TRIED = 8  # candidates of each round of a selection after the first
 ENOUGH = 0.98  # of the effect of all that were taken; the last ones that add less are left out again
 
 

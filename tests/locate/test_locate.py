@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -144,16 +143,6 @@ class Table:
 
     def suppressed_and_amplified(self, sets):
         return np.full(len(sets), self.probability), np.array([self.amplified[frozenset(s)] for s in sets])
-
-
-def test_what_other_answers_need_is_no_candidate():
-    """One control's answer is halved without the neuron, the other's stays: a quarter is lost on average."""
-    pool = ControlPool(trained(), ())
-    controls = [Needs((0, 1)), Needs()]
-    for i, control in enumerate(controls):
-        control.position, control.query = "read", SimpleNamespace(prompt=SimpleNamespace(ids=(i,)))
-    assert pool.needed([(0, 1), (0, 2)], controls) == [True, False]
-    assert pool.needed([(0, 1), (0, 2)], ()) == [False, False]
 
 
 def test_strongest_are_above_zero_and_in_the_layers():

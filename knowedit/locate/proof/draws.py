@@ -5,7 +5,7 @@ A stratum holds neurons of one layer whose |activation| has about the same rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -25,9 +25,15 @@ def strata(activations: Tensor) -> np.ndarray:
 
 
 def draw(
-    located: Sites, activations: Tensor, draws: int, rng: np.random.Generator, *, by_activation: bool
+    located: Sites,
+    activations: Tensor,
+    draws: int,
+    rng: np.random.Generator,
+    *,
+    by_activation: bool,
+    left_out: Collection[tuple[int, int]] = (),
 ) -> list[list[tuple[int, int]]]:
-    """Random sets with as many neurons in each layer (and stratum) as `located`, none of them located."""
+    """Random sets with as many neurons in each layer (and stratum) as `located`, none of them located or `left_out`."""
     labels = {
         layer: strata(activations[layer]) if by_activation else np.zeros(len(activations[layer]), dtype=int)
         for layer, _ in located
@@ -37,9 +43,10 @@ def draw(
         cells.setdefault((layer, labels[layer][index]), []).append(index)
     sets: list[list[tuple[int, int]]] = [[] for _ in range(draws)]
     for (layer, label), indices in sorted(cells.items()):
-        choices = np.setdiff1d(np.flatnonzero(labels[layer] == label), indices)
+        taken = [*indices, *(index for at, index in left_out if at == layer)]
+        choices = np.setdiff1d(np.flatnonzero(labels[layer] == label), taken)
         if len(choices) < len(indices):  # a set that fills its stratum is matched from the layer
-            choices = np.setdiff1d(np.arange(len(labels[layer])), indices)
+            choices = np.setdiff1d(np.arange(len(labels[layer])), taken)
         if len(choices) < len(indices):
             raise InputError(f"{len(indices)} neurons of layer {layer} leave too few others to draw from")
         for neurons in sets:

@@ -10,7 +10,7 @@ to be compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -98,12 +98,15 @@ def measure_located(
     seed: int = 0,
     rivals: Mapping[str, Sites] | None = None,
 ) -> Effect:
-    """The raw effect of located neurons on their target (`located_answers`), and on the known facts of `pool`."""
-    controls = pool.controls(
-        located.subject, located.target, located.relation, sorts=("general", "relation"), position=located.position
-    )
+    """The raw effect of located neurons on their target (`located_answers`), and on the known facts of `pool`.
+
+    A causal selection passes over neurons that any answer needs, and so do the sets that it is compared with.
+    """
+    about, position = (located.subject, located.target, located.relation), located.position
+    controls = pool.controls(*about, sorts=("general", "relation"), position=position)
     others = {"same_relation": controls.relation, "other_relations": controls.general}
-    return measure(model, located, answers, draws=draws, seed=seed, others=others, rivals=rivals)
+    left_out = pool.general_neurons(*about, position) if located.config.get("select") == "causal" else ()
+    return measure(model, located, answers, draws=draws, seed=seed, others=others, rivals=rivals, left_out=left_out)
 
 
 def measure(
@@ -115,11 +118,12 @@ def measure(
     seed: int = 0,
     others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
     rivals: Mapping[str, Sites] | None = None,
+    left_out: Collection[tuple[int, int]] = (),
 ) -> Effect:
     """The raw effect of `neurons` on targets, with controls.
 
     `answers` are of held-out prompts and say what neurons are set to. `rivals`, by name, are other sets of neurons to
-    measure beside them.
+    measure beside them. Random sets hold none of the neurons that are `left_out`.
     """
     located = [model.check_neuron(*site) for site in neurons]
     if not located:
@@ -130,8 +134,8 @@ def measure(
         raise InputError(f"draws is {draws!r}, expected a number of random sets to compare with, such as 200")
     activations = sum(prompt.activations.abs() for prompt in answers) / len(answers)
     rng = np.random.default_rng(seed)
-    by_activation = draw(located, activations, draws, rng, by_activation=True)
-    by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, by_activation=False)
+    by_activation = draw(located, activations, draws, rng, by_activation=True, left_out=left_out)
+    by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, by_activation=False, left_out=left_out)
     rivals = rivals or {}
     sets = [located, *by_activation, *by_layer, *map(list, rivals.values())]
     scaled = _scaled(answers, sets)

@@ -29,16 +29,22 @@ from torch import Tensor
 from ...errors import InputError, ModelError
 from ...facts import Fact
 from ...models.adapter import Model
-from ...models.cache import key_of, read_json, write_json
+from ...models.cache import key_of, read_json, remembered, write_json
 from ...models.passes.scaled_answers import ScaledAnswers
 from ..integration_path import baseline_tensor
 from ..neurons import vocabulary
+from .general_neurons import GENERAL, changes_of_panel
 
 DROP = 0.1
 SORTS = ("general", "relation", "answer")
 CONTROLS = 8  # of each sort
 UNKNOWN = "unknown"  # the cache's folder of what models do not know
+TRIED = 128  # facts that are asked at most for a panel
 KEPT = 256  # controls whose keys and values are held, for the next facts
+
+Asked = tuple[Fact, set[str]]  # a fact with all that answers it, casefolded
+Panel = tuple[list[Asked], list[float], dict[tuple[int, int], list[list[float]]]]
+"""Facts, their probabilities, and by neuron these with it at zero and doubled, (2, facts)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class ControlPool:
         ]
         self._asked: OrderedDict[tuple[str, str, str], ScaledAnswers] = OrderedDict()
         self._unknown = self._cached()
-        self._needed: dict[tuple, bool] = {}  # by the controls' prompts and the neuron
+        self._panels: dict[str, Panel] = {}  # by position
 
     def controls(
         self,
@@ -121,21 +127,53 @@ class ControlPool:
         """Of every neuron over built-in prompts, (n_layers, n_neurons)."""
         return baseline_tensor(self.model, "mean")
 
-    def needed(self, neurons: Sequence[tuple[int, int]], controls: Sequence[ScaledAnswers]) -> list[bool]:
-        """Whether other answers need each neuron, too: the controls' mean probability changes by at least `DROP` of
-        itself when the neuron alone is set to zero, or doubled.
+    def general_neurons(
+        self, subject: str | None, target: str, relation: str | None, position: str = "read"
+    ) -> set[tuple[int, int]]:
+        """Neurons that any answer needs, at `position`; the fact itself and those like it have no say.
 
-        Massive activations and neurons of any next word are such (Sun et al. 2024). False where there is no control.
+        None where the model knows no other fact.
         """
-        about = tuple((control.position, control.query.prompt.ids) for control in controls)
-        new = [neuron for neuron in neurons if (about, neuron) not in self._needed]
-        if new and controls:
-            before = sum(control.probability for control in controls)
-            sets = [[neuron] for neuron in new]
-            after = sum(np.stack(control.suppressed_and_amplified(sets)) for control in controls)
-            largest = abs(after / before - 1).max(0)
-            self._needed.update(((about, neuron), bool(c >= DROP)) for neuron, c in zip(new, largest, strict=True))
-        return [self._needed.get((about, neuron), False) for neuron in neurons]
+        if position not in self._panels:
+            self._panels[position] = self._panel(position)
+        facts, before, changed = self._panels[position]
+        others = [
+            i
+            for i, (fact, answers) in enumerate(facts)
+            if fact.subject != subject and fact.relation != relation and target.casefold() not in answers
+        ]
+        if not others:
+            return set()
+        total = sum(before[i] for i in others)
+        after = {site: np.array(values)[:, others].sum(1) for site, values in changed.items()}
+        return {site for site, values in after.items() if abs(values / total - 1).max() >= GENERAL}
+
+    def _panel(self, position: str) -> Panel:
+        """Facts of unlike relations that the model knows, with their probabilities as they are and by neuron.
+
+        The last are kept in the cache.
+        """
+        facts: list[Asked] = []
+        panel: list[ScaledAnswers] = []
+        unknown = len(self._unknown)
+        for group in self._groups:
+            for fact, answers in _by_turns(random.Random(0).sample(group, len(group)))[:TRIED]:
+                control = self._ask(fact, position) if len(panel) < CONTROLS else None
+                if control is not None:
+                    facts.append((fact, answers))
+                    panel.append(control)
+        if len(self._unknown) > unknown:
+            self._cache()
+        if not panel:
+            return [], [], {}
+        asked = [[control.query.prompt.ids, control.query.target_ids] for control in panel]
+        key = self._key and key_of({"model": self._key, "position": position, "panel": asked})
+
+        def make() -> list:
+            return [[*site, values] for site, values in changes_of_panel(panel).items()]
+
+        rows = make() if key is None else remembered("general", key, make)
+        return facts, [control.probability for control in panel], {(la, i): values for la, i, values in rows}
 
     def _known(self, groups: list[list[Fact]], n: int, position: str) -> tuple[ScaledAnswers, ...]:
         """The first `n` facts that the model knows, in a shuffled order that is always the same."""
@@ -177,6 +215,16 @@ class ControlPool:
                 self._asked.popitem(last=False)
         self._asked.move_to_end(key)
         return self._asked[key]
+
+
+def _by_turns(facts: Sequence[Asked]) -> list[Asked]:
+    """Facts in an order in which the relations take turns."""
+    turns: dict[str | None, int] = {}
+    placed = []
+    for fact, answers in facts:
+        turns[fact.relation] = turns.get(fact.relation, 0) + 1
+        placed.append((turns[fact.relation], fact, answers))
+    return [(fact, answers) for _, fact, answers in sorted(placed, key=lambda place: place[0])]
 
 
 def kinds(
