@@ -53,6 +53,11 @@ def peak(values: Sequence[float | None]) -> int:
     return max(range(len(values)), key=lambda i: abs(values[i] or 0.0))
 
 
+def first_above(values: Sequence[float], least: float) -> int:
+    """The first column that reaches `least`; the last one where none does."""
+    return next((i for i, value in enumerate(values) if value >= least), len(values) - 1)
+
+
 def span(values: Sequence[float | None]) -> tuple[float, float]:
     """A scale that holds all of `values`, and zero."""
     known = [v for v in values if v is not None] + [0.0]

@@ -21,8 +21,11 @@ from ...evaluate.runs.engine import code_hash
 from ...facts import Fact, fill
 from ...hooks import bears_hooks
 from ...locate.config import LocateConfig
-from ...locate.locate import locate_fact
+from ...locate.fact_prompts import FactPrompts
+from ...locate.locate import PromptScores, describe, score_prompts
 from ...locate.neurons import NeuronSet
+from ...locate.proof.effect import located_answers
+from ...locate.proof.faithfulness import Faithfulness, faithfulness
 from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.proof.proof import prove_located
 from ...memory.neuron_card import CardConfig, cards
@@ -110,6 +113,20 @@ class Story:
     def weights_hash(self) -> str:
         return self.model.weights_hash()
 
+    @cached_property
+    def locating(self) -> tuple[FactPrompts, LocateConfig]:
+        """The prompts that locate neurons and prove them, and how."""
+        config, fact = self.config, self.fact
+        if config.quick:
+            fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
+        return FactPrompts.all_of(fact), LocateConfig(layers=config.layers, most=MOST)
+
+    @cached_property
+    def scored(self) -> list[PromptScores]:
+        """The scores of all neurons for the locating prompts."""
+        prompts, config = self.locating
+        return score_prompts(self.model, prompts, config, self.pool)
+
 
 def _prediction(story: Story) -> dict:
     """The answer to the prompt and to every other way to ask."""
@@ -163,11 +180,8 @@ def _recall(story: Story):
 
 def _neurons(story: Story) -> NeuronSet:
     """The neurons that make the answer, located on the prompt and its paraphrases."""
-    model, config, fact = story.model, story.config, story.fact
-    if config.quick:
-        fact = replace(fact, paraphrases=fact.paraphrases[:QUICK_PARAPHRASES])
-    located = LocateConfig(layers=config.layers, most=MOST)
-    return locate_fact(model, fact, located, pool=story.pool, weights_hash=story.weights_hash)
+    prompts, config = story.locating
+    return describe(story.model, prompts, story.scored, config, pool=story.pool, weights_hash=story.weights_hash)
 
 
 def _cards(story: Story):
@@ -183,17 +197,25 @@ def _cards(story: Story):
 
 def _proof(story: Story):
     """What suppressing and amplifying them does on prompts that had no part in locating."""
-    fact, config = story.fact, story.config
+    config = story.config
     if not (neurons := story.neurons):
         return None
     return prove_located(
         story.model,
         neurons,
-        [fill(template, fact.subject) for template in fact.heldout],
+        story.locating[0].heldout,
         pool=story.pool,
         draws=QUICK_DRAWS if config.quick else config.draws,
         seed=config.seed,
     )
+
+
+def _faithfulness(story: Story) -> Faithfulness | None:
+    """How much of the answer the first k neurons carry there, of all that are ranked by score."""
+    if not (neurons := story.neurons):
+        return None
+    answers = located_answers(story.model, neurons, story.locating[0].heldout or [neurons.prompt], story.pool)
+    return faithfulness(answers, sum(prompt.scores for prompt in story.scored) / len(story.scored))
 
 
 def _edit(story: Story) -> dict | None:
@@ -259,5 +281,6 @@ CHAPTERS = (
     Chapter("neurons", _neurons, "Which neurons say it", kept=True),
     Chapter("cards", _cards, kept=True),
     Chapter("proof", _proof, kept=True),
+    Chapter("faithfulness", _faithfulness, kept=True),
     Chapter("edit", _edit, "With the edit", needed=True),
 )

@@ -65,6 +65,10 @@ def test_chapters_agree_with_each_other_and_with_the_model(told):
     assert told["parts"]["gap"] < 1e-4
     assert told["proof"]["neurons"] == len(told["neurons"]["neurons"]) > 0
     assert told["proof"]["heldout"] and told["proof"]["suppress"]["n"] == len(FACT.heldout)
+    curve = told["faithfulness"]
+    assert curve["sizes"][0] == 0 and curve["sizes"][-1] == curve["neurons"]
+    for everything in (curve["kept"][-1], curve["removed"][0]):
+        assert everything == pytest.approx(told["proof"]["probability"], rel=1e-5)
     assert [t["text"] for t in told["tokens"] if t["subject"]] == [FACT.subject]
     assert [t["read"] for t in told["tokens"]] == [False] * (len(told["tokens"]) - 1) + [True]
 
