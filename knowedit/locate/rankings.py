@@ -2,9 +2,12 @@
 
 - `ig`: integrated gradients (`attribution.py`).
 - `gradient`: gradient × activation, the first-order estimate of what removing a neuron does.
+- `relp`: the same, with gradients by the rules of relevance propagation (`linearised.py`; Jafari et al. 2025).
 - `activation`: the neuron's value alone; Dai et al. 2022 use it as their baseline.
 - `logit`: activation × what the neuron's value vector adds to the target's logit, straight from its layer to the
   head, the final norm linearised at the clean state (direct logit attribution).
+- `logp`: how much the neuron's output alone, added to what comes into its block, raises the target's log-probability as
+  it is read there (Yu & Ananiadou 2024, arXiv 2312.12141).
 - `ablation`: F minus F with the neuron set to zero, one row for each: the ground truth for the others.
 """
 
@@ -21,6 +24,8 @@ from torch import Tensor
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, frozen, in_float32
 from ..models.passes.batches import halving
+from ..models.passes.corner import added
+from ..models.passes.linearised import linearised
 from ..models.passes.objective import Objective, at_least_float, read_states
 from ..models.passes.scaled_answers import SWEEP_ROWS
 from ..prompts import Query
@@ -28,7 +33,7 @@ from .attribution import AttributionConfig, attribute_many, grouped_readings
 from .integration_path import IntegrationPaths, Reading, integration_paths
 from .quadrature import START
 
-RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
+RANKINGS = ("ig", "gradient", "relp", "activation", "logit", "logp", "ablation")
 
 
 def rank(
@@ -59,7 +64,10 @@ def rank_many(
     if method == "ig":
         yield from (attribution.scores for attribution in attribute_many(model, queries, config))
         return
-    score = {"gradient": _gradient, "activation": _activation, "logit": _logit, "ablation": _ablation}[method]
+    score = {
+        "gradient": _gradient, "relp": _relevance, "activation": _activation, "logit": _logit,
+        "logp": _log_probability, "ablation": _ablation,
+    }[method]  # fmt: skip
 
     def work(group: Sequence[tuple[Query, list[Reading]]]) -> list[Tensor]:
         with in_float32(model):
@@ -67,7 +75,7 @@ def rank_many(
             scores = score(paths).detach().cpu().split([len(part) for _, part in group], dim=1)
         return [of_query.mean(1) for of_query in scores]
 
-    groups = grouped_readings(model, queries, replace(config, joint=config.joint and method == "gradient"))
+    groups = grouped_readings(model, queries, replace(config, joint=config.joint and method in ("gradient", "relp")))
     for _, scores in halving(model, groups, work, "prompts"):
         yield from scores
 
@@ -87,6 +95,11 @@ def _gradient(paths: IntegrationPaths) -> Tensor:
     return (paths.gradients() * paths.delta).sum(2)
 
 
+def _relevance(paths: IntegrationPaths) -> Tensor:
+    with linearised(paths.model):
+        return _gradient(paths)
+
+
 def _activation(paths: IntegrationPaths) -> Tensor:
     return paths.delta[:, :, 0]
 
@@ -104,6 +117,28 @@ def _logit(paths: IntegrationPaths) -> Tensor:
         for w in map(model.down_weight, range(model.n_layers))
     ]
     return paths.delta[:, :, 0] * torch.stack(weights)
+
+
+@torch.no_grad()
+def _log_probability(paths: IntegrationPaths) -> Tensor:
+    model = paths.model
+    scores = torch.zeros_like(paths.delta[:, :, 0])
+    for prompt, layer in itertools.product(range(len(paths.readings)), range(model.n_layers)):
+        neurons = paths.delta[layer, prompt, 0]
+        stream = paths.batch.inputs[layer][prompt, paths.reads[prompt, 0]]
+        objective = Objective("log_probability", paths.readings[prompt].objectives[0].target)
+
+        def read(indices: list[int], layer=layer, neurons=neurons, stream=stream, objective=objective) -> Tensor:
+            weight = model.down_weight(layer)[:, indices]
+            outputs = added(model, layer, (neurons[indices].to(weight) * weight).T)
+            states = torch.cat([stream[None], stream + outputs.to(stream)])
+            values = read_states(model, states[:, None], [objective]).value
+            return values[1:] - values[:1]
+
+        active = neurons.nonzero()[:, 0]
+        for indices, values in halving(model, map(Tensor.tolist, active.split(SWEEP_ROWS)), read, "neurons"):
+            scores[layer, prompt, indices] = values.to(scores)
+    return scores
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from knowedit.locate.integration_path import mean_activation
 from knowedit.locate.locate import locate_fact, locate_prompts, score_prompts
 from knowedit.locate.neurons import KINDS, vocabulary
 from knowedit.locate.proof.neuron_kinds import CONTROLS, ControlPool, Controls, kinds
+from knowedit.locate.rankings import RANKINGS
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
 from knowedit.models.adapter import Model
 from knowedit.models.intervene import scale
@@ -254,7 +255,7 @@ def test_an_unknown_answer_that_no_neuron_raises_is_both():
     assert len(found) == 0 and "does not say this" in found.note and "; every neuron that" in found.note
 
 
-@pytest.mark.parametrize("method", ["gradient", "activation", "logit", "ablation"])
+@pytest.mark.parametrize("method", RANKINGS[1:])
 def test_other_rankings_locate_too(method):
     model = trained()
     found = locate_fact(model, facts()[0], LocateConfig(method=method), pool=ControlPool(model, facts()))

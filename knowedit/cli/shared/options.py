@@ -50,7 +50,7 @@ Texts = list[str]  # an option that may be repeated
 # ---------------------------------------------------------------- locating
 
 SELECTIONS = ("causal", "refined")
-RANKINGS = ("ig", "gradient", "activation", "logit", "ablation")
+RANKINGS = ("ig", "gradient", "relp", "activation", "logit", "logp", "ablation")
 
 # ---------------------------------------------------------------- texts
 
