@@ -78,12 +78,12 @@ def rankings_row(record: dict) -> list[str]:
     def line(way: str, values: dict) -> str:
         proofs = (values[name]["10"] for name in ("ranked", "selected"))
         ranked, selected = (" / ".join(f"{p[what]['value']:+.0%}" for what in ("suppress", "amplify")) for p in proofs)
-        agreement = f"{values['spearman']['value']:.2f} / {values['precision_at_10']['value']:.2f}"
-        return f"{way}: {agreement}; {ranked}; {selected}; {values['seconds_median']:.1f} s"
+        agrees = f"{values['spearman']['value']:.2f} / {values['precision_at_10']['value']:.2f}"
+        return f"{way}: {agrees}; {ranked}; {selected}; {values['seconds_median']:.1f} s"
 
     return [
-        f"{len(record['facts'])} facts, rank correlation / precision at 10; held out, the best 10 at zero / doubled; 10 "
-        "selected; time of a prompt",
+        f"{len(record['facts'])} facts, rank correlation / precision at 10; held out, the best 10 at zero / doubled; "
+        "10 selected; time of a prompt",
         *(line(way, values) for way, values in record["rankings"].items()),
     ]
 

@@ -11,8 +11,8 @@ from knowedit.models.passes.linearised import linearised
 from knowedit.prompts import Query
 
 UNBIASED = ("llama", "gemma2", "gemma3_text", "smollm3", "mistral")
-"""Families without biases: what they answer is nothing but the sum of what tokens bring in. Between them they have norms
-behind the MLP, windows, capped attention, and other nonlinearities."""
+"""Families without biases: what they answer is nothing but the sum of what tokens bring in. Between them they have
+norms behind the MLP, windows, capped attention, and other nonlinearities."""
 EPS = torch.finfo(torch.float32).eps
 
 
