@@ -31,6 +31,7 @@ from ..registry import benchmark
 from ..samples import known
 
 STRONGEST = 5
+PLACES = {"read": "", "lookup": ", at the subject's last token", "both": ", at the subject's and the last token"}
 
 
 @benchmark("quality.proof", "What do suppressing and doubling a fact's neurons do on held-out prompts?")
@@ -44,12 +45,13 @@ def proof(
     select: str = "causal",
     ablation: str = "zero",
     specific: bool = False,
+    position: str = "read",
     draws: int = 40,
 ) -> Iterator[tuple[str, dict]]:
     """`facts`: of which a few are left out, as relations have unlike many. `layers` such as 2-29; `p`: the share of
     prompts that a neuron is refined by; `draws`: random sets of each fact, whose mean over facts is told."""
     first, _, last = (layers or "").partition("-")
-    attribution = LocateConfig().attribution
+    attribution = replace(LocateConfig().attribution, position=position)
     config = LocateConfig(
         method=method,
         attribution=attribution if nodes is None else replace(attribution, nodes=nodes),
@@ -67,7 +69,8 @@ def proof(
     record = {"known": len(known_facts)}
     for size, result in proved(model, chosen, knowedit.builtin_facts(), config, draws, sizes):
         chosen_by = "causal" if select == "causal" else "adjusted" if adjust else ""
-        changed = ("specific" if specific else "", "" if ablation == "zero" else ablation)
+        others = ((ablation, "zero"), (position, "read"))
+        changed = ("specific" if specific else "", *("" if value == usual else value for value, usual in others))
         yield "_".join(filter(None, (method, chosen_by, *changed, size))), record | result
 
 
@@ -119,6 +122,7 @@ def proof_row(record: dict) -> list[str]:
     size = "p adjusted" if config["adjust"] else {"all": "all neurons", "strongest": "5 strongest"}[record["size"]]
     if config.get("select") == "causal":
         size = f"{'specific ' * config['specific']}causal selection, {size}"
+    size += PLACES[config["attribution"]["position"]]
 
     def both(control: str) -> str:
         return ", ".join(f"{effects[f'{control}{way}']['value']:+.1%}" for way in ("suppress", "amplify"))
@@ -128,6 +132,8 @@ def proof_row(record: dict) -> list[str]:
         f"p before {effects['probability']:.2f}",
         f"located **{both('')}**; random by layer and activation {both('control_')}, by layer {both('layer_control_')}",
     ]
+    others = effects["specificity"]["same_relation"]
+    lines.append("other facts of the relation " + ", ".join(f"{way['value']:+.1%}" for way in others.values()))
     if "both_signs" in record:
         alone, random = (effects[name]["value"] for name in ("sufficient", "control_sufficient"))
         if alone is not None:  # their layers are needed
