@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,9 +43,16 @@ class KeptRows:
     """
 
     def __init__(self, model: Model, config: FactSetConfig, weights: str):
+        self._model, self._config, self._weights = model, config, weights
         self._shapes = {"key": (model.n_neurons,), "delta": (model.d_model,)}
-        self._request = {
-            "weights": weights,
+        self._cache = TensorCache(cache_root() / "rows")
+
+    @cached_property
+    def _request(self) -> dict:
+        """All that decides a row but the fact."""
+        model, config = self._model, self._config
+        return {
+            "weights": self._weights,
             "dtype": str(model.dtype),
             "device": model.device.type,
             "torch": torch.__version__,
@@ -54,7 +62,6 @@ class KeptRows:
             "contexts": config.rows.contexts,
             "key_contexts": config.key_contexts,
         }
-        self._cache = TensorCache(cache_root() / "rows")
 
     def read(self, name: str) -> Row | None:
         """The row of that name, if it is there and sound."""

@@ -81,7 +81,11 @@ def test_a_damaged_row_is_searched_for_again_and_a_cache_that_cannot_be_written_
 
 def test_a_row_of_another_tokenizer_is_another(searched, monkeypatch):
     model, settings = trained(), config()
-    one = KeptRows(model, settings, "weights")
+    one = KeptRows(model, settings, "weights")._key("name")
     monkeypatch.setattr("knowedit.edit.fact_set.rows.tokenization", lambda model: {"tokenizer": "other"})
-    assert one._key("name") != KeptRows(model, settings, "weights")._key("name")
-    assert one._key("name") != KeptRows(model, settings, "others")._key("name")
+    assert one != KeptRows(model, settings, "weights")._key("name")
+
+
+def test_a_row_of_other_weights_is_another():
+    keys = {KeptRows(trained(), config(), weights)._key("name") for weights in ("weights", "others")}
+    assert len(keys) == 2
