@@ -39,6 +39,6 @@ class AlphaEdit:
         free = A.free(self.energy)  # (d_ff, r)
         return free @ (free.T @ keys.T)
 
-    def ridge(self, diagonal: Tensor) -> float:
+    def ridge(self, diagonal: Tensor, d_ff: int) -> float:
         """What is added to the diagonal of K P Kᵀ, which is given."""
         return self.ridge_share * diagonal.mean().item()

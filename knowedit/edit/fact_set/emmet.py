@@ -41,6 +41,6 @@ class Emmet:
             )
         return A.inverse(keys.T)
 
-    def ridge(self, diagonal: Tensor) -> float:
+    def ridge(self, diagonal: Tensor, d_ff: int) -> float:
         """What is added to the diagonal of K A⁻¹ Kᵀ, which is given."""
         return self.ridge_share * diagonal.mean().item() if len(diagonal) > 1 else 0.0

@@ -71,7 +71,7 @@ def change(A: Metric, keys: Tensor, residuals: Tensor, solver: Solver) -> LowRan
     K, R = (x.to(A.whole.device, torch.float64) for x in (keys, residuals))
     MK = solver.spread(A, K)  # (d_ff, n)
     n, d_ff = K.shape
-    ridge = solver.ridge((K.T * MK).sum(0))
+    ridge = solver.ridge((K.T * MK).sum(0), d_ff)
     try:
         if n <= d_ff:
             G = K @ MK
