@@ -14,7 +14,7 @@ from support.trained import facts, trained
 
 from knowedit import InputError, amplify, applied, ask, builtin_facts, find_fact, load_edit, preflight
 from knowedit.edit.preflight import outcome
-from knowedit.locate.locate import locate_fact
+from knowedit.locate.locate import score_prompts
 from knowedit.mlp import anatomy, relation_probe
 from knowedit.models.passes.replay import record
 from knowedit.recall.lens import logit_lens
@@ -240,7 +240,7 @@ def test_two_prompts_and_without_and_with_are_side_by_side(asked):
 def test_neurons_that_were_located_are_not_located_again(asked, monkeypatch):
     tab, _ = asked
     located = []
-    monkeypatch.setattr(story, "locate_fact", lambda *a, **more: located.append(1) or locate_fact(*a, **more))
+    monkeypatch.setattr(story, "score_prompts", lambda *a, **more: located.append(1) or score_prompts(*a, **more))
     locating.locate(tab, REPORT)
     locating.locate(tab, REPORT)
     tab.stack.append(Entry(strong("Zarn", "Bexum"), "Zarn"))
