@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 import knowedit
 from knowedit import AttributionConfig, Fact, Model
 from knowedit.locate.attribution import attribute
-from knowedit.locate.config import CANDIDATES, MOST
+from knowedit.locate.config import CANDIDATES, MOST, LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.proof.ablation import ablation_values
 from knowedit.locate.proof.neuron_kinds import ControlPool
@@ -36,7 +36,6 @@ from ..timing import Stopwatch
 PATCH = "ig, patch"
 WAYS = (*RANKINGS[:1], PATCH, *RANKINGS[1:])
 SIZES = (5, 10)
-LOCATING = 4  # prompts
 
 
 @benchmark("quality.rankings", "How do rankings of neurons compare with ablating each, and on held-out prompts?")
@@ -52,7 +51,7 @@ def rankings(facts: int = 60) -> dict:
         prompts = FactPrompts.all_of(fact)
         locating, heldout = (
             [ScaledAnswers(model, prompts.query(model, text)) for text in texts]
-            for texts in (prompts.locating[:LOCATING], prompts.heldout)
+            for texts in (prompts.locating[: LocateConfig().prompts], prompts.heldout)
         )
         general = pool.general_neurons(fact.subject, fact.target, fact.relation)
         effects["before"].append(float(np.mean([answers.probability for answers in heldout])))

@@ -9,9 +9,7 @@ set that nobody disturbed. Searches are short, since it is bits that count here 
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -32,6 +30,7 @@ from knowedit.selection import by_relation
 from ..registry import benchmark
 from ..samples import reported
 from ..timing import Stopwatch
+from .forked import killed_in_child
 
 STEPS = 3  # of a search
 LONGEST = 40  # changes of a history
@@ -140,27 +139,15 @@ def killed(model: Model, config: FactSetConfig, facts: list[Fact], kills: int, s
     with tempfile.TemporaryDirectory() as folder:
         while moments < kills or not hashes:
             place = FactSet(model, config).save(Path(folder) / str(len(hashes)))
-            while _add(model, place, facts, draw.uniform(0, seconds / 2) if moments < kills else None):
+
+            def add(place=place) -> None:
+                FactSet.load(model, place).add(facts)
+
+            def moment(_: int) -> None:
+                time.sleep(draw.uniform(0, seconds / 2))
+
+            while killed_in_child(add, moment if moments < kills else None):
                 moments += 1
                 FactSet.load(model, place)
             hashes.append(FactSet.load(model, place).edit().factors_hash)
     return {"kills": moments, "sets": len(hashes), "same": hashes.count(whole)}
-
-
-def _add(model: Model, place: Path, facts: list[Fact], seconds: float | None) -> bool:
-    """Add the facts in a forked process, and say whether it was killed, after so many seconds."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            FactSet.load(model, place).add(facts)
-            status = 0
-        finally:
-            os._exit(status)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise RuntimeError("adding failed; its error is above")
-    return os.WIFSIGNALED(status)

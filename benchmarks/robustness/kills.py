@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import tempfile
 import threading
@@ -29,6 +28,7 @@ from knowedit.evaluate.runs.folder import RunFolder
 
 from ..registry import benchmark
 from ..timing import Stopwatch
+from .forked import killed_in_child
 
 FACTS = 12
 KINDS = {
@@ -112,27 +112,20 @@ def _in_child(make: Callable[[], EditStudy], place: Path, records: int | None = 
 
     It is killed once there are as many `records` as that, and so many `seconds` have passed.
     """
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            tqdm.set_lock(threading.RLock())  # the lock of bars is one of all forks: who dies with it stops the others
-            run_study(make(), place, resume=(place / "manifest.json").exists(), progress=False)
-            status = 0
-        finally:
-            os._exit(status)
-    if records is not None:
+
+    def work() -> None:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        tqdm.set_lock(threading.RLock())  # the lock of bars is one of all forks: who dies with it stops the others
+        run_study(make(), place, resume=(place / "manifest.json").exists(), progress=False)
+
+    def moment(child: int) -> None:
         ended = partial(os.waitid, os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         while _lines(place) < records and not ended():
             time.sleep(0.001)
         time.sleep(seconds)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
-        raise RuntimeError("a run failed; its error is above")
-    return os.WIFSIGNALED(status)
+
+    return killed_in_child(work, None if records is None else moment)
 
 
 def _lines(place: Path) -> int:

@@ -117,6 +117,11 @@ def score_negatives(
     return _scored(model, prompts, queries, config, progress, base, [None] * len(queries))
 
 
+def mean_scores(scored: Sequence[PromptScores]) -> Tensor:
+    """The scores of all neurons over the prompts, (n_layers, n_neurons)."""
+    return sum((prompt.scores for prompt in scored[1:]), scored[0].scores) / len(scored)
+
+
 def describe(
     model: Model,
     prompts: FactPrompts,
@@ -189,7 +194,7 @@ def _selected(
 
     Candidates are neither coarse for a negative prompt nor `general`. `against`: as in `select`.
     """
-    mean = sum(prompt.scores for prompt in scored) / len(scored)
+    mean = mean_scores(scored)
     removed = coarse_of_any(negatives, config.t, config.layers) | general
     candidates = [
         site for site in strongest(mean, config.candidates or CANDIDATES, config.layers) if site not in removed

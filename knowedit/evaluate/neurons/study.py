@@ -20,7 +20,7 @@ from ...errors import InputError
 from ...facts import Fact
 from ...locate.config import LocateConfig
 from ...locate.fact_prompts import FactPrompts
-from ...locate.locate import PromptScores, describe, score_negatives, score_prompts
+from ...locate.locate import PromptScores, describe, mean_scores, score_negatives, score_prompts
 from ...locate.neurons import NeuronSet
 from ...locate.proof.effect import located_answers, measure_located
 from ...locate.proof.faithfulness import faithfulness
@@ -146,7 +146,7 @@ class NeuronStudy(FactStudy):
                 self.model, located, answers, pool=self._pool, draws=self.settings.draws, seed=self.settings.seed,
                 rivals=rivals,
             )  # fmt: skip
-            curves = faithfulness(answers, sum(prompt.scores for prompt in scored) / len(scored))
+            curves = faithfulness(answers, mean_scores(scored))
             record |= {"proof": effect.as_dict(), "rivals": rivals, "faithfulness": curves.as_dict()}
         if self.settings.stability:
             record["stability"] = self._stability(fact, scored, located)

@@ -33,7 +33,7 @@ from ...models.cache import key_of, read_json, remembered, write_json
 from ...models.passes.scaled_answers import ScaledAnswers
 from ..integration_path import baseline_tensor
 from ..neurons import vocabulary
-from .general_neurons import GENERAL, changes_of_panel
+from .general_neurons import FIRST_ORDER, GENERAL, MASSIVE, changes_of_panel
 
 DROP = 0.1
 SORTS = ("general", "relation", "answer")
@@ -167,7 +167,9 @@ class ControlPool:
         if not panel:
             return [], [], {}
         asked = [[control.query.prompt.ids, control.query.target_ids] for control in panel]
-        key = self._key and key_of({"model": self._key, "position": position, "panel": asked})
+        key = self._key and key_of(
+            {"model": self._key, "position": position, "panel": asked, "tried": (FIRST_ORDER, MASSIVE)}
+        )
 
         def make() -> list:
             return [[*site, values] for site, values in changes_of_panel(panel).items()]

@@ -22,7 +22,7 @@ from ...facts import Fact, fill
 from ...hooks import bears_hooks
 from ...locate.config import LocateConfig
 from ...locate.fact_prompts import FactPrompts
-from ...locate.locate import PromptScores, describe, score_prompts
+from ...locate.locate import PromptScores, describe, mean_scores, score_prompts
 from ...locate.neurons import NeuronSet
 from ...locate.proof.effect import located_answers
 from ...locate.proof.faithfulness import Faithfulness, faithfulness
@@ -215,7 +215,7 @@ def _faithfulness(story: Story) -> Faithfulness | None:
     if not (neurons := story.neurons):
         return None
     answers = located_answers(story.model, neurons, story.locating[0].heldout or [neurons.prompt], story.pool)
-    return faithfulness(answers, sum(prompt.scores for prompt in story.scored) / len(story.scored))
+    return faithfulness(answers, mean_scores(story.scored))
 
 
 def _edit(story: Story) -> dict | None:
