@@ -34,10 +34,13 @@ class Editor:
     - `make(facts)`: for each fact the edit that changes it, in the order of the facts; None leaves the model as it is.
       Facts that are changed together have one and the same `Edit`.
     - `preserved`: keys of other subjects in the edited layer, where the method has them anyway.
+    - `asked(prompt, facts)`: what is asked in the place of a prompt once `facts` are to hold, where the method says
+      them there. None: the prompt as it is.
     """
 
     make: Callable[[Sequence[Fact]], list[Edit | None]]
     preserved: PreservedKeys | None = None
+    asked: Callable[[str, Sequence[Fact]], str] | None = None
 
     def __call__(self, facts: Sequence[Fact]) -> list[Edit | None]:
         return self.make(facts)

@@ -52,6 +52,7 @@ METHODS: dict[str, Row] = {
     ),
     "fine_tune": Row("gradient descent on one layer: FT, and FT-L with norm_constraint", ".fine_tune"),
     "knowledge_neurons": Row("value slots of located neurons rewritten (Dai et al. 2022)", ".knowledge_neurons"),
+    "retrieval": Row("no edit: facts stand before prompts that name their subject", ".retrieval", edits=False),
     "none": Row("the model as it is", ".none", edits=False),
 }
 

@@ -8,7 +8,7 @@ questions that follow from it (`portability`, `probe:KIND`), and for the quality
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -91,8 +91,18 @@ class Writing:
     texts: tuple[str, ...]
 
 
-def writings(model: Model, facts: Sequence[Fact], edits: Sequence[Edit | None], *, seed: int = 0) -> list[Writing]:
-    """What the model writes about each fact, under that fact's edit (None: as it is)."""
+def writings(
+    model: Model,
+    facts: Sequence[Fact],
+    edits: Sequence[Edit | None],
+    asked: Sequence[Callable[[str], str]] | None = None,
+    *,
+    seed: int = 0,
+) -> list[Writing]:
+    """What the model writes about each fact, under that fact's edit (None: as it is).
+
+    `asked`: for each fact, what the model is given in the place of a prompt; by default the prompt.
+    """
     chat = getattr(model.tokenizer, "chat_template", None) is not None
     prompts = {
         "free": [[fact.prompt, *paraphrases_of(fact, heldout=False)] for fact in facts],
@@ -110,6 +120,8 @@ def writings(model: Model, facts: Sequence[Fact], edits: Sequence[Edit | None], 
     for kind, by_fact in prompts.items():
         owners = [i for i, of_fact in enumerate(by_fact) for _ in of_fact]
         flat = [prompt for of_fact in by_fact for prompt in of_fact]
+        if asked is not None:
+            flat = [asked[i](prompt) for i, prompt in zip(owners, flat, strict=True)]
         texts = iter(generate(model, flat, edits=[edits[i] for i in owners], **options[kind]))
         written[kind] = [tuple(islice(texts, len(of_fact))) for of_fact in by_fact]
     written["texts"] = [

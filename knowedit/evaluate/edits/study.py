@@ -125,11 +125,12 @@ class EditStudy(FactStudy):
         edits = self._editor(facts)
         edited = time.perf_counter()
         n = len(facts)
-        answers = self._answers([None] * n + edits, [*facts, *facts])
+        held = [(fact,) for fact in facts]
+        answers = self._answers([None] * n + edits, [*facts, *facts], [()] * n + held)
         answered = time.perf_counter()
         drifts = self._drifts(facts, edits)
         notes = {edit: _notes(edit) for edit in edits}
-        wrote_before, wrote_after = (self._writings(facts, of_facts) for of_facts in ([None] * n, edits))
+        wrote_before, wrote_after = self._writings(facts, [None] * n, [()] * n), self._writings(facts, edits, held)
         rows = [
             {
                 **_about(fact),
@@ -149,7 +150,7 @@ class EditStudy(FactStudy):
         """The records of facts that join those so far, each asked when it has joined."""
         editable, rows = self._editable(facts)
         with unedited(self.model):  # one by one, since a resumed batch is smaller, which would show in the last bits
-            before = {fact.id: self._as_it_is(fact) for fact in editable}
+            before = {fact.id: self._as_it_is(fact, ()) for fact in editable}
         for part in self._joining(editable):
             start = time.perf_counter()
             try:
@@ -160,7 +161,12 @@ class EditStudy(FactStudy):
             edited = time.perf_counter()
             drifts = self._drifts(part, [None] * len(part))
             joined = [
-                {**_about(fact), "before": before[fact.id], "after": self._as_it_is(fact, **drift), "edit": notes}
+                {
+                    **_about(fact),
+                    "before": before[fact.id],
+                    "after": self._as_it_is(fact, self._so_far, **drift),
+                    "edit": notes,
+                }
                 for fact, drift, notes in zip(part, drifts, map(self._kept, edits), strict=True)
             ]
             if len(self._so_far) in self.settings.checkpoints:
@@ -200,16 +206,16 @@ class EditStudy(FactStudy):
         """What a record keeps of its edit, and of one of its own also the factors, to put it on again."""
         return _notes(edit) | ({} if self.method.together else factors_of(self.model, edit))
 
-    def _as_it_is(self, fact: Fact, **drift) -> dict[str, float | None]:
-        """The metrics of a fact with what is on the model."""
-        (answers,) = self._answers([None], [fact])
-        (writing,) = self._writings([fact], [None])
+    def _as_it_is(self, fact: Fact, held: Sequence[Fact], **drift) -> dict[str, float | None]:
+        """The metrics of a fact with what is on the model, where the facts of `held` are to hold."""
+        (answers,) = self._answers([None], [fact], [held])
+        (writing,) = self._writings([fact], [None], [held])
         return self._measured(fact, answers, writing, **drift)
 
     def _checkpoint(self, last: dict[str, float | None]) -> dict:
         """The metrics of all records edited so far under all edits that are on; `last` are those of the last record."""
         facts = self._so_far
-        answers = self._answers([None] * len(facts), facts)
+        answers = self._answers([None] * len(facts), facts, [facts] * len(facts))
         means = summarise(map(self._measured, facts, answers), self.settings.seed)
         for metric in self.metrics:
             if metric.of_model and metric.name in last:
@@ -226,23 +232,38 @@ class EditStudy(FactStudy):
 
     # ---------------------------------------------------------------- asking
 
-    def _answers(self, edits: Sequence[Edit | None], facts: Sequence[Fact]) -> list[Answers]:
-        """By (prompt, target), what the model says to all that the metrics ask about each fact, under its edit."""
+    def _answers(
+        self, edits: Sequence[Edit | None], facts: Sequence[Fact], held: Sequence[Sequence[Fact]]
+    ) -> list[Answers]:
+        """By (prompt, target), what the model says to all that the metrics ask about each fact, under its edit, where
+        its `held` facts are to hold."""
         pairs = [pairs_of(fact, self.metrics) for fact in facts]
-        asked = [[(*pair, fact.separator) for pair in of_fact] for fact, of_fact in zip(facts, pairs, strict=True)]
+        asked = [
+            [(self._asked(prompt, holding), target, fact.separator) for prompt, target in of_fact]
+            for fact, of_fact, holding in zip(facts, pairs, held, strict=True)
+        ]
         answers = score_edits(self.model, edits, asked)
         return [dict(zip(of_fact, said, strict=True)) for of_fact, said in zip(pairs, answers, strict=True)]
 
-    def _writings(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> Sequence[Writing | None]:
+    def _writings(
+        self, facts: Sequence[Fact], edits: Sequence[Edit | None], held: Sequence[Sequence[Fact]]
+    ) -> Sequence[Writing | None]:
         if not self.settings.generate:
             return [None] * len(facts)
-        return writings(self.model, facts, edits, seed=self.settings.seed)
+        asked = [partial(self._asked, held=holding) for holding in held]
+        return writings(self.model, facts, edits, asked, seed=self.settings.seed)
+
+    def _asked(self, prompt: str, held: Sequence[Fact]) -> str:
+        """What is asked in the place of a prompt, where some facts are to hold."""
+        if not held or self._editor.asked is None:
+            return prompt
+        return self._editor.asked(prompt, held)
 
     def _drifts(self, facts: Sequence[Fact], edits: Sequence[Edit | None]) -> list[dict[str, float | None]]:
-        """Fields of each fact's `Observation`."""
+        """Fields of each fact's `Observation`; what facts in the prompt do to a subject is no drift of the weights."""
         if not self.settings.perplexity:
             return [{} for _ in facts]
-        essence = self.drift.essence(facts, edits)
+        essence = [None] * len(facts) if self._editor.asked else self.drift.essence(facts, edits)
         unique = list(dict.fromkeys(edits))
         rises = dict(zip(unique, self.drift.perplexity(unique), strict=True))
         return [
