@@ -13,7 +13,8 @@ prompt and the prompt behind contexts, as MEMIT takes keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...facts import Fact
-from ...hooks import Enough, ending_early, hooked, on_input, on_output, on_pass
+from ...hooks import Enough, Register, ending_early, hooked, on_call, on_input, on_output, on_pass
 from ...models.adapter import Model
 from ...models.passes.batches import batches
+from ...models.passes.replay import call_block
 from ...prompts import Prompt
 from ..delta import LowRank
 from ..methods.v_star import plain_and_behind
@@ -54,15 +56,17 @@ def solved(
     layers = list(metrics)
     if len(layers) == 1:
         return {layers[0]: change(metrics[layers[0]], keys, deltas, solver)}
-    prompts = [[model.encode(text, fact.subject) for text in plain_and_behind(fact, contexts)] for fact in facts]
+    prompts = [model.encode(text, fact.subject) for fact in facts for text in plain_and_behind(fact, contexts)]
     first, last = layers[0], layers[-1]
-    _check_adds(model, prompts[0][:1], first, deltas[:1])
-    _, target = _mean_states(model, prompts, first, last, {}, deltas)
+    _check_adds(model, prompts[:1], first, deltas[:1])
+    climb = Climb(model, prompts, first, last)
+    each = len(prompts) // len(facts)
+    state, target = _means(climb.states, each), _means(climb.shifted(deltas.repeat_interleave(each, 0)), each)
     changes: dict[int, LowRank] = {}
-    for i, layer in enumerate(layers):
-        found, state = _mean_states(model, prompts, layer, last, changes)
-        missing = (target - state) / (len(layers) - i)
-        changes[layer] = change(metrics[layer], keys if not i else found, missing, solver)
+    for i, (layer, above) in enumerate(zip(layers, [*layers[1:], None], strict=True)):
+        changes[layer] = change(metrics[layer], keys, (target - state) / (len(layers) - i), solver)
+        if above is not None:
+            keys, state = (_means(found, each) for found in climb.changed(layer, changes[layer], above))
     return changes
 
 
@@ -95,7 +99,8 @@ def change(A: Metric, keys: Tensor, residuals: Tensor, solver: Solver) -> LowRan
 
 def _check_adds(model: Model, prompts: Sequence[Prompt], layer: int, deltas: Tensor) -> None:
     """Raise `InputError` unless δ at the down-projection of `layer` moves the state above it by δ."""
-    before, after = (_states(model, prompts, layer, layer, {}, shift)[1] for shift in (None, deltas))
+    climb = Climb(model, prompts, layer, layer)
+    before, after = climb.states, climb.shifted(deltas)
     rounding = torch.finfo(model.dtype).eps * max(before.norm(), after.norm())
     if (after - before - deltas).norm() > 0.05 * deltas.norm() + rounding:
         raise InputError(
@@ -104,66 +109,111 @@ def _check_adds(model: Model, prompts: Sequence[Prompt], layer: int, deltas: Ten
         )
 
 
+def _means(of_prompts: Tensor, each: int) -> Tensor:
+    """Of each fact, the mean over its prompts, which stand behind one another."""
+    return of_prompts.unflatten(0, (-1, each)).mean(1)
+
+
 def _balanced(u: Tensor, v: Tensor) -> LowRank:
     """u vᵀ with columns that share their norms, which keeps both well inside the range of float32."""
     balance = (v.norm(dim=0) / u.norm(dim=0).clamp(min=1e-300)).sqrt()
     return LowRank(u * balance, v / balance.clamp(min=1e-300))
 
 
-def _mean_states(
-    model: Model,
-    prompts: Sequence[Sequence[Prompt]],
-    layer: int,
-    last: int,
-    changes: Mapping[int, LowRank],
-    deltas: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """What `_states` gives, as means over the prompts of each fact."""
-    n = len(prompts)
-    together = [prompt for of_fact in prompts for prompt in of_fact]
-    each = len(together) // n
-    if deltas is not None:
-        deltas = deltas.repeat_interleave(each, 0)
-    keys, states = _states(model, together, layer, last, changes, deltas)
-    return keys.unflatten(0, (n, each)).mean(1), states.unflatten(0, (n, each)).mean(1)
+@dataclass
+class _Batch:
+    """Prompts of one length.
 
-
-@torch.no_grad()
-def _states(
-    model: Model,
-    prompts: Sequence[Prompt],
-    layer: int,
-    last: int,
-    changes: Mapping[int, LowRank],
-    deltas: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Keys of `layer` (n, d_ff) and states above block `last` (n, d_model) at the lookup positions, float64 on the CPU.
-
-    `changes` are added to down-projections, `deltas` (n, d_model) to the output of `layer`'s at the lookup positions.
+    - `numbers`: which they are; `at`: their lookup positions among all their tokens.
+    - `calls`: by layer, what a block was called with beside the hidden states.
+    - `hidden`: what comes into the lowest block that is still to be changed, (prompts, length, d_model).
     """
-    keys = torch.zeros(len(prompts), model.n_neurons, dtype=torch.float64)
-    states = torch.zeros(len(prompts), model.d_model, dtype=torch.float64)
-    whole = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # offloaded weights must be given back
-    lookups = [prompt.position("lookup") for prompt in prompts]
-    rows = [prompt.ids[: None if model.masked else at + 1] for prompt, at in zip(prompts, lookups, strict=True)]
-    for batch in batches([len(row) for row in rows], rows=BATCH_ROWS, equal=True):
-        ids = torch.tensor([rows[i] for i in batch], device=model.device)
-        at = torch.arange(len(batch)) * ids.shape[1] + torch.tensor([lookups[i] for i in batch])
-        hooks = [on_pass(model.down(below), HookedDelta([delta])) for below, delta in changes.items()]
-        hooks += [on_input(model.down(layer), partial(_keep, keys, batch, at, False))]
-        if deltas is not None:
-            hooks += [on_output(model.down(layer), partial(_shifted, at, deltas[batch]))]
-        hooks += [on_output(model.blocks[last], partial(_keep, states, batch, at, not whole))]
-        with ending_early(), hooked(*hooks):
-            model.run(ids, attention_mask=torch.ones_like(ids))
-    return keys, states
+
+    numbers: list[int]
+    at: Tensor
+    calls: dict[int, tuple[tuple, dict]] = field(default_factory=dict)
+    hidden: Tensor | None = None
+
+    def note(self, layer: int, args: tuple, kwargs: dict) -> None:
+        """Keep the call of block `layer`, and the hidden states of the first one."""
+        if self.hidden is None:
+            self.hidden = args[0] if args else kwargs["hidden_states"]
+        self.calls[layer] = ((None, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": None})
 
 
-def _keep(store: Tensor, rows: list[int], at: Tensor, enough: bool, x: Tensor) -> None:
+class Climb:
+    """Prompts on their way up through blocks whose down-projections are changed one after another, from `first` to
+    `last`: no block below a change is run again.
+
+    `states`: (prompts, d_model) above block `last` at the lookup positions, of the model as it is; all that is given
+    is float64 on the CPU.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: Model, prompts: Sequence[Prompt], first: int, last: int):
+        self.model, self.first, self.last = model, first, last
+        self.states = torch.zeros(len(prompts), model.d_model, dtype=torch.float64)
+        self._batches: list[_Batch] = []
+        whole = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # offloaded weights are given back
+        keep = _keep if whole else _keep_and_end
+        lookups = [prompt.position("lookup") for prompt in prompts]
+        ids = [prompt.ids[: None if model.masked else at + 1] for prompt, at in zip(prompts, lookups, strict=True)]
+        for numbers in batches([len(row) for row in ids], rows=BATCH_ROWS, equal=True):
+            tokens = torch.tensor([ids[i] for i in numbers], device=model.device)
+            at = torch.arange(len(numbers)) * tokens.shape[1] + torch.tensor([lookups[i] for i in numbers])
+            batch = _Batch(numbers, at)
+            hooks = [on_call(model.blocks[layer], partial(batch.note, layer)) for layer in range(first, last + 1)]
+            hooks += [on_output(model.blocks[last], partial(keep, self.states, numbers, at))]
+            more = {} if model.masked else {"use_cache": False}
+            with ending_early(), hooked(*hooks):
+                model.run(tokens, attention_mask=torch.ones_like(tokens), **more)
+            self._batches.append(batch)
+
+    def shifted(self, deltas: Tensor) -> Tensor:
+        """What `states` are with `deltas` (prompts, d_model) added at the lookup positions to what the down-projection
+        of `first` gives; before any change."""
+        down = self.model.down(self.first)
+
+        def hooks(batch: _Batch) -> list[Register]:
+            return [on_output(down, partial(_shifted, batch.at, deltas[batch.numbers]))]
+
+        return self._run(self.first, hooks)
+
+    def changed(self, layer: int, change: LowRank, above: int) -> tuple[Tensor, Tensor]:
+        """Change `layer`, which is above all that are changed already; the keys of `above` (prompts, d_ff) and the
+        states above `last` then."""
+        keys = torch.zeros(len(self.states), self.model.n_neurons, dtype=torch.float64)
+        down, changing = self.model.down(above), on_pass(self.model.down(layer), HookedDelta([change]))
+
+        def hooks(batch: _Batch) -> list[Register]:
+            return [changing, on_input(down, partial(_keep, keys, batch.numbers, batch.at))]
+
+        return keys, self._run(layer, hooks, above)
+
+    @torch.no_grad()
+    def _run(self, start: int, hooks: Callable[[_Batch], list[Register]], above: int | None = None) -> Tensor:
+        """The states above `last` with the blocks from `start` on run under hooks; what comes into `above` is kept."""
+        states = torch.zeros_like(self.states)
+        for batch in self._batches:
+            hidden = batch.hidden
+            assert hidden is not None
+            with hooked(*hooks(batch)):
+                for layer in range(start, self.last + 1):
+                    if layer == above:
+                        batch.hidden = hidden
+                    hidden = call_block(self.model, layer, hidden, *batch.calls[layer])
+            _keep(states, batch.numbers, batch.at, hidden)
+        return states
+
+
+def _keep(store: Tensor, rows: list[int], at: Tensor, x: Tensor) -> None:
     flat = x.reshape(-1, x.shape[-1])
     store[rows] = flat[at.to(x.device)].double().cpu()
-    if enough:
-        raise Enough
+
+
+def _keep_and_end(store: Tensor, rows: list[int], at: Tensor, x: Tensor) -> None:
+    _keep(store, rows, at, x)
+    raise Enough
 
 
 def _shifted(at: Tensor, deltas: Tensor, output: Tensor) -> Tensor:

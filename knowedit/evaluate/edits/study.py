@@ -125,12 +125,13 @@ class EditStudy(FactStudy):
         edits = self._editor(facts)
         edited = time.perf_counter()
         n = len(facts)
-        held = [(fact,) for fact in facts]
-        answers = self._answers([None] * n + edits, [*facts, *facts], [()] * n + held)
+        nothing: list[Sequence[Fact]] = [()] * n
+        held: list[Sequence[Fact]] = [(fact,) for fact in facts]
+        answers = self._answers([None] * n + edits, [*facts, *facts], nothing + held)
         answered = time.perf_counter()
         drifts = self._drifts(facts, edits)
         notes = {edit: _notes(edit) for edit in edits}
-        wrote_before, wrote_after = self._writings(facts, [None] * n, [()] * n), self._writings(facts, edits, held)
+        wrote_before, wrote_after = self._writings(facts, [None] * n, nothing), self._writings(facts, edits, held)
         rows = [
             {
                 **_about(fact),

@@ -6,21 +6,23 @@ import pytest
 import torch
 from support.fact_sets import config, covariances, fact_set, requests
 from support.rounding import LOGITS, PASS, assert_near
-from support.tiny import DECODERS, tiny
+from support.tiny import DECODERS, FAMILIES, PROMPT, SUBJECT, tiny
 from support.trained import exact, trained
 
 from knowedit import FactSet
 from knowedit.edit.apply import applied
 from knowedit.edit.covariance import Covariance
+from knowedit.edit.delta import LowRank
 from knowedit.edit.fact_set.alphaedit import AlphaEdit
 from knowedit.edit.fact_set.emmet import Emmet
 from knowedit.edit.fact_set.memit import Memit
 from knowedit.edit.fact_set.rows import row_name
-from knowedit.edit.fact_set.solve import change
+from knowedit.edit.fact_set.solve import Climb, change
 from knowedit.edit.preserved_keys import PreservedKeys
+from knowedit.edit.stack import HookedDelta
 from knowedit.errors import InputError
 from knowedit.facts import Fact
-from knowedit.hooks import hooked, on_output
+from knowedit.hooks import hooked, on_output, on_pass
 from knowedit.models.passes.replay import record
 
 NEURONS, WIDTH = 24, 32
@@ -166,6 +168,44 @@ def test_the_first_of_two_layers_takes_half_of_what_is_missing(doubled):
     target = state(model, fact, 1, row.delta)
     first = made.edit().deltas[model.down_path(0)]
     assert_near(first.matrix().double() @ row.key, (target - before) / 2, size=LOGITS, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_climb_sees_what_the_whole_model_does_under_the_changes_so_far(family, doubled):
+    """No block below a change is run again, in any family, and yet keys and states are those of a run from below."""
+    model, last = tiny(family), 2
+    prompts = [model.encode(text, SUBJECT) for text in (PROMPT, f"a b. {PROMPT}", f"It is said that {PROMPT}")]
+    sizes = model.d_model, model.n_neurons
+    changes = [LowRank(*(0.3 * random(n, 2, seed=layer) for n in sizes)) for layer in range(last)]
+    deltas = 0.3 * random(len(prompts), model.d_model, seed=9)
+
+    def run(prompt, *hooks):
+        """A run from below, as far as the lookup position; its states above block `last` there."""
+        with hooked(*hooks):
+            found = record(model, prompt.ids[: None if model.masked else prompt.lookup + 1])
+        above = found.output if last + 1 == model.n_layers else found.inputs[last + 1]
+        return found, above[0, prompt.lookup]
+
+    def shifting(prompt, delta):
+        def shift(output):
+            there = torch.arange(output.numel() // model.d_model) == prompt.lookup
+            return output + (there[:, None] * delta).reshape(output.shape)
+
+        return on_output(model.down(0), shift)
+
+    climb = Climb(model, prompts, 0, last)
+    states = [run(prompt)[1] for prompt in prompts]
+    assert_near(climb.states, torch.stack(states), dtype=F64)
+    shifted = [run(prompt, shifting(prompt, delta))[1] for prompt, delta in zip(prompts, deltas, strict=True)]
+    assert_near(climb.shifted(deltas), torch.stack(shifted), dtype=F64)
+    hooks = []
+    for layer, delta in enumerate(changes):
+        keys, states = climb.changed(layer, delta, layer + 1)
+        hooks.append(on_pass(model.down(layer), HookedDelta([delta])))
+        runs = [run(prompt, *hooks) for prompt in prompts]
+        of_whole = [found.neurons[layer + 1][prompt.lookup] for (found, _), prompt in zip(runs, prompts, strict=True)]
+        assert_near(keys, torch.stack(of_whole), dtype=F64)
+        assert_near(states, torch.stack([state for _, state in runs]), dtype=F64)
 
 
 def test_a_set_of_several_layers_leaves_the_model_as_it_is():
