@@ -35,8 +35,9 @@ def counterfact_lite(source: str, runs: Path = RUNS) -> Path:
 
 @benchmark("reports.fact_sets", "What does one change that holds hundreds of CounterFact records do?")
 def fact_sets(source: str, runs: Path = RUNS) -> Path:
-    """`source`: a CounterFact file."""
-    return _reported("edit", "counterfact", {"memit": "memit_smollm2_counterfact"}, source, runs)
+    """`source`: a CounterFact file. Beside the set, its records in the prompt, and ROME edits on top of one another."""
+    configs = {method: f"{method}_smollm2_counterfact" for method in ("memit", "retrieval", "rome-stacked")}
+    return _reported("edit", "counterfact", configs, source, runs)
 
 
 @benchmark("reports.relations", "What does ROME do to known facts of the relations data set?")
@@ -58,14 +59,17 @@ def neurons_relations(source: str, runs: Path = RUNS) -> Path:
 
 @fact_sets.row
 def fact_sets_row(record: dict) -> list[str]:
-    (run,) = record["runs"]
-    points = {int(n): point["metrics"] for n, point in run["checkpoints"].items()}
     shown = {"ES": "ES", "ES_argmax": "argmax", "PS": "PS", "NS": "NS"}
-    lines = [f"unedited, {max(points)} facts: {_percent(run['before'], shown)}"]
-    return lines + [
-        f"{number_of(n, 'fact')}: {_percent(metrics, shown)}; perplexity {100 * metrics['perplexity']['value']:+.1f} %"
-        for n, metrics in sorted(points.items())
-    ]
+    first = record["runs"][0]
+    lines = [f"unedited, {number_of(first['records'], 'fact')}: {_percent(first['before'], shown)}"]
+    for run in record["runs"]:
+        points = {int(n): point["metrics"] for n, point in run["checkpoints"].items()}
+        lines += [
+            f"{run['name'].partition('_')[0]}, {number_of(n, 'fact')}: {_percent(metrics, shown)}; "
+            f"perplexity {100 * metrics['perplexity']['value']:+.1f} %"
+            for n, metrics in sorted(points.items())
+        ]
+    return lines
 
 
 def _percent(metrics: dict, names: dict[str, str]) -> str:

@@ -181,13 +181,20 @@ def list_set(folder: Folder, *, output: Output) -> None:
     config = store.header["config"]
     record = {"model": store.header["model"], "config": config, "facts": rows}
     cells = [(r["id"], r["prompt"], f"{r['target']} → {r['target_new']}", f"{r['probability']:.2f}") for r in rows]
-    layers = f"layer{'s' * (len(config['layers']) > 1)} {', '.join(map(str, config['layers']))}"
+    layers = _layers(config)
     parts = (
         Table(("id", "prompt", "answer", "p"), cells),
         "",
         f"{number_of(len(rows), 'fact')} for {store.header['model']}, by {config['method']} in {layers}",
     )
     run_command("knowedit.set/1", lambda _: Printout(record, parts), None, output)
+
+
+def _layers(config: dict) -> str:
+    """Which layers a set changes, in words; the model, which is not loaded, decides how many of those that are open."""
+    if config["layers"] is None:
+        return f"as many layers from {config['rows']['layer']} on as its facts ask for"
+    return f"layer{'s' * (len(config['layers']) > 1)} {', '.join(map(str, config['layers']))}"
 
 
 @app.command("diff", cls=Command)

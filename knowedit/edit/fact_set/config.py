@@ -19,15 +19,16 @@ Solver = Memit | Emmet | AlphaEdit
 SOLVERS: Mapping[str, type[Solver]] = {solver.name: solver for solver in (Memit, Emmet, AlphaEdit)}
 
 
-SHARED = 4  # layers that share a change; one where a norm stands behind the MLP, whose output is not added as it is
+LEAST, MOST = 4, 3  # layers that share a change: at least so many, at most one of so many of the model's
+HELD = 32  # a layer holds as many facts as a 32nd of its neurons, about; with more of them a further one is changed
 
 
 @dataclass(frozen=True)
 class FactSetConfig:
     """Which layers a set changes, and how.
 
-    - `layers`: neighbouring or not, the lowest first; None for the one of `rows`, and where that names none for
-      `SHARED` layers from ROME's on.
+    - `layers`: neighbouring or not, the lowest first; None for as many as the number of facts asks for (`layers_for`),
+      from that of `rows` on.
     - `rows`: how key and value of each fact are found; in the first of `layers`, where these are given.
     - `key_contexts`: a fact's key is the mean over its plain prompt and the prompt behind so many of the contexts of
       `rows`; 0 for the plain prompt's alone. A subject that opens a prompt has another key there than behind text.
@@ -72,7 +73,8 @@ class FactSetConfig:
         """What `as_dict` gave. Raises `InputError` for anything else."""
         values = dict(record)
         solver = find_solver(values.pop("method", ""))()
-        return overridden(cls(solver=solver), {**values, "layers": tuple(values["layers"])})
+        layers = values["layers"]
+        return overridden(cls(solver=solver), {**values, "layers": None if layers is None else tuple(layers)})
 
 
 def find_solver(name: str) -> type[Solver]:
@@ -83,22 +85,31 @@ def find_solver(name: str) -> type[Solver]:
 
 
 def fact_set_config(model: Model) -> FactSetConfig:
-    """The settings for `model`: rows as ROME's, in ROME's layer, and `SHARED` layers from it on.
+    """The settings for `model`: rows as ROME's, in ROME's layer, and layers by the number of facts.
 
     Raises `InputError` for a model that no table knows.
     """
-    rows = rome_config(model)
-    assert rows.layer is not None
-    last = rows.layer + (1 if model.normalised else SHARED)
-    return FactSetConfig(tuple(range(rows.layer, min(last, model.n_layers))), rows)
+    return FactSetConfig(rows=rome_config(model))
+
+
+def layers_for(model: Model, first: int, facts: int) -> tuple[int, ...]:
+    """Which layers share the change of so many facts, from `first` on.
+
+    The more of a layer's keys are spoken for, the larger and the less sure is what it changes, so facts that crowd
+    `LEAST` layers take more. One, where a norm stands behind the MLP, whose output is not added as it is.
+    """
+    wanted = max(LEAST, min(round(HELD * facts / model.n_neurons), model.n_layers // MOST))
+    return tuple(range(first, first + 1 if model.normalised else min(first + wanted, model.n_layers)))
 
 
 def settled(model: Model, config: FactSetConfig | None) -> FactSetConfig:
-    """`config` with its layers filled in; the model's own settings where it is None."""
+    """`config` with its first layer filled in; the model's own settings where it is None.
+
+    Raises `InputError` for a layer that the model does not have, and where neither names a first one.
+    """
     config = config or fact_set_config(model)
-    if config.layers is None:
-        layer = config.rows.layer
-        config = replace(config, layers=fact_set_config(model).layers if layer is None else (layer,))
-    for layer in config.layers or ():
+    if config.rows.layer is None:
+        config = replace(config, rows=replace(config.rows, layer=rome_config(model).layer))
+    for layer in config.layers or (config.rows.layer,):
         model.check_layer(layer)
     return config

@@ -39,7 +39,7 @@ from ..methods.v_star import OutOfReachError, Value, request
 from ..preserved_keys import Metric, PreservedKeys, preserved_keys
 from .buckets import find_in_buckets
 from .collisions import Collision, alike, contradictions
-from .config import FactSetConfig, Solver, settled
+from .config import FactSetConfig, Solver, layers_for, settled
 from .rows import KeptRows, Row, by_id, content_hash, row_name
 from .solve import solved
 from .store import SCHEMA, Store
@@ -305,14 +305,18 @@ class FactSet:
             yield
 
     def _layers(self, layers: Sequence[int] | None) -> tuple[int, ...]:
-        config = self.config if layers is None else settled(self.model, replace(self.config, layers=tuple(layers)))
-        assert config.layers is not None
-        if config.layers[0] != self.config.rows.layer:
+        """Those that an edit changes: `layers`, else the config's, else by the number of facts."""
+        first = self.config.rows.layer
+        assert first is not None
+        if layers is None:
+            return self.config.layers or layers_for(self.model, first, len(self))
+        given = settled(self.model, replace(self.config, layers=tuple(layers))).layers
+        if not given or given[0] != first:
             raise InputError(
-                f"values are found in layer {self.config.rows.layer}, the first edited layer is {config.layers[0]}; "
-                "give one, or make another set"
+                f"values are found in layer {first}, the first edited layer is {layers[0]}; give that one, or make "
+                "another set"
             )
-        return config.layers
+        return given
 
 
 def _row(value: Value, contexts: int) -> Row:

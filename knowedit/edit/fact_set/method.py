@@ -9,7 +9,7 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ..edit import Edit
 from ..methods.method import Bars, Editor, Method
-from .config import FactSetConfig, fact_set_config, find_solver, settled
+from .config import FactSetConfig, fact_set_config, find_solver, layers_for
 from .fact_set import FactSet
 from .rows import with_id
 
@@ -28,8 +28,10 @@ def _method(name: str) -> Method:
 
 
 def _prepare(model: Model, config: FactSetConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
-    held = FactSet(model, settled(model, config))
-    held.prepare(bars)
+    held = FactSet(model, config)
+    first = held.config.rows.layer
+    assert first is not None
+    held.prepare(bars, held.config.layers or layers_for(model, first, len(facts)))
 
     def edit(facts: Sequence[Fact]) -> list[Edit | None]:
         asked = [with_id(fact) for fact in facts]
@@ -53,7 +55,7 @@ def _passes(
 
 
 def _memory(config: FactSetConfig, model: Model, batch: int) -> dict[str, int]:
-    layers = len(config.layers or (0,))
+    layers = len(config.layers or layers_for(model, config.rows.layer or 0, batch))
     return {
         # C in float32 and the factor of A in float64; of one layer A too, or a copy of its factor
         "covariance": (layers * (4 + 8) + 8) * model.n_neurons**2,

@@ -8,6 +8,7 @@ from support.fact_sets import requests
 from support.trained import trained
 
 from knowedit import FactSet
+from knowedit.edit.fact_set.config import layers_for
 from knowedit.edit.methods.table import method_config, prepare
 
 SETTINGS = {
@@ -42,3 +43,16 @@ def test_batches_tell_nothing_of_one_another_and_a_fact_that_is_kept_out_has_no_
     (again,) = {edit.factors_hash for edit in make(facts[:2])}
     assert again == first.factors_hash
     assert torch.isfinite(next(iter(first.deltas.values())).matrix()).all()
+
+
+def test_layers_by_the_number_of_facts():
+    """Four at least, one for each 32nd of a layer's neurons in facts, and a third of the model's at most."""
+
+    class Shape:
+        n_layers, n_neurons, normalised = 30, 1536, False
+
+    for facts, layers in ((1, 4), (200, 4), (300, 6), (480, 10), (5000, 10)):
+        assert layers_for(Shape, 1, facts) == tuple(range(1, 1 + layers)), facts
+    assert layers_for(Shape, 28, 1) == (28, 29), "no model has more layers than it has"
+    Shape.normalised = True
+    assert layers_for(Shape, 3, 1000) == (3,), "what its down-projections give is not added as it is"
