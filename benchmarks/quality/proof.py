@@ -1,4 +1,4 @@
-"""Proof on built-in facts that the default model knows: suppression and amplification on held-out prompts.
+"""Proof on built-in facts that the model knows: suppression and amplification on held-out prompts.
 
 Located as a plain `knowedit locate` does it, unless options say otherwise. Proved are all located neurons of a fact
 and, in a second result, the first five; with `--select refined --adjust` there are 2 to 5 as Dai et al. choose them.
@@ -9,19 +9,18 @@ the causal selection on nine, some of which may be among these.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-
-from tqdm.auto import tqdm
 
 import knowedit
 from knowedit import Fact, Model
 from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import locate_fact
-from knowedit.locate.proof.effect import located_answers, measure_located
+from knowedit.locate.proof.effect import Effect, located_answers, measure_located
 from knowedit.locate.proof.neuron_kinds import ControlPool
 from knowedit.locate.proof.proof import summarise
 from knowedit.selection import evenly
@@ -29,6 +28,7 @@ from knowedit.statistics import rate
 
 from ..registry import benchmark
 from ..samples import known
+from ..studies import RecordStudy, summary_of
 
 STRONGEST = 5
 PLACES = {"read": "", "lookup": ", at the subject's last token", "both": ", at the subject's and the last token"}
@@ -36,6 +36,7 @@ PLACES = {"read": "", "lookup": ", at the subject's last token", "both": ", at t
 
 @benchmark("quality.proof", "What do suppressing and doubling a fact's neurons do on held-out prompts?")
 def proof(
+    model: str = "smollm2-135m",
     method: str = "ig",
     facts: int = 150,
     nodes: int | None = None,
@@ -47,9 +48,11 @@ def proof(
     specific: bool = False,
     position: str = "read",
     draws: int = 40,
+    folder: Path = Path("runs/proof"),
 ) -> Iterator[tuple[str, dict]]:
     """`facts`: of which a few are left out, as relations have unlike many. `layers` such as 2-29; `p`: the share of
-    prompts that a neuron is refined by; `draws`: random sets of each fact, whose mean over facts is told."""
+    prompts that a neuron is refined by; `draws`: random sets of each fact, whose mean over facts is told. A study of
+    one record a fact below `folder`: the same command goes on where it was stopped."""
     first, _, last = (layers or "").partition("-")
     attribution = replace(LocateConfig().attribution, position=position)
     config = LocateConfig(
@@ -62,16 +65,17 @@ def proof(
         adjust=adjust,
         layers=tuple(range(int(first), int(last) + 1)) if layers else None,
     )
-    model = knowedit.load()
-    known_facts = known(model)
+    chosen_by = "causal" if select == "causal" else "adjusted" if adjust else ""
+    others = ((ablation, "zero"), (position, "read"), (model, "smollm2-135m"))
+    changed = ("specific" if specific else "", *("" if value == usual else value for value, usual in others))
+    variant = "_".join(filter(None, (method, chosen_by, *changed)))
+    loaded = knowedit.load(model)
+    known_facts = known(loaded)
     sizes = {"": None} if adjust else {"": None, "strongest": STRONGEST}
     chosen = evenly(known_facts, facts)
-    record = {"known": len(known_facts)}
-    for size, result in proved(model, chosen, knowedit.builtin_facts(), config, draws, sizes):
-        chosen_by = "causal" if select == "causal" else "adjusted" if adjust else ""
-        others = ((ablation, "zero"), (position, "read"))
-        changed = ("specific" if specific else "", *("" if value == usual else value for value, usual in others))
-        yield "_".join(filter(None, (method, chosen_by, *changed, size))), record | result
+    results = proved(loaded, chosen, knowedit.builtin_facts(), config, draws, folder / variant, sizes)
+    for size, result in results.items():
+        yield "_".join(filter(None, (variant, size))), {"known": len(known_facts)} | result
 
 
 @benchmark("quality.proof_masked", "What do they do in a masked model?")
@@ -80,8 +84,8 @@ def proof_masked(draws: int = 40) -> dict:
     sys.path.append(str(Path(__file__).parents[2] / "tests"))
     from support.trained_masked import facts, trained_masked
 
-    ((_, result),) = proved(trained_masked(), facts(), facts(), LocateConfig(), draws)
-    return result
+    with tempfile.TemporaryDirectory() as folder:
+        return proved(trained_masked(), facts(), facts(), LocateConfig(), draws, Path(folder) / "proof")[""]
 
 
 def proved(
@@ -90,29 +94,43 @@ def proved(
     controls: Sequence[Fact],
     config: LocateConfig,
     draws: int,
+    folder: Path,
     sizes: Mapping[str, int | None] = MappingProxyType({"": None}),
-) -> Iterator[tuple[str, dict]]:
+) -> dict[str, dict]:
     """By the name of a size, the proof of so many of the first neurons of each fact."""
     weights_hash = model.weights_hash()
     pool = ControlPool(model, controls, weights_hash=weights_hash)
-    effects = {size: [] for size in sizes}
-    rows = []
-    for fact in tqdm(facts, unit="fact"):
+    by_id = {str(fact.id): fact for fact in facts}
+
+    def measure(name: str) -> dict:
+        fact = by_id[name]
         located = locate_fact(model, fact, config, pool=pool, weights_hash=weights_hash)
         kinds = [neuron.kind for neuron in located.neurons]
-        counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-        rows.append({"id": fact.id, "neurons": [list(site) for site in located], "kinds": counts})
+        counts = {str(kind): kinds.count(kind) for kind in sorted(set(kinds), key=str)}
+        record: dict = {"neurons": [list(site) for site in located], "kinds": counts, "effects": {}}
         if not len(located):
-            continue
+            return record
         answers = located_answers(model, located, FactPrompts.all_of(fact).heldout, pool)
         for size, most in sizes.items():
             neurons = located if most is None else located.top(most)
-            effects[size].append(measure_located(model, neurons, answers, pool=pool, draws=draws))
+            effect = measure_located(model, neurons, answers, pool=pool, draws=draws)
+            record["effects"][size] = effect.as_dict()
+        return record
+
+    asked = {"locate": config.as_dict(), "draws": draws, "sizes": dict(sizes)}
+    study = RecordStudy("proof", model, asked, list(by_id), measure, lambda records: records)
+    records = summary_of(study, folder)
+    rows = [{"id": name, "neurons": of["neurons"], "kinds": of["kinds"]} for name, of in records.items()]
     record = {"model": model.name, "facts": len(facts), "config": config.as_dict(), "draws": draws}
-    for size, measured in effects.items():
-        signs = [bool(e.suppressed.mean() < e.before.mean() < e.amplified.mean()) for e in measured]
-        results = {"proof": summarise(measured).as_dict(), "both_signs": rate(signs).as_dict(), "by_fact": rows}
-        yield size, record | {"size": size or "all", **results}
+    return {
+        size: record | {"size": size or "all", **_results(records.values(), size), "by_fact": rows} for size in sizes
+    }
+
+
+def _results(records: Iterable[dict], size: str) -> dict:
+    measured = [Effect.from_dict(record["effects"][size]) for record in records if record["effects"]]
+    signs = [bool(e.suppressed.mean() < e.before.mean() < e.amplified.mean()) for e in measured]
+    return {"proof": summarise(measured).as_dict(), "both_signs": rate(signs).as_dict()}
 
 
 @proof.row
@@ -124,11 +142,13 @@ def proof_row(record: dict) -> list[str]:
         size = f"{'specific ' * config['specific']}causal selection, {size}"
     size += PLACES[config["attribution"]["position"]]
 
+    model = "" if record["model"].startswith("SmolLM2") else f"{record['model']}, "
+
     def both(control: str) -> str:
         return ", ".join(f"{effects[f'{control}{way}']['value']:+.1%}" for way in ("suppress", "amplify"))
 
     lines = [
-        f"`{config['method']}`, {size}, {effects['facts']} facts: {effects['neurons']:.1f} neurons a fact, "
+        f"{model}`{config['method']}`, {size}, {effects['facts']} facts: {effects['neurons']:.1f} neurons a fact, "
         f"p before {effects['probability']:.2f}",
         f"located **{both('')}**; random by layer and activation {both('control_')}, by layer {both('layer_control_')}",
     ]

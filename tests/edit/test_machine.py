@@ -30,6 +30,7 @@ from knowedit.edit.apply import applied, apply, edits_on, unedited
 from knowedit.edit.edit import load_edit, save_edit
 
 STEPS = 10_000
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # thousands of small files, each for a moment
 SMALL = {
     "gpt2": dict(n_embd=8, n_inner=10, n_head=2, n_layer=3),
     "llama": dict(hidden_size=8, intermediate_size=10, num_attention_heads=2, num_key_value_heads=1),
@@ -77,7 +78,7 @@ class Edits(RuleBasedStateMachine):
         self.model = model_of(*self.kind)
         self.on: list = []  # (edit, mode, handle), in order of application
         self.open: list = []
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=IN_MEMORY))
         Edits.seen.add(self.kind)
         Edits.steps -= 1  # to start is no step, though it is checked like one
 

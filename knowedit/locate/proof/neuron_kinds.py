@@ -151,31 +151,36 @@ class ControlPool:
     def _panel(self, position: str) -> Panel:
         """Facts of unlike relations that the model knows, with their probabilities as they are and by neuron.
 
-        The last are kept in the cache.
+        Which they are and what they say is kept in the cache, so that they are asked once a model.
         """
-        facts: list[Asked] = []
-        panel: list[ScaledAnswers] = []
-        unknown = len(self._unknown)
-        for group in self._groups:
-            for fact, answers in _by_turns(random.Random(0).sample(group, len(group)))[:TRIED]:
-                control = self._ask(fact, position) if len(panel) < CONTROLS else None
-                if control is not None:
-                    facts.append((fact, answers))
-                    panel.append(control)
-        if len(self._unknown) > unknown:
-            self._cache()
-        if not panel:
-            return [], [], {}
-        asked = [[control.query.prompt.ids, control.query.target_ids] for control in panel]
+        order = [
+            (fact, answers)
+            for group in self._groups
+            for fact, answers in _by_turns(random.Random(0).sample(group, len(group)))[:TRIED]
+        ]
+
+        def make() -> dict:
+            panel: dict[int, ScaledAnswers] = {}
+            unknown = len(self._unknown)
+            for i, (fact, _) in enumerate(order):
+                if len(panel) < CONTROLS and (control := self._ask(fact, position)) is not None:
+                    panel[i] = control
+            if len(self._unknown) > unknown:
+                self._cache()
+            changed = changes_of_panel(list(panel.values())) if panel else {}
+            return {
+                "facts": list(panel),
+                "before": [control.probability for control in panel.values()],
+                "changed": [[*site, values] for site, values in changed.items()],
+            }
+
+        asked = [[fact.prompt, fact.target, fact.separator] for fact, _ in order]
         key = self._key and key_of(
-            {"model": self._key, "position": position, "panel": asked, "tried": (FIRST_ORDER, MASSIVE)}
+            {"model": self._key, "position": position, "asked": asked, "tried": (FIRST_ORDER, MASSIVE, CONTROLS)}
         )
-
-        def make() -> list:
-            return [[*site, values] for site, values in changes_of_panel(panel).items()]
-
-        rows = make() if key is None else remembered("general", key, make)
-        return facts, [control.probability for control in panel], {(la, i): values for la, i, values in rows}
+        found = make() if key is None else remembered("general", key, make)
+        changed = {(layer, index): values for layer, index, values in found["changed"]}
+        return [order[i] for i in found["facts"]], found["before"], changed
 
     def _known(self, groups: list[list[Fact]], n: int, position: str) -> tuple[ScaledAnswers, ...]:
         """The first `n` facts that the model knows, in a shuffled order that is always the same."""
