@@ -81,8 +81,9 @@ def test_help_fits_a_terminal(shown, name):
 
 @pytest.mark.parametrize("name, option", CHOICES)
 def test_an_option_shows_what_the_library_takes(shown, name, option):
-    choices = CHOICES[name, option]
-    assert f"{option} {'|'.join(choices)}" in " ".join(shown(*name.split()).split())
+    choices, text = CHOICES[name, option], " ".join(shown(*name.split()).split())
+    beside = f"{option} {'|'.join(choices)}"
+    assert beside in text or re.search(rf"{option} NAME [^:]*: {', '.join(choices)}\.", text)
 
 
 def test_a_wrong_choice_is_one_line_with_the_nearest(run):

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 _WHOLE = 1000  # characters: no summary is longer, so none is cut
+_BESIDE = 64  # characters of choices beside an option; with it they fill a line of 80
 
 
 class Command(TyperCommand):
@@ -44,10 +45,14 @@ def group(name: str, help: str) -> typer.Typer:
 def choice(names: Collection[str], *declarations: str, help: str, hidden: Collection[str] = ()):
     """An option that takes one of `names`, shown by --help and offered by shells.
 
-    Another name ends in an `InputError` with the nearest one. `names` may be a table: what is added to it later counts.
-    The `hidden` ones are not shown: what takes the option says why they do not serve.
+    Names that would not fit beside the option stand in its help. Another name ends in an `InputError` with the nearest
+    one. `names` may be a table: what is added to it later counts. The `hidden` ones are not shown: what takes the
+    option says why they do not serve.
     """
     shown = [name for name in names if name not in hidden]
+    metavar = "|".join(shown)
+    if len(metavar) > _BESIDE:
+        metavar, help = "NAME", f"{help.rstrip('.')}: {', '.join(shown)}."
 
     def check(text: str) -> str:
         from ...errors import InputError, did_you_mean
@@ -59,4 +64,4 @@ def choice(names: Collection[str], *declarations: str, help: str, hidden: Collec
             )
         return text
 
-    return typer.Option(*declarations, help=help, metavar="|".join(shown), parser=check, autocompletion=lambda: shown)
+    return typer.Option(*declarations, help=help, metavar=metavar, parser=check, autocompletion=lambda: shown)

@@ -171,12 +171,17 @@ def _finite(loss: Tensor, config: FineTuneConfig) -> float:
 
 def _losses(rows: Rows, layer: int, deltas: list[Tensor]) -> Tensor:
     """Mean NLL of each fact's target tokens with its ΔW beside the weight of `layer`, (facts,)."""
-    change = torch.stack(deltas)[rows.owner.to(deltas[0].device)]
+    return mean_nll(rows, layer, torch.stack(deltas)[rows.owner.to(deltas[0].device)], len(deltas))
+
+
+def mean_nll(rows: Rows, layer: int, change: Tensor, facts: int) -> Tensor:
+    """Mean NLL of each fact's target tokens, (facts,), with `change` beside the weight of `layer`: one ΔW (out, in) for
+    all rows, or one for each."""
     shift = rows.batch.neurons[layer].to(change) @ change.mT
     hidden = rows.forward(layer, lambda output: output + shift.reshape(output.shape).to(output))
     nll = -log_probabilities(rows.model, hidden[rows.at]).gather(1, rows.token[:, None])[:, 0]
-    total = torch.zeros(len(deltas), device=nll.device).index_add(0, rows.read_of, nll)
-    return total / rows.read_of.bincount(minlength=len(deltas))
+    total = torch.zeros(facts, device=nll.device).index_add(0, rows.read_of, nll)
+    return total / rows.read_of.bincount(minlength=facts)
 
 
 # ---------------------------------------------------------------- as the table has it

@@ -51,6 +51,7 @@ METHODS: dict[str, Row] = {
         "all facts by one update where other keys hardly are (Fang et al. 2025)", "..fact_set.method:ALPHAEDIT"
     ),
     "fine_tune": Row("gradient descent on one layer: FT, and FT-L with norm_constraint", ".fine_tune"),
+    "loc_ft": Row("one layer fine-tuned on all facts, pass after pass (Yang et al. 2025)", ".loc_ft"),
     "knowledge_neurons": Row("value slots of located neurons rewritten (Dai et al. 2022)", ".knowledge_neurons"),
     "retrieval": Row("no edit: facts stand before prompts that name their subject", ".retrieval", edits=False),
     "none": Row("the model as it is", ".none", edits=False),
