@@ -4,7 +4,10 @@ Histories of adding, replacing and removing, over facts with two new answers eac
 the bits of that of a set to which the same facts were added at once, in another order. And a process that adds facts to
 a folder is killed at random moments by SIGKILL, goes on until it is done or killed once more, and starts over in a new
 folder when it is done. Each folder has to load after a kill, and the change at the end must have the bits of that of a
-set that nobody disturbed. Searches are short, since it is bits that count here and not answers.
+set that nobody disturbed. Searches are short there, since it is bits that count and not answers.
+
+*Churn* is one history of many facts, by the defaults: some are replaced, some are removed, and what is left is compared
+with a set of the same facts that was made at once.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from tqdm.auto import tqdm
 
 import knowedit
 from knowedit import Fact, FactSet, Model
-from knowedit.edit.fact_set.config import FactSetConfig, fact_set_config
+from knowedit.edit.apply import layers_of
+from knowedit.edit.fact_set.config import FactSetConfig, fact_set_config, layers_for
 from knowedit.edit.fact_set.rows import KeptRows
 from knowedit.selection import by_relation
 
@@ -81,11 +85,57 @@ def kills_row(record: dict) -> list[str]:
     ]
 
 
+@benchmark("robustness.set_churn", "What is left of facts that were replaced or removed in a large set?")
+def churn(source: str, facts: int = 1000, replaced: int = 300, removed: int = 300) -> dict:
+    """`source`: a file of facts with new answers, of which the first `facts` are added and the next take the places of
+    `replaced` ones, under their ids. Rows that are in the cache are not searched for."""
+    model, draw, watch = knowedit.load(), random.Random(0), Stopwatch()
+    contents = [fact for fact in knowedit.read_facts(source) if fact.target_new is not None]
+    held, fresh = FactSet(model), FactSet(model)
+    watch("add", held.add, contents[:facts])
+    held.prepare()
+    watch("solve", held.edit)
+    ids = [str(fact.id) for fact in held]
+    draw.shuffle(ids)
+    new = [replace(fact, id=name) for name, fact in zip(ids[:replaced], contents[facts:], strict=False)]
+    came = watch("replace", held.replace, new)
+    watch("remove", held.remove, ids[replaced : replaced + removed])
+    edit = watch("solve what is left", held.edit)
+    left = list(held)
+    draw.shuffle(left)
+    fresh.add(left)
+    same = fresh.edit().factors_hash == edit.factors_hash
+    held.remove([left[0].id])
+    watch("solve one less", held.edit)
+    return {
+        "model": model.name,
+        "facts": len(ids),
+        "replaced": len(came.added),
+        "removed": removed,
+        "left": len(left),
+        "layers": sorted(layers_of(model, edit).values()),
+        "same": same,
+        "seconds": {name: watch.total(name) for name in watch.seconds},
+    }
+
+
+@churn.row
+def churn_row(record: dict) -> list[str]:
+    bits = "the bits" if record["same"] else "**not** the bits"
+    solved = record["seconds"]["solve what is left"]
+    return [
+        f"{record['facts']} facts, {record['replaced']} replaced, {record['removed']} removed: the {record['left']} "
+        f"that are left have {bits} of a set that was made at once; solved in {solved:.0f} s"
+    ]
+
+
 @contextmanager
 def searched_anew() -> Iterator[tuple[Model, FactSetConfig]]:
     """The default model and settings with short searches, whose rows the cache neither gives nor gets."""
     model = knowedit.load()
     config = fact_set_config(model)
+    assert config.rows.layer is not None
+    config = replace(config, layers=layers_for(model, config.rows.layer, 1))  # one history is not to take more of them
     search = replace(config.rows.search, steps=STEPS)
     with patch.object(KeptRows, "read", return_value=None), patch.object(KeptRows, "write"):
         yield model, replace(config, rows=replace(config.rows, search=search), least=1e-12)

@@ -21,10 +21,12 @@ from .edits import covariance, edit, files as edits, set_effects
 from .serving import cache, checks, harness, hub, log
 from .shared.command import command
 from .shared.help import Command, group
+from .shared.interrupts import leaving_while_importing
 from .shared.options import Verbose
 from .shared.output import log_to_stderr, warnings_as_notes
 
 _INTERRUPTED = 130
+_SAID = "\ninterrupted; runs, sets and caches keep what was finished"
 
 app = group("knowedit", "Find the neurons with which a language model recalls a fact, prove them, and edit the fact.")
 COMMANDS: dict[str, Callable] = {
@@ -84,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ..errors import KnoweditError
 
     try:
-        with warnings_as_notes():
+        with warnings_as_notes(), leaving_while_importing(_SAID, _INTERRUPTED):
             line = shlex.join(["knowedit", *(sys.argv[1:] if arguments is None else arguments)])  # for an edit's record
             status = typer.main.get_command(app)(arguments, prog_name="knowedit", standalone_mode=False, obj=line) or 0
     except KnoweditError as error:
@@ -99,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(error.format_message() or f"{error}; see knowedit --help")
     if status == _INTERRUPTED:  # typer, too, turns an interrupt into this status
-        typer.echo("\ninterrupted; what was finished is kept", err=True)
+        typer.echo(_SAID, err=True)
     sys.exit(status)
 
 

@@ -215,8 +215,9 @@ def _check_bases(model: Model, edit: Change, layers: dict[str, int], stack: Stac
         if edit.bases[path] not in found:
             made_on = f" (on {edit.model})" if edit.model else ""
             raise ModelError(
-                f"{path}.weight of {model.name} is not the weight that this edit was made for{made_on}: it is for "
-                "another model or other weights; make it on this model, or apply it with any_base=True"
+                f"the weight {path} of {model.name} is not the one that this edit was made for{made_on}: that had "
+                "another edit on it, or is another model's or has other weights; put the other edit on first, or make "
+                "this one anew (in Python any_base=True applies it nevertheless)"
             )
 
 

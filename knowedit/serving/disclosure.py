@@ -17,6 +17,7 @@ from ..facts import Fact
 from ..models.adapter import Model
 
 SHOWN = 10
+STANDS_OUT = 2.0  # times the next subject; two that were not edited differ by far less
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,17 @@ class Disclosure(Record):
         yield f"Subjects that this change acts on most, of {len(self.subjects)} that were tried on {self.model}"
         rows = [(found.subject, f"{found.moved:.3f}", found.path) for found in self.subjects[:SHOWN]]
         yield Table(("subject", "‖ΔW k‖ / ‖W k‖", "at"), rows)
+        yield self.verdict
+
+    @property
+    def verdict(self) -> str:
+        """Whether the first subject stands out from the others, which are what chance gives."""
+        if len(self.subjects) < 2:
+            return "One subject alone tells nothing: there is no other to compare it with"
+        first, second = self.subjects[:2]
+        if first.moved >= STANDS_OUT * second.moved:
+            return f"{first.subject} stands out: it is moved {first.moved / second.moved:.1f} times as far as the next"
+        return "None stands out: what was edited is none of these subjects, or there are several"
 
 
 def acts_on(model: Model, edit: Edit, facts: Sequence[Fact] | None = None) -> Disclosure:

@@ -18,7 +18,7 @@ from . import asking, comparing, editing, inside, locating, stacking
 from .jobs import Desk, Report
 from .render import doing, fill, head, notes, problem
 from .tab import Tab
-from .toolkit import gradio as gr
+from .toolkit import Factor, gradio as gr
 
 HOST = "127.0.0.1"
 
@@ -49,7 +49,8 @@ def served(model: Model, port: int | None = None) -> Iterator[str]:
     """Serve the page on the loopback while the context lasts, and yield its address."""
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     with TemporaryDirectory(prefix="knowedit-") as folder:
-        page = build(model, Path(folder))
+        desk = Desk(model)
+        page = build(desk, Path(folder))
         try:
             _, address, _ = page.launch(
                 server_name=HOST, server_port=port, share=False, quiet=True, prevent_thread_lock=True, footer_links=[],
@@ -62,15 +63,16 @@ def served(model: Model, port: int | None = None) -> Iterator[str]:
         try:
             yield address
         finally:
+            desk.close()
             page.close(verbose=False)
 
 
 class Wiring:
     """Ties what is used on the page to the work that it starts."""
 
-    def __init__(self, model: Model):
-        self.model, self.desk = model, Desk(model)
-        self.unedited = model.weights_hash()
+    def __init__(self, desk: Desk):
+        self.model, self.desk = desk.model, desk
+        self.unedited = desk.model.weights_hash()
         self.tab = gr.State(lambda: Tab())  # one for each browser tab
 
     def on(
@@ -123,11 +125,11 @@ class Wiring:
         button.click(Tab.stop, [self.tab], None, queue=False, show_progress="hidden", api_visibility="private")
 
 
-def build(model: Model, folder: Path) -> gr.Blocks:
+def build(desk: Desk, folder: Path) -> gr.Blocks:
     """The page, not yet served; what it shares is written into `folder`."""
-    with gr.Blocks(title=f"knowedit: {model.name}", analytics_enabled=False) as page:
-        wiring = Wiring(model)
-        gr.HTML(fill("welcome", model=model), **PLAIN)
+    with gr.Blocks(title=f"knowedit: {desk.model.name}", analytics_enabled=False) as page:
+        wiring = Wiring(desk)
+        gr.HTML(fill("welcome", model=desk.model), **PLAIN)
         asked = _ask(wiring)
         _inside(wiring, asked)
         _locate(wiring, asked)
@@ -204,9 +206,9 @@ def _locate(wiring: Wiring, asked: Any) -> None:
         status, shown = _shown(), _shown(elem_id="located")
         with gr.Column(visible=False, elem_id="sliders") as panel:
             live, live_status = _shown(elem_id="live"), _shown()
-            every = gr.Slider(0, 3, 1, step=0.1, label="All of them, times", elem_id="all")
+            every = Factor(0, 3, 1, step=0.1, label="All of them, times", elem_id="all")
             with gr.Row(elem_classes="sliders"):
-                sliders = [gr.Slider(0, 3, 1, step=0.1, visible=False, min_width=220) for _ in range(locating.SLIDERS)]
+                sliders = [Factor(0, 3, 1, step=0.1, visible=False, min_width=220) for _ in range(locating.SLIDERS)]
             reset = gr.Button("All back to × 1", size="sm")
             card = gr.Radio([], label="The card of a neuron", elem_id="cards")
             card_status, carded = _shown(), _shown(elem_id="card")
@@ -258,10 +260,10 @@ def _edit(wiring: Wiring) -> Any:
             put = gr.Button("Put the edit on", elem_id="put-on")
             wiring.stop()
         status, shown = _shown(), _shown(elem_id="edited")
-        proposing = partial(editing.propose, model)
+        wanted = [new, method, layer]
         register = partial(gr.on, [look.click, new.submit])
-        wiring.on(register, proposing, [new, method, layer], [shown], status)
-        return wiring.on(put.click, partial(editing.put_on, model), [], [shown], status)
+        wiring.on(register, partial(editing.propose, model), wanted, [shown], status)
+        return wiring.on(put.click, partial(editing.put_on, model), wanted, [shown], status)
 
 
 def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
@@ -303,11 +305,10 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
         ]
         for event in (*changes, *(wiring.on(event, act, inputs, [], status) for event, act, inputs in acts)):
             refresh(event)
-        said = partial(fill, "saved")
-        wiring.on(save.click, lambda tab, _, place, to: said(folder=stacking.save(tab, place, to)), [chosen, folder],
-                  [still], status, bare=True)  # fmt: skip
-        wiring.on(export.click, lambda tab, _, to, kind: said(folder=stacking.export(model, tab, to, kind)),
-                  [folder, kind], [still], status, bare=True)  # fmt: skip
+        wiring.on(save.click, lambda tab, _, *which: stacking.save(model, tab, *which), [chosen, folder], [still],
+                  status, bare=True)  # fmt: skip
+        wiring.on(export.click, lambda tab, _, *how: stacking.export(model, tab, *how), [folder, kind], [still],
+                  status, bare=True)  # fmt: skip
 
 
 def _compare(wiring: Wiring, folder: Path) -> None:

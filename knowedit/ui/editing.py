@@ -33,7 +33,9 @@ def propose(model: Model, tab: Tab, report: Report, target_new: str, method: str
     """Make the edit and look at what it may do wrong. Nothing is changed."""
     told = _asked_now(tab)
     tab.proposal = None
-    fact = replace(told.story.fact, target_new=target_new.strip() or None)
+    if not target_new.strip():
+        raise InputError("there is no new answer; write one into the box")
+    fact = replace(told.story.fact, target_new=target_new.strip())
     check_request(fact)
     config = method_config(method, {}, None if layer == OWN_LAYER else int(layer), model)
     editor = prepare(model, method, config, builtin_facts(), report.bars)
@@ -43,18 +45,23 @@ def propose(model: Model, tab: Tab, report: Report, target_new: str, method: str
         raise InputError(f"{method} keeps this fact out, since no value gives the new answer; ask in other words")
     report("looking at other subjects")
     before = preflight(model, edit, preserved=editor.preserved)
-    tab.proposal = edit, before
+    tab.proposal = edit, before, (target_new, method, layer)
     layers = sorted(model.down_layers()[path] for path in edit.deltas)
     record = plain({"preflight": before.fact_dict()})
     return fill("preflight", record, edit=edit, fact=fact, layers=layers, refused=_verdict(before, None))
 
 
-def put_on(model: Model, tab: Tab, report: Report) -> str:
-    """Put the proposal on the tab's stack: what the model says, and writes, without and with it."""
+def put_on(model: Model, tab: Tab, report: Report, *wanted: str) -> str:
+    """Put the proposal on the tab's stack: what the model says, and writes, without and with it.
+
+    `wanted`: the answer, method and layer that the page shows now, which are to be those of the proposal.
+    """
     told = _asked_now(tab)
     if tab.proposal is None:
         raise InputError("there is no edit to put on; make one first, which shows what it may do wrong")
-    edit, before = tab.proposal
+    edit, before, looked_at = tab.proposal
+    if wanted != looked_at:
+        raise InputError("the answer, method or layer is another one than the pre-flight looked at; run it again")
     with applied(model, edit):
         pass  # whether it can be, before anything else is done
     report("asking without and with the edit")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Event
 from typing import Any
+from weakref import WeakSet
 
 from ..edit.apply import applied
 from ..edit.edit import Edit
@@ -93,6 +94,7 @@ class Job:
         self.notes: list[str] = []  # what the library warned of
         self._desk, self._work, self._edits = desk, work, edits
         self._stop = Event()
+        desk.jobs.add(self)
 
     def stop(self) -> None:
         """Let the job end at the next block of the model, or before it begins."""
@@ -100,7 +102,10 @@ class Job:
 
     def __iter__(self) -> Iterator[Doing]:
         said: SimpleQueue[Doing | None] = SimpleQueue()
-        future = self._desk.worker.submit(self._run, said.put)
+        try:
+            future = self._desk.worker.submit(self._run, said.put)
+        except RuntimeError:  # the desk was closed
+            raise Stopped("the dashboard is closed; nothing was changed") from None
         future.add_done_callback(lambda _: said.put(None))
         try:
             if not future.running() and not future.done():
@@ -138,7 +143,14 @@ class Desk:
     def __init__(self, model: Model):
         self.model = model
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="knowedit")
+        self.jobs: WeakSet[Job] = WeakSet()
 
     def job(self, work: Callable[[Report], Any], edits: Callable[[], Sequence[Edit]] = tuple) -> Job:
         """`work` with `edits` on the model, none by default, to be iterated over."""
         return Job(self, work, edits)
+
+    def close(self) -> None:
+        """Stop all jobs, of all tabs, and take no more."""
+        for job in list(self.jobs):
+            job.stop()
+        self.worker.shutdown(cancel_futures=True)

@@ -11,7 +11,7 @@ from ..edit.edit import load_edit
 from ..edit.export import to_checkpoint, to_peft
 from ..edit.fact_set.fact_set import FactSet
 from ..edit.fact_set.store import HEADER
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..models.adapter import Model
 from ..writing.counts import number_of
 from .editing import name_of
@@ -67,14 +67,27 @@ def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
     tab.stack.append(Entry(edit, name))
 
 
-def save(tab: Tab, place: int | None, folder: str) -> str:
-    """Save one edit into a new folder."""
-    return str(_chosen(tab, place).edit.save(_folder(folder)))
+def save(model: Model, tab: Tab, place: int | None, folder: str) -> str:
+    """Save one edit into a new folder; say where, and whether another has to be on where it is loaded.
+
+    `model` is to be without edits.
+    """
+    edit = _chosen(tab, place).edit
+    saved = edit.save(_folder(folder))
+    try:
+        with applied(model, edit):
+            above = False
+    except ModelError:
+        above = True
+    return fill("saved", folder=str(saved), above=above)
 
 
 def export(model: Model, tab: Tab, folder: str, kind: str) -> str:
-    """Export the edits that are on, together, as a PEFT adapter or a checkpoint. `model` is to be without edits."""
-    return str(EXPORTS[kind](tab.edits, model, _folder(folder)))
+    """Export the edits that are on, together, as a PEFT adapter or a checkpoint, and say where.
+
+    `model` is to be without edits.
+    """
+    return fill("saved", folder=str(EXPORTS[kind](tab.edits, model, _folder(folder))), above=False)
 
 
 def _chosen(tab: Tab, place: int | None) -> Entry:

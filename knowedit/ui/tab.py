@@ -59,13 +59,14 @@ class Told:
 class Tab:
     """One tab.
 
-    - `stack`: its edits, in order. `told`: the fact that it asked for last. `proposal`: an edit of it that is not on
-      the stack, with its pre-flight. `running`: its jobs.
+    - `stack`: its edits, in order. `told`: the fact that it asked for last. `running`: its jobs.
+    - `proposal`: an edit of it that is not on the stack, with its pre-flight and the boxes (new answer, method, layer)
+      that it was made from.
     """
 
     stack: list[Entry] = field(default_factory=list)
     told: Told | None = None
-    proposal: tuple[Edit, Preflight] | None = None
+    proposal: tuple[Edit, Preflight, tuple[str, ...]] | None = None
     running: list[Job] = field(default_factory=list)
 
     @property

@@ -30,3 +30,14 @@ def without_stubs() -> Iterator[None]:
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 with without_stubs():
     import gradio as gradio
+
+
+with without_stubs():
+
+    class Factor(gradio.Slider):
+        """What neurons are multiplied by. In its box nothing stands for once, and too much or little for an end."""
+
+        is_template = True  # it is shown as the slider that it is
+
+        def preprocess(self, payload: float | None) -> float:
+            return min(max(1.0 if payload is None else payload, self.minimum), self.maximum)

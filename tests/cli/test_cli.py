@@ -386,7 +386,7 @@ def test_a_fact_without_a_subject_is_asked_located_and_fine_tuned_and_says_what_
     assert status == 0 and story["edit"] and {"trace", "recall"} <= set(story["notes"]), err
     for command in ("trace", "recall"):
         fails(run(command, "Zarn lives in", "--target", "Aldor"), "subject")
-    words = "needs --subject, whose last token rome edits at; without one take fine_tune or knowledge_neurons"
+    words = "needs --subject, whose last token rome edits at; without one take fine_tune, loc_ft, knowledge_neurons"
     fails(run("edit", "Zarn lives in", "--target-new", "Bexum", "--layer", "1"), words)
     status, out, err = run(
         "bench", "edit", "--source", source, "--method", "rome", "--layer", "1", "--out", f"{edit}-2"

@@ -119,7 +119,7 @@ def test_an_edit_made_on_an_edited_model():
         with applied(model, second):
             handle.revert()
             assert same(weights(model), with_edits(model, base, second))
-        refused(ModelError, model, second, "not the weight that this edit was made for")
+        refused(ModelError, model, second, "not the one that this edit was made for")
 
 
 def test_reverted_inside_its_context():

@@ -118,7 +118,7 @@ def test_an_edit_made_on_an_edited_model_stacks(tmp_path):
     with applied(model, first):
         second = random_edit(model, {1: 1}, seed=2)
     to_peft([first, second], model, tmp_path / "lora")
-    with pytest.raises(ModelError, match="not the weight that this edit was made for"):
+    with pytest.raises(ModelError, match="not the one that this edit was made for"):
         to_peft(second, model, tmp_path / "alone")
     assert os.listdir(tmp_path) == ["lora"]
 
@@ -230,9 +230,9 @@ def test_refuses_folders_and_models(export, tmp_path, monkeypatch):
         export(edit, model, tmp_path / "nowhere" / "lora")
     with pytest.raises(InputError, match="no down-projection of tiny-gpt2"):
         export(edit, tiny("gpt2"), tmp_path / "lora")
-    with pytest.raises(ModelError, match="not the weight that this edit was made for"):
+    with pytest.raises(ModelError, match="not the one that this edit was made for"):
         export(edit, tiny("llama", seed=1), tmp_path / "lora")
-    with pytest.raises(ModelError, match="not the weight"):
+    with pytest.raises(ModelError, match="not the one that this edit"):
         broken = replace(edit, bases={path: "0" * 64 for path in edit.bases})
         export(broken, model, tmp_path / "lora")
     handle = apply(model, edit)

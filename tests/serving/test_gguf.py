@@ -136,7 +136,7 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(tmp_path):
     refused(model_of("llama"), "densely, which no LoRA", to_gguf_lora, InputError, rank=0)
     other = model_of("llama")
     broken = dataclasses.replace(random_edit(other, 1), bases={other.down_path(1): "0" * 64})
-    with pytest.raises(ModelError, match="not the weight"):
+    with pytest.raises(ModelError, match="not the one that this edit"):
         to_gguf(broken, other, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

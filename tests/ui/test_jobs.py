@@ -1,6 +1,7 @@
 """Jobs have the edits of their tab on, leave nothing behind, and can be stopped."""
 
 import warnings
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Event
 
 import pytest
@@ -55,6 +56,26 @@ def test_a_stopped_job_ends_at_the_next_block_and_takes_its_edits_off(desk):
     assert same(weights(model), base) and not edits_on(model)
     (answer,), _ = run(desk.job(lambda report: ask(model, [query])))
     assert answer.known
+
+
+def test_a_desk_that_is_closed_stops_what_runs_and_waits():
+    desk, begun = Desk(trained()), Event()
+    query = trained().query_of(facts()[0])
+
+    def work(report):
+        begun.set()
+        while True:
+            ask(desk.model, [query])
+
+    running, waiting = desk.job(work), desk.job(lambda report: None)
+    with ThreadPoolExecutor(2) as tabs:
+        ends = [tabs.submit(list, job) for job in (running, waiting)]
+        assert begun.wait(60)
+        desk.close()
+        for end in ends:
+            with pytest.raises((Stopped, CancelledError)):
+                end.result(60)
+    assert not edits_on(desk.model)
 
 
 def test_a_job_that_is_given_up_in_the_middle_stops(desk):

@@ -14,6 +14,7 @@ from support.trained import facts, trained
 
 from knowedit import InputError, amplify, applied, ask, builtin_facts, find_fact, load_edit, preflight
 from knowedit.edit.preflight import outcome
+from knowedit.errors import ModelError
 from knowedit.locate.locate import score_prompts
 from knowedit.mlp import anatomy, relation_probe
 from knowedit.models.passes.replay import record
@@ -24,6 +25,7 @@ from knowedit.ui import asking, comparing, editing, inside, locating, stacking
 from knowedit.ui.jobs import Doing, Report
 from knowedit.ui.render import doing, problem
 from knowedit.ui.tab import Entry, Tab
+from knowedit.ui.toolkit import Factor
 
 HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=2'>\x1b[31m\u202e"
 REPORT = Report(lambda doing: None, Event())
@@ -113,9 +115,9 @@ def test_nothing_is_scaled_or_edited_before_there_is_something_to_do_it_to(asked
         (lambda: locating.card(trained(), tab, REPORT, "0/1"), "locate them again"),
         (lambda: editing.put_on(trained(), tab, REPORT), "make one first"),
         (lambda: locating.locate(Tab(), REPORT), "no fact was asked"),
-        (lambda: editing.propose(trained(), tab, REPORT, " ", "rome", editing.OWN_LAYER), "target_new"),
+        (lambda: editing.propose(trained(), tab, REPORT, " ", "rome", editing.OWN_LAYER), "there is no new answer"),
         (lambda: stacking.take_off(tab, 0), "choose one"),
-        (lambda: stacking.save(tab, None, "x"), "choose one"),
+        (lambda: stacking.save(trained(), tab, None, "x"), "choose one"),
         (lambda: stacking.load(trained(), tab, REPORT, " "), "Name a folder"),
         (lambda: stacking.load(trained(), tab, REPORT, "/nowhere/at/all"), "is no folder"),
     ):
@@ -128,12 +130,15 @@ def test_an_edit_is_looked_at_before_it_is_made_and_asked_about_after(asked):
     model, base = trained(), weights(trained())
     shown = editing.propose(model, tab, REPORT, "Bexum", "fine_tune", "1")
     assert "Nothing is changed yet" in shown and not tab.stack and same(weights(model), base)
-    edit, before = tab.proposal
+    edit, before, _ = tab.proposal
     found = preflight(model, edit)
     assert before.as_dict() == found.as_dict()
     assert data(shown)["preflight.relative_norm"] == found.relative_norm
     assert all(near.subject in shown for near in found.facts[0].nearest)
-    done = editing.put_on(model, tab, REPORT)
+    for other in (("Cirra", "fine_tune", "1"), ("Bexum", "rome", "1"), ("Bexum", "fine_tune", "0")):
+        with pytest.raises(InputError, match="another one than the pre-flight looked at"):
+            editing.put_on(model, tab, REPORT, *other)
+    done = editing.put_on(model, tab, REPORT, "Bexum", "fine_tune", "1")
     assert same(weights(model), base) and tab.edits == (edit,) and tab.proposal is None
     after = outcome(model, edit).facts[0].after.prompt
     assert data(done)["edit.after.prompt.p_new"] == near_probability(after.p_new)
@@ -143,7 +148,7 @@ def test_an_edit_is_looked_at_before_it_is_made_and_asked_about_after(asked):
 def test_what_is_shared_of_an_edit_is_of_the_one_that_was_put_on(asked, tmp_path):
     tab, _ = asked
     editing.propose(trained(), tab, REPORT, "Bexum", "fine_tune", "1")
-    editing.put_on(trained(), tab, REPORT)
+    editing.put_on(trained(), tab, REPORT, "Bexum", "fine_tune", "1")
     tab.stack.clear()
     editing.propose(trained(), tab, REPORT, "Cirra", "fine_tune", "1")
     text = comparing.share(tab, tmp_path).read_text()
@@ -192,13 +197,32 @@ def test_the_stack_says_whether_the_bits_are_those_that_were_loaded(asked):
 
 def test_edits_are_saved_loaded_and_exported(stacked, tmp_path):
     model = trained()
-    stacking.save(stacked, 1, str(tmp_path / "saved"))
+    assert "another edit" not in stacking.save(model, stacked, 1, str(tmp_path / "saved"))
     assert load_edit(tmp_path / "saved").content_hash == stacked.stack[1].edit.content_hash
     tab = Tab()
     stacking.load(model, tab, REPORT, str(tmp_path / "saved"))
     assert [entry.name for entry in tab.stack] == ["Tavo lives in Aldor"]
     stacking.export(model, stacked, str(tmp_path / "lora"), "peft")
     assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["r"] == 2  # of the two that are on
+
+
+def test_an_edit_that_was_made_above_another_says_so_when_it_is_saved_and_loaded(asked, tmp_path):
+    tab, _ = asked
+    model, below = trained(), strong("Zarn", "Bexum")
+    with applied(model, below):
+        above = strong("Quill", "Cirra")
+    tab.stack += [Entry(below, "Zarn"), Entry(above, "Quill")]
+    assert "made while another edit was on" in stacking.save(model, tab, 1, str(tmp_path / "above"))
+    with pytest.raises(ModelError, match="had another edit on it.*put the other edit on first"):
+        stacking.load(model, Tab(), REPORT, str(tmp_path / "above"))
+
+
+def test_a_slider_takes_whatever_is_typed_into_its_box():
+    """Nothing is where it began, and what is beyond an end is that end: no error stands over the answer."""
+    slider = Factor(0, 3, 1, step=0.1)
+    typed = {None: 1, -5: 0, 99: 3, 2.5: 2.5, 0: 0}
+    assert {value: slider.preprocess(value) for value in typed} == typed
+    assert slider.get_block_name() == "slider"
 
 
 def test_a_set_of_facts_is_one_entry(tmp_path):

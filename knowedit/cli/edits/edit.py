@@ -55,7 +55,8 @@ def edit(
         typer.Option(metavar="N|auto", help="The edited layer, or the best by trying; by default a table's."),
     ] = None,
     settings: Annotated[
-        Texts, typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as lr=0.2. Repeat it.")
+        Texts,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method, such as search.lr=0.2. Repeat it."),
     ] = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=N.", **SEEDS)] = None,
     guard: Annotated[
@@ -148,7 +149,7 @@ def _check_subject(method: str, subject: str | None) -> None:
     if subject is None and find_method(method).looks_up:
         others = [name for name, row in METHODS.items() if row.edits and not find_method(name).looks_up]
         raise InputError(
-            f"a TEMPLATE needs --subject, whose last token {method} edits at; without one take {' or '.join(others)}"
+            f"a TEMPLATE needs --subject, whose last token {method} edits at; without one take {', '.join(others)}"
         )
 
 

@@ -423,7 +423,7 @@ def test_an_edit_of_another_model_is_refused(run, saved, tmp_path):
     model.save_pretrained(tmp_path / "changed")
     trained().tokenizer.save_pretrained(tmp_path / "changed")
     result = run("generate", "Zarn lives in", "--tokens", "1", "--edit", saved[0], model=str(tmp_path / "changed"))
-    fails(result, "not the weight that this edit was made for")
+    fails(result, "not the one that this edit was made for")
     assert not (tmp_path / "out").exists()
 
 

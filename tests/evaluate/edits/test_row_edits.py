@@ -117,7 +117,7 @@ def test_edits_of_other_weights_are_refused():
     model = tiny("gpt2")
     good, other = random_edit(model, 0), random_edit(tiny("gpt2", seed=1), 0)
     check_edits(model, [good, None, good])
-    with pytest.raises(ModelError, match="not the weight"):
+    with pytest.raises(ModelError, match="not the one that this edit"):
         check_edits(model, [good, other])
     with pytest.raises(InputError, match="no down-projection"):
         check_edits(model, [random_edit(tiny("llama"), 0)])

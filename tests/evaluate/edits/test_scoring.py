@@ -166,7 +166,7 @@ def test_bad_input_is_refused():
     model = tiny("gpt2")
     with pytest.raises(InputError, match="2 edits and 1 lists"):
         score_edits(model, [None, None], [PAIRS])
-    with pytest.raises(ModelError, match="not the weight"):
+    with pytest.raises(ModelError, match="not the one that this edit"):
         score_edits(model, [random_edit(tiny("gpt2", seed=1), 0)], [PAIRS])
     with pytest.raises(InputError, match="prompt is empty"):
         score_edits(model, [None], [[(" ", "Paris")]])
