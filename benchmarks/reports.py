@@ -35,8 +35,8 @@ def counterfact_lite(source: str, runs: Path = RUNS) -> Path:
 
 @benchmark("reports.fact_sets", "What does one change that holds hundreds of CounterFact records do?")
 def fact_sets(source: str, runs: Path = RUNS) -> Path:
-    """`source`: a CounterFact file. Beside the set, its records in the prompt, and ROME edits on top of one another."""
-    configs = {method: f"{method}_smollm2_counterfact" for method in ("memit", "retrieval", "rome-stacked")}
+    """`source`: a CounterFact file. Beside the set stand its first records in the prompt."""
+    configs = {method: f"{method}_smollm2_counterfact" for method in ("memit", "retrieval")}
     return _reported("edit", "counterfact", configs, source, runs)
 
 
