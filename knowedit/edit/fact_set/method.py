@@ -29,9 +29,7 @@ def _method(name: str) -> Method:
 
 def _prepare(model: Model, config: FactSetConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
     held = FactSet(model, config)
-    first = held.config.rows.layer
-    assert first is not None
-    held.prepare(bars, held.config.layers or layers_for(model, first, len(facts)))
+    held.prepare(bars)
 
     def edit(facts: Sequence[Fact]) -> list[Edit | None]:
         asked = [with_id(fact) for fact in facts]
@@ -39,6 +37,7 @@ def _prepare(model: Model, config: FactSetConfig, facts: Sequence[Fact], bars: B
             added = set(held.add(asked, progress=step).added)
         if not added:
             return [None] * len(facts)
+        held.prepare(bars)  # many facts take more layers
         change = held.edit()
         held.remove(added)  # the rows stay: a fact that comes again is not searched for again
         return [change if fact.id in added else None for fact in asked]
