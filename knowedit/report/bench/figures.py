@@ -27,6 +27,7 @@ LONGEST = 32  # letters of a name
 PANELS = (("suppress", "neurons × 0"), ("amplify", "neurons × 2"))
 _BEFORE, _UNEDITED = "before the edit", "all records, unedited"
 _METHOD_COLOURS = {"activation": ORANGE, "random": RANDOM}
+_APART = 4  # times: numbers that are nearer on an axis of decades would run into one another
 
 
 def effects_by_relation(
@@ -270,11 +271,12 @@ def _curve(axes: Axes, points: Mapping[str, Figures], metric: str, colour: str, 
 
 
 def _decades(runs: Mapping[str, Mapping]) -> tuple[list[int], list[str]]:
-    """At most six of the numbers of edits, with their names."""
-    edits = sorted({int(n) for points in runs.values() for n in points})
-    step = -(-len(edits) // 6)
-    kept = edits[::-1][::step][::-1]
-    return kept, [f"{n:,}" for n in kept]
+    """The numbers of edits that are named below an axis: the last one, and of those before it such as leave room."""
+    kept: list[int] = []
+    for n in sorted({int(n) for points in runs.values() for n in points}, reverse=True):
+        if not kept or _APART * n <= kept[-1]:
+            kept.append(n)
+    return kept[::-1], [f"{n:,}" for n in kept[::-1]]
 
 
 def _colour(method: str, i: int) -> str:
