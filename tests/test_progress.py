@@ -14,6 +14,7 @@ from support.trained import facts, trained
 import knowedit
 from knowedit import Fact, RomeConfig
 from knowedit.edit import Covariance
+from knowedit.edit.methods.loc_ft import LocFTConfig
 from knowedit.edit.methods.v_star import request
 from knowedit.facts import Neighbour
 from knowedit.locate.config import LocateConfig
@@ -67,6 +68,9 @@ CASES = {
     ),
     "edit.methods.best_layer.layer_scores": lambda call, folder: len(
         call(trained(), [0, 1], facts=_editable(), config=ROME, covariances={0: _unit(0), 1: _unit(1)})
+    ),
+    "edit.methods.loc_ft.loc_ft": lambda call, folder: len(
+        call(trained(), _editable(), LocFTConfig(passes=3)).notes["losses"]
     ),
     "edit.methods.rome.rome_many": lambda call, folder: len(call(trained(), _editable(), ROME, covariance=_unit(0))),
     "edit.methods.v_star.find_v_star": lambda call, folder: len(

@@ -10,6 +10,7 @@ from support.studies import source, study
 from support.trained import facts, trained
 
 from knowedit.cli.benchmarks.bench import configured
+from knowedit.edit.methods.table import METHODS
 from knowedit.evaluate.dry_run import SHAPES, dry_run
 from knowedit.evaluate.edits import study as edit_study
 from knowedit.evaluate.edits.config import EditStudyConfig
@@ -77,7 +78,7 @@ def test_every_config_is_loaded_and_planned_without_a_network(name, tmp_path, al
     assert plan["passes"]["total"] == sum(n for what, n in plan["passes"].items() if what != "total") > 0
     if study == "edit" and config.format:
         assert plan["passes"]["before"] == plan["passes"]["after"] == PASSES[config.format]
-        assert plan["passes"]["search"] > 0
+        assert plan["passes"].get("search", 0) > 0 or not METHODS[config.method].edits
 
 
 def test_the_published_settings_are_all_there():

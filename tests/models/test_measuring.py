@@ -15,8 +15,10 @@ from knowedit.answers import ask
 from knowedit.display.result import plain
 from knowedit.edit.apply import applied, apply, unedited
 from knowedit.edit.covariance import Covariance
-from knowedit.edit.fact_set import solve
+from knowedit.edit.delta import LowRank
+from knowedit.edit.fact_set.solve import Climb
 from knowedit.edit.methods.fine_tune import FineTuneConfig
+from knowedit.edit.methods.loc_ft import LocFTConfig, loc_ft
 from knowedit.edit.methods.v_star import VStarSearch
 from knowedit.evaluate.edits.drift import Drift
 from knowedit.evaluate.edits.generation import generate
@@ -57,6 +59,13 @@ def trace(model, **config):
     return knowedit.trace.trace(model, PROMPT, TARGET, SUBJECT, TraceConfig(draws=2, **config))
 
 
+def climbed(model):
+    """States and keys of a prompt on its way up through two changed layers."""
+    climb = Climb(model, [query(model).prompt], 0, 1)
+    factors = (torch.ones(n, 1, device=model.device) / n for n in (model.d_model, model.n_neurons))
+    return [climb.states, *climb.changed(0, LowRank(*factors), 1)]
+
+
 def covariance(model):
     with TemporaryDirectory() as cache:
         return knowedit.covariance(model, [1], tokens=40, source=Samples(), cache=cache, few=True)[1].C
@@ -81,7 +90,8 @@ MEASUREMENTS = {
     "neurons": lambda m: [values for _, values in neurons_at(m, [(1, 2, 3)], [1])],
     "ROME": rome,
     "fine-tuning": lambda m: deltas(knowedit.fine_tune(m, FACT, FineTuneConfig(layer=1, steps=2))),
-    "fact set": lambda m: solve._states(m, [query(m).prompt], 0, 1, {}),
+    "fact set": climbed,
+    "fine-tuning on all facts": lambda m: deltas(loc_ft(m, [FACT], LocFTConfig(layer=1, passes=2))),
     "covariance": covariance,
     "scores of edits": lambda m: score_edits(m, [random_edit(m, 1)], [[(PROMPT, TARGET)]]),
     "essence drift": lambda m: Drift(m).essence([FACT], [random_edit(m, 1)]),
@@ -96,6 +106,7 @@ GRADIENTS = (
     "logit attribution",
     "ROME",
     "fine-tuning",
+    "fine-tuning on all facts",
 )
 SOME = ("answers", "attribution", "trace", "ROME", "scores of edits")
 

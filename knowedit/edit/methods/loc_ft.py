@@ -67,10 +67,10 @@ def loc_ft(
         raise InputError("there are no facts to fine-tune on; give some")
     layer = model.check_layer(config.layer)
     queries = [_query(model, fact, config.ends) for fact in facts]
-    delta = torch.zeros(model.down_shape(layer), device=model.down_weight(layer).device, requires_grad=True)
-    adam = torch.optim.Adam([delta], lr=config.lr)
     losses = []
     with frozen(model), torch.enable_grad():
+        delta = torch.zeros(model.down_shape(layer), device=model.down_weight(layer).device, requires_grad=True)
+        adam = torch.optim.Adam([delta], lr=config.lr)
         parts = [queries[start : start + config.batch] for start in range(0, len(queries), config.batch)]
         batches = [(_rows(model, part), len(part)) for part in parts]
         for done in range(config.passes):
