@@ -16,14 +16,15 @@ from knowedit.display.result import plain
 from knowedit.edit.apply import applied, apply, unedited
 from knowedit.edit.covariance import Covariance
 from knowedit.edit.delta import LowRank
-from knowedit.edit.fact_set.solve import Climb
 from knowedit.edit.methods.fine_tune import FineTuneConfig
 from knowedit.edit.methods.loc_ft import LocFTConfig, loc_ft
 from knowedit.edit.methods.v_star import VStarSearch
+from knowedit.edit.stack import HookedDelta
 from knowedit.evaluate.edits.drift import Drift
 from knowedit.evaluate.edits.generation import generate
 from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.memory.corpus_scan import neurons_at
+from knowedit.models.passes.climb import Climb
 from knowedit.recall.flow import RecallConfig
 from knowedit.recall.trace import Site, TraceConfig
 from knowedit.texts.corpus import Samples
@@ -63,7 +64,7 @@ def climbed(model):
     """States and keys of a prompt on its way up through two changed layers."""
     climb = Climb(model, [query(model).prompt], 0, 1)
     factors = (torch.ones(n, 1, device=model.device) / n for n in (model.d_model, model.n_neurons))
-    return [climb.states, *climb.changed(0, LowRank(*factors), 1)]
+    return [climb.states, *climb.changed(0, HookedDelta([LowRank(*factors)]), 1)]
 
 
 def covariance(model):

@@ -19,7 +19,7 @@ Solver = Memit | Emmet | AlphaEdit
 SOLVERS: Mapping[str, type[Solver]] = {solver.name: solver for solver in (Memit, Emmet, AlphaEdit)}
 
 
-LEAST, MOST = 4, 3  # layers that share a change: at least so many, at most one of so many of the model's
+FEWEST, OF_LAYERS = 4, 3  # layers that share a change: at least so many, at most one of so many of the model's
 HELD = 32  # a layer holds as many facts as a 32nd of its neurons, about; with more of them a further one is changed
 
 
@@ -96,9 +96,9 @@ def layers_for(model: Model, first: int, facts: int) -> tuple[int, ...]:
     """Which layers share the change of so many facts, from `first` on.
 
     The more of a layer's keys are spoken for, the larger and the less sure is what it changes, so facts that crowd
-    `LEAST` layers take more. One, where a norm stands behind the MLP, whose output is not added as it is.
+    `FEWEST` layers take more. One, where a norm stands behind the MLP, whose output is not added as it is.
     """
-    wanted = max(LEAST, min(round(HELD * facts / model.n_neurons), model.n_layers // MOST))
+    wanted = max(FEWEST, min(round(HELD * facts / model.n_neurons), model.n_layers // OF_LAYERS))
     return tuple(range(first, first + 1 if model.normalised else min(first + wanted, model.n_layers)))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from ...errors import InputError
 from ...facts import Fact
+from ...models.adapter import Model
 from ...writing.mentions import mention
 from ...writing.separators import separator
 from ..edit import Edit, check_request
@@ -66,7 +67,7 @@ def _statement(fact: Fact) -> str:
     return f"{fact.prompt}{between}{new}."
 
 
-def _prepare(model, config: RetrievalConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
+def _prepare(model: Model, config: RetrievalConfig, facts: Sequence[Fact], bars: Bars) -> Editor:
     def edit(facts: Sequence[Fact]) -> list[Edit | None]:
         return [None] * len(facts)
 

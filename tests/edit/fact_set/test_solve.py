@@ -17,12 +17,13 @@ from knowedit.edit.fact_set.alphaedit import AlphaEdit
 from knowedit.edit.fact_set.emmet import Emmet
 from knowedit.edit.fact_set.memit import Memit
 from knowedit.edit.fact_set.rows import row_name
-from knowedit.edit.fact_set.solve import Climb, change
+from knowedit.edit.fact_set.solve import change
 from knowedit.edit.preserved_keys import PreservedKeys
 from knowedit.edit.stack import HookedDelta
 from knowedit.errors import InputError
 from knowedit.facts import Fact
 from knowedit.hooks import hooked, on_output, on_pass
+from knowedit.models.passes.climb import Climb
 from knowedit.models.passes.replay import record
 
 NEURONS, WIDTH = 24, 32
@@ -200,7 +201,7 @@ def test_a_climb_sees_what_the_whole_model_does_under_the_changes_so_far(family,
     assert_near(climb.shifted(deltas), torch.stack(shifted), dtype=F64)
     hooks = []
     for layer, delta in enumerate(changes):
-        keys, states = climb.changed(layer, delta, layer + 1)
+        keys, states = climb.changed(layer, HookedDelta([delta]), layer + 1)
         hooks.append(on_pass(model.down(layer), HookedDelta([delta])))
         runs = [run(prompt, *hooks) for prompt in prompts]
         of_whole = [found.neurons[layer + 1][prompt.lookup] for (found, _), prompt in zip(runs, prompts, strict=True)]

@@ -9,6 +9,7 @@ import torch
 from support.rounding import ADAM, LOGITS, PASS, assert_near, near
 from support.tiny import SUBJECT, tiny
 from support.trained import facts, trained
+from support.training import Trained
 
 from knowedit import Fact, InputError
 from knowedit.edit.delta import Dense, weight_hash
@@ -37,10 +38,8 @@ def plain_loss(model: Model, hf: torch.nn.Module, fact: Fact) -> torch.Tensor:
 
 def plainly_trained(model: Model, fact: Fact, config: FineTuneConfig) -> tuple[torch.Tensor, list[float]]:
     """ΔW as a copy of the model gets it when its weight is really written, (out, in)."""
-    hf = deepcopy(model.hf).requires_grad_(False)
-    copy = Model(hf, model.tokenizer, model.layout, model.name)
-    weight = copy.down(config.layer).weight.requires_grad_()
-    before = weight.detach().clone()
+    copy = Trained(model, config.layer)
+    hf, weight, before = copy.hf, copy.weight, copy.before
     adam = torch.optim.Adam([weight], lr=config.lr)
     losses = []
     for _ in range(config.steps):
@@ -54,8 +53,7 @@ def plainly_trained(model: Model, fact: Fact, config: FineTuneConfig) -> tuple[t
         if config.norm_constraint is not None:
             with torch.no_grad():
                 weight.clamp_(before - config.norm_constraint, before + config.norm_constraint)
-    delta = weight.detach() - before
-    return (delta if delta.shape == model.down_shape(config.layer) else delta.T), losses
+    return copy.delta, losses
 
 
 def edited_loss(model: Model, edit, fact: Fact) -> float:

@@ -1,6 +1,5 @@
 """Fine-tuning of one projection on all facts: the numbers of training a copy of the model, and nothing else touched."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ from support.rounding import ADAM, PASS, assert_near, near
 from support.studies import records, source, study
 from support.tiny import SUBJECT, tiny
 from support.trained import trained
+from support.training import Trained
 
 from knowedit import Fact, InputError
 from knowedit.answers import ask
@@ -24,11 +24,8 @@ FACTS = [Fact(template, SUBJECT, "P", target_new=new, id=new) for template, new 
 
 def plainly_trained(model: Model, facts, config: LocFTConfig) -> tuple[torch.Tensor, list[float]]:
     """ΔW and losses where the weight of a copy is written, each target's tokens asked by a whole pass of its own."""
-    hf = deepcopy(model.hf).requires_grad_(False)
-    copy = Model(hf, model.tokenizer, model.layout, model.name)
-    weight = copy.down(config.layer).weight.requires_grad_()
-    before = weight.detach().clone()
-    adam = torch.optim.Adam([weight], lr=config.lr)
+    copy = Trained(model, config.layer)
+    hf, adam = copy.hf, torch.optim.Adam([copy.weight], lr=config.lr)
     losses = []
     for _ in range(config.passes):
         total = 0.0
@@ -47,8 +44,7 @@ def plainly_trained(model: Model, facts, config: LocFTConfig) -> tuple[torch.Ten
             adam.step()
             total += loss.item() * len(of_facts)
         losses.append(total / len(facts))
-    delta = weight.detach() - before
-    return (delta if delta.shape == model.down_shape(config.layer) else delta.T), losses
+    return copy.delta, losses
 
 
 @pytest.mark.parametrize("ends", [True, False])
