@@ -15,7 +15,7 @@ from .errors import InputError, KnoweditWarning
 from .facts import Fact
 from .models.adapter import Model
 from .models.length import positions
-from .models.passes.batches import batches, halving, padded
+from .models.passes.batches import batches, fitting_tokens, halving, padded
 from .models.passes.replay import capture
 from .progress import Progress, silent
 from .prompts import Query, with_target_ids
@@ -97,7 +97,8 @@ def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress
         found = _read(model, [rows[i] for i in batch], chosen, others, top)
         return [(read, part) for (_, read), part in zip(chosen, found, strict=True)]
 
-    for _, found in halving(model, batches([len(ids) for ids in rows], tokens=BATCH_TOKENS), work, "prompts"):
+    fitting = fitting_tokens(model, BATCH_TOKENS)
+    for _, found in halving(model, batches([len(ids) for ids in rows], tokens=fitting), work, "prompts"):
         for read, part in found:
             parts[read.query][read.at] = part
         progress(sum(len(part) == len(query.target_ids) for part, query in zip(parts, queries, strict=True)))
@@ -248,7 +249,7 @@ def _read_on(model: Model, seen: list[tuple[Query, _Part]]) -> dict[tuple, _Choi
     for _ in range(0 if model.masked else LONGEST - 1):
         rows = [((*before, *choice.ids), choice) for (before, _), choice in choices.items() if choice.open]
         rows = [row for row in rows if len(row[0]) <= room]
-        for batch in batches([len(ids) for ids, _ in rows], tokens=BATCH_TOKENS):
+        for batch in batches([len(ids) for ids, _ in rows], tokens=fitting_tokens(model, BATCH_TOKENS)):
             log_p = _log_p(model, [rows[i][0] for i in batch], [(r, len(rows[i][0]) - 1) for r, i in enumerate(batch)])
             for i, token in zip(batch, log_p.argmax(1).tolist(), strict=True):
                 rows[i][1].read(token)

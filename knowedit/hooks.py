@@ -146,7 +146,7 @@ def measuring(module: nn.Module):
                 f"torch.autocast({device!r}, enabled=False), or load the model in half precision"
             )
     training = [part for part in module.modules() if part.training]
-    with uncompiled():
+    with uncompiled(), _without_plans():
         for part in training:
             part.training = False
         try:
@@ -154,6 +154,17 @@ def measuring(module: nn.Module):
         finally:
             for part in training:
                 part.training = True
+
+
+@contextmanager
+def _without_plans():
+    """Keep cuDNN out of attention: it plans each shape anew, and ours are many and small."""
+    planned = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(planned)
 
 
 def _devices(module: nn.Module) -> list[str]:

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..models.adapter import Model, in_float32
+from ..models.adapter import Model
+from ..models.float32 import in_float32
 from ..models.passes.batches import halving
 from ..models.passes.objective import KINDS, Objective
 from ..prompts import Prompt, Query

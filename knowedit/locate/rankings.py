@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, did_you_mean
-from ..models.adapter import Model, frozen, in_float32
+from ..models.adapter import Model, frozen
+from ..models.float32 import in_float32
 from ..models.passes.batches import halving
 from ..models.passes.corner import added
 from ..models.passes.linearised import linearised

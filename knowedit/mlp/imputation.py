@@ -31,6 +31,7 @@ from ..facts import Fact
 from ..hooks import on_output
 from ..models.adapter import Model
 from ..models.length import check_length
+from ..models.passes.batches import fitting_tokens
 from ..models.passes.objective import Objective, read_rows
 from ..models.passes.replay import Recording, recordings
 from ..models.passes.sweep import sweep
@@ -146,7 +147,8 @@ def impute(model: Model, query: Query, target: str = "", config: ImputationConfi
         rows, changes = _imputed(recording, reads, objectives, lambda layer, y: y.topk(n, -1).indices, 1)
         highest += rows[:, 0]
         moved.append(changes[:, 0])
-        for start in range(0, config.draws, step := max(1, SWEEP_TOKENS // (model.n_layers * recording.length))):
+        step = max(1, fitting_tokens(model, SWEEP_TOKENS) // (model.n_layers * recording.length))
+        for start in range(0, config.draws, step):
             part = slice(start, min(start + step, config.draws))
             pick = lambda layer, y, part=part: chosen[layer][part, None].expand(-1, y.shape[1], -1)  # noqa: E731
             rows, changes = _imputed(recording, reads, objectives, pick, part.stop - part.start)

@@ -31,6 +31,7 @@ from ..facts import Fact
 from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
 from .checks import is_masked
+from .float32 import weight_of
 from .layouts import REMEDY, Layout, heads_path
 from .tensor_cache import parameters_hash
 
@@ -187,7 +188,7 @@ class Model:
     def logits_of(self, normed: Tensor, tokens: slice | list[int]) -> tuple[Tensor, Tensor]:
         """Logits of some tokens and the rows of the unembedding that make them, (…, tokens) and (tokens, d_model)."""
         with align_module_device(self.unembedding):  # an offloaded head has its weight only in here
-            weight, bias = self.unembedding.weight[tokens], self.unembedding.bias
+            weight, bias = weight_of(self.unembedding, tokens), self.unembedding.bias
             return self._shaped(nn.functional.linear(normed, weight, None if bias is None else bias[tokens])), weight
 
     def logits_slope(self, logits: Tensor) -> Tensor | float:
@@ -258,7 +259,8 @@ def _bytes_of(spelled: str) -> str:
 def _weight(module: nn.Module) -> Tensor:
     """A projection's weight as (out, in)."""
     with align_module_device(module):
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
+        weight = weight_of(module)
+        weight = weight.T if isinstance(module, Conv1D) else weight
         return weight.clone() if hasattr(module, "_hf_hook") else weight
 
 
@@ -323,23 +325,3 @@ def frozen(model: Model):
         finally:
             for parameter in wanted:
                 parameter.requires_grad_(True)
-
-
-@contextmanager
-def in_float32(model: Model):
-    """Weights in half precision are float32 while the context lasts, and the very same tensors again behind it.
-
-    It takes four bytes a weight. Packed weights, and those that are kept elsewhere, stay as they are.
-    """
-    weights = list(model.hf.parameters())
-    plain = all(w.is_floating_point() and not w.is_meta and not w.is_inference() for w in weights)
-    tensors = [*weights, *model.hf.buffers()] if plain else []
-    kept = [(tensor, tensor.data) for tensor in tensors if tensor.dtype in (torch.float16, torch.bfloat16)]
-    try:
-        with differentiable():
-            for tensor, data in kept:
-                tensor.data = data.float()
-        yield
-    finally:
-        for tensor, data in kept:
-            tensor.data = data

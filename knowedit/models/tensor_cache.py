@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .cache import key_of, locked, writing
 
+BUFFER = 16 << 20  # bytes
 HASHED_AT_ONCE = 16  # tensors, as copies where they are kept elsewhere
 _log = logging.getLogger(__name__)
 
@@ -147,13 +148,21 @@ def parameters_hash(module: nn.Module, name: str) -> str:
                 for own_name, weight in sorted(part.named_parameters(recurse=False)):
                     if weight.device.type == "meta":
                         raise ModelError(f"{path}.{own_name} of {name} has no values (meta); load its weights first")
-                    content = weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-                    hashed = pool.submit(_bytes_digest, content)
+                    content = weight.detach()
+                    content = content.cpu() if hasattr(part, "_hf_hook") else content  # is here for as long as this
+                    hashed = pool.submit(_content_digest, content.contiguous().flatten().view(torch.uint8))
                     waiting.append((f"{path}.{own_name} {weight.dtype} {tuple(weight.shape)} ", hashed))
                     take(HASHED_AT_ONCE)
         take(0)
     return whole.hexdigest()
 
 
-def _bytes_digest(content: memoryview) -> bytes:
-    return hashlib.sha256(content).digest()
+def _content_digest(content: Tensor) -> bytes:
+    """SHA-256 of bytes; those of a CUDA device come by a buffer that it writes to at full speed."""
+    if content.device.type != "cuda":
+        return hashlib.sha256(content.cpu().numpy()).digest()
+    sha256 = hashlib.sha256()
+    buffer = torch.empty(min(len(content), BUFFER), dtype=torch.uint8, pin_memory=True)
+    for part in content.split(len(buffer) or 1):
+        sha256.update(buffer[: len(part)].copy_(part).numpy())
+    return sha256.digest()

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
-from ..hooks import measuring
 from ..models.adapter import Model
-from ..models.passes.replay import behind, cache_of
+from ..models.passes.decoding import decoding
 from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, frame, special, tokenization
 from .sources import BuiltinText, HubText, TextFile
 
@@ -138,12 +137,9 @@ def _sampled(model: Model, rows: int, tokens: int, seed: str) -> Tensor:
     first, _ = frame(model)
     banned = torch.tensor(special(model), device=model.device)
     ids = torch.full((rows, 1), first, device=model.device)
-    cache = None
+    following = decoding(model, rows, tokens)
     for _ in range(tokens):
-        with measuring(model.hf):
-            out = model.hf(input_ids=ids[:, -1:], use_cache=True, **behind(model.hf, cache))
-        cache = cache_of(out)
-        logits = out.logits[:, -1].float().index_fill(1, banned, -torch.inf)
+        logits = following(ids[:, -1:]).float().index_fill(1, banned, -torch.inf)
         cumulated = logits.softmax(-1).cumsum(-1)
         # in (0, 1], so that the first token whose sum reaches it has a probability above 0
         drawn = 1 - torch.rand(rows, 1, generator=generator, device=model.device, dtype=cumulated.dtype)

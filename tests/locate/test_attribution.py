@@ -14,6 +14,7 @@ from knowedit.hooks import hooked, on_input
 from knowedit.locate import RANKINGS, attribute_many
 from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import rank, rank_many, scoring_passes
+from knowedit.models import float32
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 
@@ -357,6 +358,28 @@ def test_half_weights_give_the_very_scores_of_the_same_weights_in_float32(family
     found, wanted = (attribute(model, PROMPT, "Paris", AttributionConfig(**options)) for model in (half, full))
     assert torch.equal(found.scores, wanted.scores)
     assert (found.value, found.nodes, found.ended) == (wanted.value, wanted.nodes, wanted.ended)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_that_are_left_in_bfloat16_give_the_scores_of_float32(family, monkeypatch):
+    half = tiny(family, torch.bfloat16)
+    full = as_float32(half, family)
+    sizes = []
+
+    def added(rows, matrix):
+        assert rows.dtype == matrix.dtype == torch.bfloat16
+        sizes.append(matrix.shape)
+        return rows.float() @ matrix.float()
+
+    monkeypatch.setattr(float32, "on_units", lambda weight: True)
+    monkeypatch.setattr(float32, "_added", added)
+    before = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(half)]
+    found, wanted = (attribute(model, PROMPT, "Paris", AttributionConfig(nodes=4)) for model in (half, full))
+    assert bool(sizes) == (family != "falcon"), "Falcon has a projection of its own, which is copied"
+    assert_near(found.scores, wanted.scores, size=wanted.scores.abs().max() * LOGITS, operations=2 * PASS)
+    assert found.value == pytest.approx(wanted.value, rel=1e-4)
+    assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(half)] == before
+    assert not any("forward" in vars(module) for module in half.hf.modules())
 
 
 @pytest.mark.parametrize("method", RANKINGS)

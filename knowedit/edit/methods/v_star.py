@@ -28,14 +28,14 @@ from torch import Tensor
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
-from ...models.passes.batch import bytes_per_token
-from ...models.passes.batches import fitting_tokens, halving
+from ...models.passes.batches import bytes_per_token, fitting_tokens, halving
+from ...models.passes.captured import captured, capturing
 from ...progress import Progress, silent
 from ...prompts import Row
 from .search_rows import Request, Run
 
 BATCH_TOKENS = 384  # of suffixes: more neither fills the processor better nor fits its cache
-BATCH_COST = 48  # what a batch costs by itself, in tokens: reading the weights
+BATCH_COST = {"cpu": 48, "cuda": 2048}  # what a batch costs by itself, in tokens: reading the weights, launches
 READ_EVERY = {"cpu": 1}  # steps between two reads of what has ended; other devices work ahead of the program
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # of Adam
 
@@ -132,8 +132,9 @@ def find_v_star(
     Those with suffixes of about one length share a batch, which shrinks as its searches are done.
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
-    tokens = fitting_tokens(model.device, _bytes_per_token(model, layer), BATCH_TOKENS)
-    parts = [order[part] for part in _chunks([requests[i] for i in order], tokens)]
+    tokens = fitting_tokens(model, BATCH_TOKENS, _bytes_per_token(model, layer))
+    cost = BATCH_COST.get(model.device.type, BATCH_COST["cpu"])
+    parts = [order[part] for part in _chunks([requests[i] for i in order], tokens, cost)]
     values: dict[int, Value] = {}
 
     def keep(found: dict[int, Value]) -> None:
@@ -160,8 +161,9 @@ def _search(
     going = list(requests)
     run = Run.of(model, list(requests.values()), layer)
     searches = Searches(run, search)
+    part = 1 / 2 if capturing(model) else 3 / 4  # to capture a step takes as long as many of them
     while going:
-        ended = until_done(run, searches, len(going) * 3 // 4)  # then go on with the others alone
+        ended = until_done(run, searches, int(len(going) * part))  # then go on with the others alone
         keep({going[j]: value for j, value in ended.items()})
         left = [j for j in range(len(going)) if j not in ended]
         going = [going[j] for j in left]
@@ -175,10 +177,10 @@ def _bytes_per_token(model: Model, layer: int) -> int:
     return (model.n_layers - layer) * bytes_per_token(model) + 3 * 4 * model.vocabulary
 
 
-def _chunks(requests: list[Request], tokens: int) -> list[slice]:
+def _chunks(requests: list[Request], tokens: int, cost: int) -> list[slice]:
     """Cut requests, sorted by suffix, into the batches of at most so many tokens that are cheapest in all.
 
-    A batch costs `BATCH_COST` and its tokens, padding included.
+    A batch costs `cost` and its tokens, padding included.
     """
     rows = [0, *accumulate(len(request.batched) for request in requests)]
     best: list[tuple[int, int]] = [(0, 0)]  # of the first requests: what they cost, and where their last batch starts
@@ -186,7 +188,7 @@ def _chunks(requests: list[Request], tokens: int) -> list[slice]:
         longest = requests[end - 1].suffix
         sizes = {start: (rows[end] - rows[start]) * longest for start in range(end)}
         fitting = [start for start, size in sizes.items() if size <= tokens] or [end - 1]
-        best.append(min((best[start][0] + BATCH_COST + sizes[start], start) for start in fitting))
+        best.append(min((best[start][0] + cost + sizes[start], start) for start in fitting))
     cuts = [len(requests)]
     while cuts[-1]:
         cuts.append(best[cuts[-1]][1])
@@ -196,13 +198,14 @@ def _chunks(requests: list[Request], tokens: int) -> list[slice]:
 class Searches:
     """Searches under way, a row each: all δ are one matrix, and one Adam is on it.
 
-    What a step decides stays on the device: a search that is over keeps its δ by a mask, whatever the others do.
+    What a step decides stays on the device: a search that is over keeps its δ by a mask, whatever the others do. All
+    tensors are changed in place, so that a step can be captured.
 
     - `keys`: of each the keys of its prompts; `v0`, `delta` and Adam's `first`, `second` moments (searches, d_model).
     - `longest`: of each the largest norm of δ; `decay`: what the penalty of ‖δ‖ is multiplied by.
     - `going`, `steps`, `confident` (so many steps in a row), `loss`, `probability`, `reaches` (searches,): where each
       stands.
-    - `begun`: steps that each would have taken if it were not over. This is known without a look at the device.
+    - `begun`: steps that each has begun, or would have if it were not over. This is known without a look at the device.
     - `n`: how many there are; rows behind them only fill the batch.
     """
 
@@ -234,31 +237,40 @@ class Searches:
         self.begun[: len(rows)] = [before.begun[j] for j in rows]
         return self
 
+    @property
+    def starting(self) -> bool:
+        """Whether some are in their first step."""
+        return 1 in self.begun
+
     def kl(self) -> float | Tensor:
         """λ_KL, of each where some begin: at δ = 0, KL and its gradient are zero, and what is computed is rounding."""
-        if all(self.begun):
+        if not self.starting:
             return self.search.kl
         begun = torch.tensor([*self.begun, *[0] * (len(self.keys) - self.n)], device=self.loss.device)
-        return self.search.kl * (begun > 0)
+        return self.search.kl * (begun > 1)
 
-    def penalty(self) -> Tensor:
-        return self.decay * _norms(self.delta)
+    def judged(self, run: Run) -> Tensor:
+        """The loss of each (searches,), of one more forward pass, after which some are over."""
+        self.leaf = delta = self.delta.detach().requires_grad_()  # of this pass alone
+        nll, kl, probability = run.forward(delta)
+        loss = nll.to(delta.device) + self.kl() * kl.to(delta.device) + self.decay * _norms(delta)
+        self._judge(loss.detach(), probability.to(loss))
+        return loss
 
     @torch.no_grad()
-    def judge(self, loss: Tensor, probability: Tensor) -> None:
-        """Take the results of one more forward pass: which searches are over?"""
+    def _judge(self, loss: Tensor, probability: Tensor) -> None:
         search, going = self.search, self.going
-        self.begun = [begun + 1 for begun in self.begun]
-        self.steps = self.steps + going
-        self.loss = torch.where(going, loss, self.loss)
-        self.probability = torch.where(going, probability, self.probability)
+        self.steps += going
+        torch.where(going, loss, self.loss, out=self.loss)
+        torch.where(going, probability, self.probability, out=self.probability)
         over = self.steps == search.steps
         if search.stop_loss is not None:
             over = over | (loss < search.stop_loss)
         if search.stop_probability is not None:
-            self.confident = torch.where(probability >= search.stop_probability, self.confident + 1, 0)
+            self.confident += 1
+            self.confident *= probability >= search.stop_probability
             over = over | (self.confident == 2)
-        self.going = going & ~over
+        going &= ~over
 
     @property
     def may_end(self) -> bool:
@@ -286,41 +298,48 @@ class Searches:
             if not going
         }
 
-    @torch.no_grad()
-    def step(self, gradient: Tensor) -> None:
+    def step(self, loss: Tensor) -> None:
         """Adam's step of the δ of those that go on (Kingma & Ba 2015), and back to the largest norm allowed.
 
         A search that has no gradient in its first step is over. (A target that is certain has none either.)
         """
-        if 1 in self.begun:
-            first = self.going & (self.steps == 1) & (self.probability < 1)
-            self.reaches = self.reaches & ~(first & (gradient == 0).all(1))
-            self.going = self.going & self.reaches
-        self.first.lerp_(gradient, 1 - BETAS[0])
-        self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        size, root = self.rates[:, self.steps]
-        delta = self.delta - size * self.first / (self.second.sqrt() / root + EPSILON)
-        delta *= (self.longest / _norms(delta).clamp(min=1e-12)).clamp(max=1)[:, None]
-        self.delta = torch.where(self.going[:, None], delta, self.delta)
+        (gradient,) = torch.autograd.grad(loss.sum(), self.leaf)
+        with torch.no_grad():
+            if self.starting:
+                first = self.going & (self.steps == 1) & (self.probability < 1)
+                self.reaches &= ~(first & (gradient == 0).all(1))
+                self.going &= self.reaches
+            self.first.lerp_(gradient, 1 - BETAS[0])
+            self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            size, root = self.rates[:, self.steps]
+            delta = self.delta - size * self.first / (self.second.sqrt() / root + EPSILON)
+            delta *= (self.longest / _norms(delta).clamp(min=1e-12)).clamp(max=1)[:, None]
+            torch.where(self.going[:, None], delta, self.delta, out=self.delta)
 
 
 @torch.enable_grad()
 def until_done(run: Run, searches: Searches, most: int) -> dict[int, Value]:
     """Take steps until at most `most` searches go on; return the values of the others by row.
 
-    The device is waited for every few steps only (`READ_EVERY`); searches end all the same where they end.
+    The device is waited for every few steps only (`READ_EVERY`); searches end all the same where they end. On a CUDA
+    device whole steps are captured once all searches have taken their first, and replayed.
     """
     every = READ_EVERY.get(searches.delta.device.type, 5)
+    whole = capturing(run.model)
+    replay: Callable[[], None] | None = None
     for taken in count(1):
-        delta = searches.delta.requires_grad_()
-        nll, kl, probability = run.forward(delta)
-        loss = nll.to(delta.device) + searches.kl() * kl.to(delta.device) + searches.penalty()
-        searches.judge(loss, probability.to(loss))
+        searches.begun = [begun + 1 for begun in searches.begun]
+        if whole and replay is None and not searches.starting:
+            replay = captured(lambda: searches.step(searches.judged(run)))
+        if replay:
+            replay()
+        else:
+            loss = searches.judged(run)
         ended: dict[int, Value] = {}
         if (searches.may_end and taken % every == 0) or searches.search.steps in searches.begun:
             ended = searches.ended(run.requests)
-        if len(ended) < searches.n:
-            searches.step(*torch.autograd.grad(loss.sum(), delta))
+        if not replay and len(ended) < searches.n:
+            searches.step(loss)
         if searches.n - len(ended) <= most:
             return ended
     raise AssertionError("a search has a last step")

@@ -34,7 +34,7 @@ from ...edit.edit import Edit
 from ...errors import InputError
 from ...hooks import Enough, ending_early, hooked, on_output
 from ...models.adapter import Model
-from ...models.passes.batches import batches, halving
+from ...models.passes.batches import batches, fitting_logits, fitting_tokens, halving
 from ...prompts import Query
 from .row_edits import check_edits, row_edits
 
@@ -71,14 +71,14 @@ def score_edits(
     edits: Sequence[Edit | None],
     pairs: Sequence[Sequence[tuple]],
     *,
-    tokens: int = BATCH_TOKENS,
+    tokens: int | None = None,
 ) -> list[list[Answer]]:
     """Ask each edit its (prompt, target) pairs; None asks the model as it is. Answers come in the order of the pairs.
 
-    A third member of a pair is its separator. `tokens` is about the size of a batch. Edits may be of any rank and
-    change any layers. Raises `InputError` where there are not as many lists of pairs as edits, for prompts and targets
-    that `query` refuses or that are longer than the model takes, and what `check_edits` refuses; the model's weights
-    are not touched.
+    A third member of a pair is its separator. `tokens` is about the size of a batch, by default what suits the device.
+    Edits may be of any rank and change any layers. Raises `InputError` where there are not as many lists of pairs as
+    edits, for prompts and targets that `query` refuses or that are longer than the model takes, and what `check_edits`
+    refuses; the model's weights are not touched.
     """
     if len(edits) != len(pairs):
         raise InputError(f"{len(edits)} edits and {len(pairs)} lists of pairs, expected one list for each edit")
@@ -91,6 +91,7 @@ def score_edits(
     for i, edit in enumerate(edits):
         owners.setdefault(edit, []).append(i)
     answers: dict[tuple, tuple[float, int]] = {}
+    tokens = tokens or fitting_tokens(model, BATCH_TOKENS)
     _score(model, list(owners), [_sequences(model, queries, places) for places in owners.values()], tokens, answers)
     return [
         [_collect(answers, i, j, query) for j, query in enumerate(edit_queries)]
@@ -254,8 +255,9 @@ def _run(model: Model, edits: list, as_trees: bool, answers: dict, rows: list[li
         hidden = _last_hidden(model, ids.to(model.device), **arguments)
     at, columns = torch.tensor(places, device=hidden.device).T
     hidden = hidden[at, columns]
-    for start in range(0, len(reads), LOGIT_ROWS):
-        _read(model, hidden[start : start + LOGIT_ROWS], reads[start : start + LOGIT_ROWS], answers)
+    step = fitting_logits(model, LOGIT_ROWS)
+    for start in range(0, len(reads), step):
+        _read(model, hidden[start : start + step], reads[start : start + step], answers)
 
 
 def _ancestry(rows: list[list[_Tree]], width: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Model
-from .batches import padded
+from .batches import bytes_per_token, padded
 from .replay import PrefixCache, cache_of, call_block, call_copies, capture, is_cache, keys_values, map_leaves
 
 
@@ -81,11 +81,6 @@ class Batch:
         cache = PrefixBuffers(self.prefix, self.buffers)
         args, kwargs = map_leaves(lambda _, leaf: cache if is_cache(leaf) else leaf, self.calls[layer])
         return call_block(self.model, layer, hidden, args, kwargs)
-
-
-def bytes_per_token(model: Model) -> int:
-    """About how much one token keeps alive in one layer while its gradient is computed: neurons and states."""
-    return model.dtype.itemsize * (5 * model.n_neurons + 8 * model.d_model)
 
 
 class PrefixBuffers(PrefixCache):

@@ -21,6 +21,9 @@ from torch import Tensor
 from ...errors import KnoweditWarning, ModelError
 from ..adapter import Model
 
+DEVICE_TOKENS = 16384  # keep any accelerator busy for longer than it takes to launch what is done with them
+DEVICE_ROWS = 2048  # of logits
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -98,12 +101,25 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False, columns: int = 
     return tokens, seen
 
 
-def fitting_tokens(device: torch.device, bytes_per_token: int, least: int) -> int:
-    """How many tokens a batch may have: what `room` holds on a CUDA device.
+def fitting_tokens(model: Model, least: int, a_token: int | None = None) -> int:
+    """How many tokens a batch may have: `DEVICE_TOKENS` on a CUDA device, or what `room` holds there.
 
-    At least, and on any other device, it is `least`: what suits a processor and its cache.
+    At least, and on any other device, it is `least`: what suits a processor and its cache. `a_token`: the bytes that
+    one keeps alive, `bytes_per_token` where it is not told.
     """
-    return max(least, room(device) // bytes_per_token) if device.type == "cuda" else least
+    if model.device.type != "cuda":
+        return least
+    return max(least, min(DEVICE_TOKENS, room(model.device) // (a_token or bytes_per_token(model))))
+
+
+def fitting_logits(model: Model, least: int) -> int:
+    """Likewise how many rows of logits may be held at once, `DEVICE_ROWS` at most."""
+    return min(max(DEVICE_ROWS, least), fitting_tokens(model, least, 3 * 4 * model.vocabulary))
+
+
+def bytes_per_token(model: Model) -> int:
+    """About how much one token keeps alive in one layer while its gradient is computed: neurons and states."""
+    return model.dtype.itemsize * (5 * model.n_neurons + 8 * model.d_model)
 
 
 def room(device: torch.device) -> int:

@@ -21,6 +21,7 @@ from ..adapter import Model
 
 KINDS = ("probability", "log_probability", "logit", "logit_difference")
 BLOCK = 2048  # tokens of the vocabulary at a time: rows × BLOCK logits stay in the processor's cache
+DEVICE_BLOCK = 8192  # on an accelerator, which has no use for such
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,10 @@ class _Rest:
 def _rest(model: Model, normed: Tensor, targets: Sequence[int], logit: Tensor, gradient: bool) -> _Rest:
     peak, total = logit, torch.zeros_like(logit)
     weighted = torch.zeros_like(normed, dtype=logit.dtype) if gradient else None
-    of_blocks = _by_block(targets)
-    for start in range(0, model.vocabulary, BLOCK):
-        logits, weight = model.logits_of(normed, slice(start, start + BLOCK))
+    block = BLOCK if normed.device.type == "cpu" else DEVICE_BLOCK
+    of_blocks = _by_block(targets, block)
+    for start in range(0, model.vocabulary, block):
+        logits, weight = model.logits_of(normed, slice(start, start + block))
         logits = at_least_float(logits)
         slope = model.logits_slope(logits) if gradient else None
         raised = torch.maximum(peak, logits.amax(1, keepdim=True))
@@ -145,15 +147,15 @@ def _rest(model: Model, normed: Tensor, targets: Sequence[int], logit: Tensor, g
     return _Rest(peak, total, weighted)
 
 
-def _by_block(targets: Sequence[int]) -> dict[int, tuple[slice | list[int], int | list[int]]]:
+def _by_block(targets: Sequence[int], block: int) -> dict[int, tuple[slice | list[int], int | list[int]]]:
     """Rows with a target in each block of the vocabulary, by the block's first token, and the target's column there."""
     if len(set(targets)) == 1:
-        return {targets[0] // BLOCK * BLOCK: (slice(None), targets[0] % BLOCK)}
+        return {targets[0] // block * block: (slice(None), targets[0] % block)}
     blocks: dict[int, tuple[Any, Any]] = {}
     for row, target in enumerate(targets):
-        rows, columns = blocks.setdefault(target // BLOCK * BLOCK, ([], []))
+        rows, columns = blocks.setdefault(target // block * block, ([], []))
         rows.append(row)
-        columns.append(target % BLOCK)
+        columns.append(target % block)
     return blocks
 
 

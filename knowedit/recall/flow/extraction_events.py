@@ -23,6 +23,7 @@ from ...errors import ModelError
 from ...hooks import hooked, on_input, on_output
 from ...models.adapter import Model
 from ...models.length import check_length
+from ...models.passes.batches import fitting_logits
 from ...models.passes.replay import Recording, record
 from ...prompts import Query
 
@@ -81,7 +82,8 @@ def extraction(model: Model, query: Query, *, normed: bool = False) -> Extractio
     check_length(model, query.prompt.ids)
     answer = query.target_ids[0]
     added = updates(model, query)  # (layers, 2 + heads, d_model)
-    events = torch.cat([_argmax(model, rows, normed) for rows in added.flatten(0, 1).split(LOGIT_ROWS)]) == answer
+    parts = added.flatten(0, 1).split(fitting_logits(model, LOGIT_ROWS))
+    events = torch.cat([_argmax(model, rows, normed) for rows in parts]) == answer
     attention, mlp, heads = events.reshape(added.shape[:2]).cpu().split([1, 1, model.n_heads], 1)
     return Extraction(
         answer=model.token(answer),

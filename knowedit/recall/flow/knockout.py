@@ -27,7 +27,7 @@ from ...errors import InputError, did_you_mean
 from ...hooks import Register, hooked, on_output
 from ...models.adapter import Model
 from ...models.length import check_length
-from ...models.passes.batches import halving
+from ...models.passes.batches import fitting_tokens, halving
 from ...models.passes.objective import Objective, read_rows
 from ...models.passes.replay import Recording, record
 from ...models.passes.sweep import counts, sweep
@@ -252,7 +252,7 @@ def swept(
         return read(hidden)
 
     order = sorted(chosen, key=lambda i: min(cuts[i].layers))
-    size = max(1, SWEEP_TOKENS // recording.length)
+    size = max(1, fitting_tokens(recording.model, SWEEP_TOKENS) // recording.length)
     parts = (order[first : first + size] for first in range(0, len(order), size))
     yield from halving(recording.model, parts, work, "knockouts")
 

@@ -25,6 +25,7 @@ from ...display.result import Table
 from ...errors import InputError
 from ...models.adapter import Model
 from ...models.length import check_length
+from ...models.passes.batches import fitting_logits
 from ...models.passes.objective import at_least_float
 from ...models.passes.replay import capture
 from ...prompts import Prompt, with_target_ids
@@ -237,7 +238,7 @@ def read_states(
     """Probabilities and ranks of `tokens` in states (rows, d_model), (rows, tokens), and each state's first choices."""
     columns = torch.tensor(list(tokens), device=hidden.device)
     probabilities, ranks, choices = [], [], []
-    for rows in hidden.split(LOGIT_ROWS):
+    for rows in hidden.split(fitting_logits(model, LOGIT_ROWS)):
         logits = at_least_float(model.logits(model.normed(rows)))
         p = logits.softmax(-1)
         of_tokens = logits[:, columns]

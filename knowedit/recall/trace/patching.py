@@ -22,6 +22,7 @@ from ...errors import InputError, did_you_mean
 from ...hooks import hooked, on_input, on_output
 from ...models.adapter import Model
 from ...models.length import check_length
+from ...models.passes.batches import fitting_tokens
 from ...models.passes.objective import KINDS as METRICS, Objective, at_least_float, read_rows
 from ...models.passes.replay import record
 from ...prompts import Prompt
@@ -228,7 +229,7 @@ class _Patching:
                 continue  # nothing reads what stands behind the read position
             recording = record(self.model, self.ids, start)
             chosen.sort(key=lambda i: min(site.layer for site in groups[i]))
-            most = max(1, SWEEP_TOKENS // recording.length)
+            most = max(1, fitting_tokens(self.model, SWEEP_TOKENS) // recording.length)
             for part in (chosen[j : j + most] for j in range(0, len(chosen), most)):
                 hidden = self._sweep(recording, [groups[i] for i in part])
                 measured = self.measure(hidden[:, self.read - recording.start])

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ...hooks import hooked
-from ...models.passes.batches import halving
+from ...models.passes.batches import fitting_logits, fitting_tokens, halving
 from ...models.passes.objective import Objective, read_rows
 from .corruption import Corruption, set_output
 
@@ -75,7 +75,8 @@ class Restoring:
         """F of rows of states (rows, reads, d_model)."""
         places = range(len(self.reads))
         with torch.no_grad():
-            parts = [read_rows(self.model, part, places, self.objectives).value for part in hidden.split(READ_ROWS)]
+            rows = hidden.split(fitting_logits(self.model, READ_ROWS))
+            parts = [read_rows(self.model, part, places, self.objectives).value for part in rows]
         return torch.cat(parts)
 
 
@@ -109,7 +110,7 @@ class _Token:
 
     def _parts(self, windows: list[Window]) -> Iterator[list[Window]]:
         """Windows with one beginning stay together."""
-        most = max(1, SWEEP_TOKENS // (self.draws * self.recording.length))
+        most = max(1, fitting_tokens(self.model, SWEEP_TOKENS) // (self.draws * self.recording.length))
         part: list[Window] = []
         for window in windows:
             if len(part) >= most and window.first != part[-1].first:

@@ -44,6 +44,20 @@ def test_equals_the_plain_loop(family):
         assert_near(value.keys, plain.keys)
 
 
+@pytest.mark.parametrize("search", [SEARCH, replace(SEARCH, steps=30, stop_loss=0.5)])
+def test_a_step_that_is_captured_is_the_step_that_is_not(search, doubled, monkeypatch):
+    model = tiny("llama", torch.float64)
+    requests = asked(model, FACT, *OTHERS)
+    plain = find_v_star(model, requests, 1, search)
+    kinds = []
+    monkeypatch.setattr(v_star, "capturing", lambda model: True)
+    monkeypatch.setattr(v_star, "captured", lambda work: kinds.append(work) or work)
+    for value, same in zip(plain, find_v_star(model, requests, 1, search), strict=True):
+        assert (value.steps, value.reaches, value.clamped) == (same.steps, same.reaches, same.clamped)
+        assert_near(same.delta, value.delta, size=ADAM, operations=2 * search.steps * PASS)
+    assert kinds, "no step was captured"
+
+
 @pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_many_facts_at_once_are_as_each_alone(family):

@@ -1,11 +1,19 @@
 """Batches hold rows of about one length within a budget, every row once."""
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from knowedit.models.passes.batches import batches, fitting_tokens, padded
+from knowedit.models.passes.batches import (
+    DEVICE_ROWS,
+    DEVICE_TOKENS,
+    batches,
+    fitting_logits,
+    fitting_tokens,
+    padded,
+)
 
 LENGTHS = [random.Random(0).randrange(1, 30) for _ in range(200)]
 
@@ -44,6 +52,16 @@ def test_a_batch_takes_half_of_a_cards_free_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6000, 10000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 3000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
-    assert fitting_tokens(torch.device("cuda"), 10, least=384) == 400
-    assert fitting_tokens(torch.device("cuda"), 100, least=384) == 384
-    assert fitting_tokens(torch.device("cpu"), 10, least=384) == 384
+    card, processor = (SimpleNamespace(device=torch.device(name), vocabulary=1) for name in ("cuda", "cpu"))
+    assert fitting_tokens(card, 384, 10) == 400
+    assert fitting_tokens(card, 384, 100) == 384
+    assert fitting_tokens(processor, 384, 10) == 384
+    assert fitting_logits(card, 64) == 4000 // 12
+    assert fitting_logits(processor, 64) == 64
+
+
+def test_a_batch_is_no_larger_than_keeps_a_card_busy(monkeypatch):
+    monkeypatch.setattr("knowedit.models.passes.batches.room", lambda device: 1 << 40)
+    card = SimpleNamespace(device=torch.device("cuda"), vocabulary=1)
+    assert fitting_tokens(card, 384, 10) == DEVICE_TOKENS
+    assert fitting_logits(card, 64) == DEVICE_ROWS
