@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..models.tensor_cache import take_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +124,8 @@ class Change(Protocol):
 
 def weight_hash(weight: Tensor) -> str:
     """SHA-256 of a weight seen as (out, in): type, shape and bytes."""
-    flat = weight.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{flat.dtype} {tuple(flat.shape)}".encode())
-    digest.update(flat.flatten().view(torch.uint8).numpy())
+    digest = hashlib.sha256(f"{weight.dtype} {tuple(weight.shape)}".encode())
+    take_bytes(digest, weight)
     return digest.hexdigest()
 
 

@@ -201,8 +201,11 @@ def make_edit(
     facts: Sequence[Fact],
     seed: int = 0,
     notes: Mapping | None = None,
+    hashes: Mapping[int, str] | None = None,
 ) -> Edit:
     """An `Edit` of the down-projections of `model`: `deltas` by layer, `config` and `notes` as JSON values.
+
+    `hashes`: of the weights by layer, where they are known (`weight_hash`).
 
     Raises `InputError` for a change of another shape than the weight's.
     """
@@ -211,9 +214,10 @@ def make_edit(
             raise InputError(
                 f"the change of layer {layer} is {delta.shape}, expected {model.down_shape(layer)} as {model.name} has"
             )
+    known = hashes or {}
     return Edit(
         deltas={model.down_path(layer): delta for layer, delta in deltas.items()},
-        bases={model.down_path(layer): weight_hash(model.down_weight(layer)) for layer in deltas},
+        bases={model.down_path(layer): known.get(layer) or weight_hash(model.down_weight(layer)) for layer in deltas},
         method=method,
         config=config,
         facts=tuple(facts),

@@ -31,7 +31,6 @@ from ..facts import Fact
 from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
 from .checks import is_masked
-from .float32 import weight_of
 from .layouts import REMEDY, Layout, heads_path
 from .tensor_cache import parameters_hash
 
@@ -254,6 +253,14 @@ def _bytes_of(spelled: str) -> str:
     else:
         spelled_bytes = bytes(_BYTES[character] for character in spelled if character in _BYTES)
     return spelled_bytes.decode("utf-8", "backslashreplace")
+
+
+def weight_of(module: nn.Module, rows: slice | list[int] | None = None) -> Tensor:
+    """The weight of a projection, or some rows of it, also while `in_float32` has put it aside: a copy then."""
+    half = getattr(module, "_kept_half", None)
+    weight = module.weight if half is None else half
+    weight = weight if rows is None else weight[rows]
+    return weight if half is None else weight.float()
 
 
 def _weight(module: nn.Module) -> Tensor:

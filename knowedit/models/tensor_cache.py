@@ -124,7 +124,7 @@ def digest(record: str, tensors: Mapping[str, Tensor]) -> str:
     sha256 = hashlib.sha256(record.encode())
     for name, tensor in sorted(tensors.items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.flatten().view(torch.uint8).numpy())
+        take_bytes(sha256, tensor)
     return sha256.hexdigest()
 
 
@@ -150,19 +150,25 @@ def parameters_hash(module: nn.Module, name: str) -> str:
                         raise ModelError(f"{path}.{own_name} of {name} has no values (meta); load its weights first")
                     content = weight.detach()
                     content = content.cpu() if hasattr(part, "_hf_hook") else content  # is here for as long as this
-                    hashed = pool.submit(_content_digest, content.contiguous().flatten().view(torch.uint8))
+                    hashed = pool.submit(_digest_of, content)
                     waiting.append((f"{path}.{own_name} {weight.dtype} {tuple(weight.shape)} ", hashed))
                     take(HASHED_AT_ONCE)
         take(0)
     return whole.hexdigest()
 
 
-def _content_digest(content: Tensor) -> bytes:
-    """SHA-256 of bytes; those of a CUDA device come by a buffer that it writes to at full speed."""
-    if content.device.type != "cuda":
-        return hashlib.sha256(content.cpu().numpy()).digest()
+def _digest_of(tensor: Tensor) -> bytes:
     sha256 = hashlib.sha256()
-    buffer = torch.empty(min(len(content), BUFFER), dtype=torch.uint8, pin_memory=True)
-    for part in content.split(len(buffer) or 1):
-        sha256.update(buffer[: len(part)].copy_(part).numpy())
+    take_bytes(sha256, tensor)
     return sha256.digest()
+
+
+def take_bytes(sha256, tensor: Tensor) -> None:
+    """Add the bytes of a tensor to a hash; those of a CUDA device come by a buffer that it fills at full speed."""
+    content = tensor.detach().contiguous().flatten().view(torch.uint8)
+    if content.device.type != "cuda":
+        sha256.update(content.cpu().numpy())
+        return
+    buffer = torch.empty(min(len(content), BUFFER), dtype=torch.uint8, pin_memory=True)
+    for part in content.split(BUFFER):
+        sha256.update(buffer[: len(part)].copy_(part).numpy())

@@ -14,7 +14,7 @@ from knowedit.hooks import hooked, on_input
 from knowedit.locate import RANKINGS, attribute_many
 from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import rank, rank_many, scoring_passes
-from knowedit.models import float32
+from knowedit.models.passes import float32
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 

@@ -1,7 +1,7 @@
 """Search for the values of many facts in batches of fixed shape: a fact's value tells nothing of what shared its batch.
 
 A product of matrices gives a row the same bits whatever the other rows hold, but not whatever their number is. So a
-batch (a bucket) always has room for `SIZE` facts, columns for prefix and suffix that are rounded up, and as many
+batch (a bucket) always has room for as many facts, columns for prefix and suffix that are rounded up, and as many
 logits; all of this follows from one fact alone, and facts share a bucket only with others of its shape. What is not
 filled is filled with copies. A search that ends gives its place to the next fact; the others go on from where they
 were, in a bucket of the same shape.
@@ -19,8 +19,8 @@ from ...models.adapter import Model, frozen
 from ..methods.search_rows import Request, Run, Shape
 from ..methods.v_star import Searches, Value, VStarSearch, until_done
 
-SIZE = 4
-"""Facts in a bucket: some 128 tokens of suffixes, at which a processor is as fast as it gets."""
+SIZES = {"cpu": 4, "cuda": 16}
+"""Facts in a bucket: some 128 tokens of suffixes, at which a processor is as fast as it gets; more keep a card busy."""
 PREFIX, SUFFIX, READS = 16, 4, 4
 """Columns of prefixes and suffixes, and tokens of targets, are rounded up to multiples of these."""
 
@@ -36,6 +36,7 @@ def find_in_buckets(
     waiting: dict[tuple, deque[int]] = {}
     for i, request in enumerate(requests):
         waiting.setdefault(_kind(model, request), deque()).append(i)
+    size = bucket_size(model)
     with frozen(model):
         for queue in waiting.values():
             shape = _shape(model, requests[queue[0]])
@@ -43,8 +44,8 @@ def find_in_buckets(
             searches: Searches | None = None
             left: list[int] = []  # rows of searches that go on
             while queue or going:
-                going += [queue.popleft() for _ in range(min(SIZE - len(going), len(queue)))]
-                filled = [requests[i] for i in (*going, *going[:1] * (SIZE - len(going)))]
+                going += [queue.popleft() for _ in range(min(size - len(going), len(queue)))]
+                filled = [requests[i] for i in (*going, *going[:1] * (size - len(going)))]
                 run = Run.of(model, filled, layer, shape)
                 begun = Searches(run, search, len(going))
                 searches = begun if searches is None else begun.continuing(searches, left)
@@ -52,6 +53,10 @@ def find_in_buckets(
                 keep({going[j]: value for j, value in ended.items()})
                 left = [j for j in range(len(going)) if j not in ended]
                 going = [going[j] for j in left]
+
+
+def bucket_size(model: Model) -> int:
+    return SIZES.get(model.device.type, SIZES["cpu"])
 
 
 def _kind(model: Model, request: Request) -> tuple:
@@ -66,7 +71,7 @@ def _shape(model: Model, request: Request) -> Shape:
     suffix, whole = request.suffix, max(len(row.ids) for row in rows) + 1
     reads = _up(max(len(row.reads) for row in rows), READS) * (len(request.rows) - 1)
     columns = (_up(prefix, PREFIX), _up(suffix if model.cached else whole, SUFFIX))
-    return Shape(columns, reads=SIZE * (reads + 1))
+    return Shape(columns, reads=bucket_size(model) * (reads + 1))
 
 
 def _up(number: int, step: int) -> int:

@@ -31,7 +31,7 @@ from ...texts.corpus import contexts as sample_contexts
 from ...texts.rows import tokenization
 from ..apply import unedited
 from ..covariance import Covariance, covariance, default_tokens
-from ..delta import LowRank
+from ..delta import LowRank, weight_hash
 from ..edit import Edit, check_request, make_edit
 from ..preserved_keys import PreservedKeys, preserved_keys
 from .method import Bars, Editor, Method, no_bars
@@ -177,8 +177,10 @@ def rome_many(
         if statistics.layer != layer:
             raise InputError(f"the {name} of layer {statistics.layer}, expected layer {layer}, which is edited")
     values = find_v_star(model, requests, layer, config.search, progress)
+    hashes = {layer: weight_hash(model.down_weight(layer))}
     return [
-        edit_of(model, fact, value, covariance, preserved, config) for fact, value in zip(facts, values, strict=True)
+        edit_of(model, fact, value, covariance, preserved, config, hashes)
+        for fact, value in zip(facts, values, strict=True)
     ]
 
 
@@ -235,10 +237,17 @@ def _prepared(
 
 
 def edit_of(
-    model: Model, fact: Fact, value: Value, C: Covariance, preserved: PreservedKeys, config: RomeConfig
+    model: Model,
+    fact: Fact,
+    value: Value,
+    C: Covariance,
+    preserved: PreservedKeys,
+    config: RomeConfig,
+    hashes: Mapping[int, str],
 ) -> Edit:
     """The edit that maps the fact's key to `value`: all of ROME that is left once δ was found.
 
+    `hashes`: of the weights by layer (`weight_hash`).
     Raises `InputError` where δ does not reach the answer.
     """
     if not value.reaches:
@@ -276,6 +285,7 @@ def edit_of(
         facts=[fact],
         seed=config.seed,
         notes=notes,
+        hashes=hashes,
     )
 
 

@@ -9,7 +9,7 @@ from support.rounding import ADAM, PASS, near
 from support.tiny import FAMILIES, tiny
 from support.trained import exact, trained
 
-from knowedit.edit.fact_set.buckets import SIZE, find_in_buckets
+from knowedit.edit.fact_set.buckets import SIZES, find_in_buckets
 from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
 from knowedit.facts import Fact
 
@@ -64,7 +64,7 @@ def test_values_are_those_of_romes_search(family, doubled):
 def test_more_facts_than_a_bucket_holds_take_the_places_of_those_that_end(doubled):
     model = exact(trained())
     asked = [request(model, fact, fact.target_new, ()) for fact in requests()]
-    assert len(asked) > 2 * SIZE
+    assert len(asked) > 2 * SIZES["cpu"]
     wanted = find_v_star(model, asked, 0, UNEVEN)
     found = searched(model, asked, search=UNEVEN)
     assert sorted(found) == list(range(len(asked)))

@@ -17,16 +17,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..hooks import differentiable
-
-if TYPE_CHECKING:
-    from .adapter import Model
+from ...hooks import differentiable
+from ..adapter import Model
 
 HALF = (torch.float16, torch.bfloat16)
 PARTS = 3
@@ -38,7 +35,7 @@ def in_float32(model: Model) -> Iterator[None]:
     """Weights in half precision are float32 while the context lasts, and the very same tensors again behind it.
 
     Packed weights, and those that are kept elsewhere, stay as they are. Whoever reads a weight meanwhile, and does not
-    call its module, takes it from `weight_of`.
+    call its module, takes it from `adapter.weight_of`.
     """
     weights = list(model.hf.parameters())
     plain = all(w.is_floating_point() and not w.is_meta and not w.is_inference() for w in weights)
@@ -59,14 +56,6 @@ def in_float32(model: Model) -> Iterator[None]:
             tensor.data = data
         for module in split:
             del module.forward, module._kept_half
-
-
-def weight_of(module: nn.Module, rows: slice | list[int] | None = None) -> Tensor:
-    """The weight of a projection, or some of its rows, also while `in_float32` has put it aside: a copy then."""
-    half = getattr(module, "_kept_half", None)
-    weight = module.weight if half is None else half
-    weight = weight if rows is None else weight[rows]
-    return weight if half is None else weight.float()
 
 
 def _split_modules(hf: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]:
