@@ -133,7 +133,7 @@ def build(desk: Desk, folder: Path) -> gr.Blocks:
         asked = _ask(wiring)
         _inside(wiring, asked)
         _locate(wiring, asked)
-        changed = _edit(wiring)
+        changed = _edit(wiring, asked)
         _stack(wiring, [asked, changed])
         _compare(wiring, folder)
     return page
@@ -247,7 +247,7 @@ def _locate(wiring: Wiring, asked: Any) -> None:
         wiring.on(card.input, carding, [card], [carded], card_status, asked=True)
 
 
-def _edit(wiring: Wiring) -> Any:
+def _edit(wiring: Wiring, asked: Any) -> Any:
     model = wiring.model
     with _stage(4, "Edit", "Another answer. What an edit may do wrong is shown before anything is changed."):
         with gr.Row():
@@ -260,6 +260,7 @@ def _edit(wiring: Wiring) -> Any:
             put = gr.Button("Put the edit on", elem_id="put-on")
             wiring.stop()
         status, shown = _shown(), _shown(elem_id="edited")
+        asked.then(lambda: "", None, [shown], show_progress="hidden", api_visibility="private")  # it was of another
         wanted = [new, method, layer]
         register = partial(gr.on, [look.click, new.submit])
         wiring.on(register, partial(editing.propose, model), wanted, [shown], status)
@@ -279,7 +280,7 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
             folder = gr.Textbox(
                 label="A folder on this machine", elem_id="folder", placeholder="~/eiffel-in-dubai", scale=3
             )
-            kind = gr.Dropdown(list(stacking.EXPORTS), value="peft", label="Export as", scale=1)
+            kind = gr.Dropdown(stacking.kinds(), value="peft", label="Export as", scale=1)
         with gr.Row():
             save = gr.Button("Save the one", elem_id="save")
             load = gr.Button("Load an edit or a set of facts", elem_id="load")
@@ -307,7 +308,7 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
             refresh(event)
         wiring.on(save.click, lambda tab, _, *which: stacking.save(model, tab, *which), [chosen, folder], [still],
                   status, bare=True)  # fmt: skip
-        wiring.on(export.click, lambda tab, _, *how: stacking.export(model, tab, *how), [folder, kind], [still],
+        wiring.on(export.click, partial(stacking.export, model), [folder, kind], [still],
                   status, bare=True)  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..display.result import plain
 from ..edit.apply import applied
 from ..edit.edit import check_request
-from ..edit.guard import Guard, GuardError, check
+from ..edit.guard import Guard, GuardError, check, checked
 from ..edit.methods.table import METHODS, method_config, prepare
 from ..edit.preflight import Outcome, Preflight, preflight
 from ..errors import InputError
@@ -72,10 +72,11 @@ def put_on(model: Model, tab: Tab, report: Report, *wanted: str) -> str:
     written = written_freely(model, told)
     report("measuring what the subject is")
     (drift,) = Drift(model).essence([fact], [edit])
-    tab.stack.append(Entry(edit, name_of(fact)))
+    after = told.story.after
+    tab.stack.append(Entry(checked(edit, before, after, command="knowedit ui"), name_of(fact)))
     tab.proposal = None
     shown = {"edit": record["edit"], "drift": drift}
-    refused = _verdict(before, told.story.after)
+    refused = _verdict(before, after)
     return fill("outcome", shown, written=written, refused=refused) + chapters(record, "edit")
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -27,6 +27,8 @@ from ..errors import KnoweditError, KnoweditWarning
 from ..hooks import hooked, on_call
 from ..models.adapter import Model
 from ..progress import Progress
+
+SOON = 0.3  # seconds in which a job that has to wait for none has begun
 
 
 @contextmanager
@@ -108,8 +110,9 @@ class Job:
             raise Stopped("the dashboard is closed; nothing was changed") from None
         future.add_done_callback(lambda _: said.put(None))
         try:
+            wait([future], SOON)
             if not future.running() and not future.done():
-                yield Doing("waiting for what another tab asked for")
+                yield Doing("waiting for what was asked before, here or in another tab")
             while (doing := _latest(said)) is not None:
                 yield doing
         finally:

@@ -50,5 +50,5 @@ def head() -> str:
     return (
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<style>{colours} @scope (.told) {{ {source('explain.css')} }} {source('ui.css', 'ui/templates')}</style>"
-        f"<script>{source('tables.js')}</script>"
+        f"<script>{source('tables.js')}</script><script>{source('keys.js', 'ui/templates')}</script>"
     )

@@ -8,18 +8,23 @@ from pathlib import Path
 from ..answers import ask
 from ..edit.apply import applied
 from ..edit.edit import load_edit
-from ..edit.export import to_checkpoint, to_peft
 from ..edit.fact_set.fact_set import FactSet
 from ..edit.fact_set.store import HEADER
 from ..errors import InputError, ModelError
+from ..files import check_new
 from ..models.adapter import Model
+from ..serving.export import export as write
+from ..serving.formats import FORMATS
 from ..writing.counts import number_of
 from .editing import name_of
 from .jobs import Report
 from .render import fill
 from .tab import Entry, Tab
 
-EXPORTS = {"peft": to_peft, "checkpoint": to_checkpoint}
+
+def kinds() -> list[tuple[str, str]]:
+    """What edits can be exported as, (what people see, name)."""
+    return [(f"{name}: {words}", name) for name, words in FORMATS.items()]
 
 
 def entries(tab: Tab) -> list[tuple[str, int]]:
@@ -79,15 +84,20 @@ def save(model: Model, tab: Tab, place: int | None, folder: str) -> str:
             above = False
     except ModelError:
         above = True
-    return fill("saved", folder=str(saved), above=above)
+    return fill("saved", folder=str(saved), above=above, gap=None)
 
 
-def export(model: Model, tab: Tab, folder: str, kind: str) -> str:
-    """Export the edits that are on, together, as a PEFT adapter or a checkpoint, and say where.
+def export(model: Model, tab: Tab, report: Report, folder: str, kind: str) -> str:
+    """Export the edits that are on, together, in one of the `FORMATS`; say where, and what PEFT gave for its adapter.
 
-    `model` is to be without edits.
+    `model` is to be without edits. Raises `InputError` where none is on.
     """
-    return fill("saved", folder=str(EXPORTS[kind](tab.edits, model, _folder(folder))), above=False)
+    if not tab.edits:
+        raise InputError("no edit is on; put one on, or load one")
+    where = check_new(_folder(folder))
+    report(f"writing {FORMATS[kind]}")
+    gap = write(tab.edits, model, where, kind)
+    return fill("saved", folder=str(where), above=False, gap=gap)
 
 
 def _chosen(tab: Tab, place: int | None) -> Entry:

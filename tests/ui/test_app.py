@@ -101,6 +101,22 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
     assert same(weights(trained()), base)
 
 
+def test_radio_buttons_are_one_stop_of_the_tab_key_and_arrows_choose(browser, address):
+    with opened(browser, address) as (tab, wrong):
+        tab.locator("#layer input").nth(1).focus()  # which is chosen: the middle one
+        tab.keyboard.press("ArrowRight")
+        assert tab.evaluate("document.activeElement === document.querySelectorAll('#layer input')[2]")
+        assert tab.locator("#layer input").nth(2).is_checked()
+        tab.locator(".status.problem", has_text="no fact was asked").first.wait_for()  # it was chosen, as by a click
+        tab.keyboard.press("Tab")
+        assert tab.evaluate("document.activeElement.closest('#layer') === null")
+        tab.keyboard.press("Shift+Tab")
+        assert tab.evaluate("document.activeElement === document.querySelectorAll('#layer input')[2]")
+        tab.locator("#prompt :is(textarea, input)").focus()
+        assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        assert wrong == []
+
+
 def test_hostile_text_and_wrong_input_are_said_in_a_line(browser, address, tmp_path):
     with opened(browser, address) as (tab, wrong):
         assert tab.evaluate("document.querySelector('#asked').offsetHeight") == 0  # nothing asked leaves no gap

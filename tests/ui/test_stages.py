@@ -21,6 +21,7 @@ from knowedit.models.passes.replay import record
 from knowedit.recall.lens import logit_lens
 from knowedit.report.page import story
 from knowedit.selection import per_relation
+from knowedit.serving.formats import FORMATS
 from knowedit.ui import asking, comparing, editing, inside, locating, stacking
 from knowedit.ui.jobs import Doing, Report
 from knowedit.ui.render import doing, problem
@@ -139,7 +140,13 @@ def test_an_edit_is_looked_at_before_it_is_made_and_asked_about_after(asked):
         with pytest.raises(InputError, match="another one than the pre-flight looked at"):
             editing.put_on(model, tab, REPORT, *other)
     done = editing.put_on(model, tab, REPORT, "Bexum", "fine_tune", "1")
-    assert same(weights(model), base) and tab.edits == (edit,) and tab.proposal is None
+    assert same(weights(model), base) and tab.proposal is None
+    (kept,) = tab.edits
+    assert kept.content_hash == edit.content_hash and kept.made["command"] == "knowedit ui"
+    assert kept.measured["preflight"]["relative_norm"] == found.relative_norm
+    sides = kept.measured["facts"][0]
+    assert sides["after"]["prompt"]["p_new"] > sides["before"]["prompt"]["p_new"]
+    assert set(kept.measured["guard"]) == {"bounds", "refused"}
     after = outcome(model, edit).facts[0].after.prompt
     assert data(done)["edit.after.prompt.p_new"] == near_probability(after.p_new)
     assert data(done)["drift"] >= 0 and "Written freely" in done
@@ -202,8 +209,14 @@ def test_edits_are_saved_loaded_and_exported(stacked, tmp_path):
     tab = Tab()
     stacking.load(model, tab, REPORT, str(tmp_path / "saved"))
     assert [entry.name for entry in tab.stack] == ["Tavo lives in Aldor"]
-    stacking.export(model, stacked, str(tmp_path / "lora"), "peft")
+    said = stacking.export(model, stacked, REPORT, str(tmp_path / "lora"), "peft")
     assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["r"] == 2  # of the two that are on
+    assert "Loaded again by PEFT" in said
+    with pytest.raises(InputError, match="exists"):
+        stacking.export(model, stacked, REPORT, str(tmp_path / "lora"), "checkpoint")
+    assert {name for _, name in stacking.kinds()} == set(FORMATS)
+    with pytest.raises(InputError, match="no edit is on"):
+        stacking.export(model, Tab(), REPORT, str(tmp_path / "other"), "peft")
 
 
 def test_an_edit_that_was_made_above_another_says_so_when_it_is_saved_and_loaded(asked, tmp_path):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ...display.result import Table
+from ...serving.formats import FORMATS
 from ...writing.counts import number_of
 from ..shared.command import Printout, run_command
 from ..shared.facts import choose_facts
@@ -16,12 +17,6 @@ from ..shared.help import choice
 from ..shared.options import SEEDS, Chat, EditFolders, ModelOptions, Output
 from ..shared.progress import progress
 
-FORMATS = {  # of `knowedit export`, in words
-    "peft": "a PEFT adapter",
-    "checkpoint": "a checkpoint",
-    "gguf": "a GGUF file",
-    "gguf-lora": "a GGUF adapter",
-}
 TYPES = ("f32", "f16", "bf16", "q8_0")
 
 # ---------------------------------------------------------------- generate

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from ...display.result import Table
+from ...serving.formats import FORMATS
 from ...writing.counts import number_of
 from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice
 from ..shared.options import ModelOptions, Output
 from ..shared.progress import progress
-from .files import FORMATS, Base, MatrixType, check_export, reloaded
+from .files import Base, MatrixType, check_export, reloaded
 from .sets import Folder, app
 
 SERVED = 512  # the largest rank of an adapter that vLLM serves
