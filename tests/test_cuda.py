@@ -24,7 +24,10 @@ from knowedit.models.passes import captured as captures
 from knowedit.models.passes.decoding import _Captured, decoding
 from knowedit.recall.trace.exact import TraceConfig, trace
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),  # of torch's own modules
+]
 
 FACTS = (
     Fact("{} is located in the city of", "The Eiffel Tower", "Paris", target_new="Rome"),
@@ -73,8 +76,8 @@ def test_decoding_gives_what_it_gives_on_the_cpu(family, on_both):
         following = decoding(model, rows=2, tokens=6)
         with torch.no_grad():
             steps.append([following(tokens[:, i : i + 1].to(model.device)).clone() for i in range(6)])
-        if isinstance(following, _Captured):
-            assert isinstance(following.replay.__self__, torch.cuda.CUDAGraph)
+        if family in ("gpt2", "llama") and model.device.type == "cuda":
+            assert isinstance(following, _Captured) and isinstance(following.replay.__self__, torch.cuda.CUDAGraph)
     for plain, one in zip(*steps, strict=True):
         assert_near(one, plain)
 

@@ -25,7 +25,7 @@ from ..sources import builtin_facts
 
 BASELINES = ("zero", "mean", "patch")
 EVERY = 10  # built-in facts from one whose prompt counts in the mean to the next
-DEVICE_BYTES = 2 << 30  # of rows at once on an accelerator: enough to keep any busy
+DEVICE_BYTES = 8 << 30  # of rows at once on an accelerator: enough to keep any busy
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class IntegrationPaths:
         scores: dict[int, Tensor] = {}
         with frozen(self.model):
             for gradient, budget in ((True, self.budget), (False, 4 * self.budget)):  # a value alone keeps no graph
-                rows = sorted(n for n in nodes if bool(n.weight) == gradient)
+                rows = sorted(n for n in nodes if self._with_gradient(n) == gradient)
                 parts = (rows[part] for part in chunks([n.layer for n in rows], self.model.n_layers, budget))
                 work = partial(self._integrate, gradient=gradient)
                 for _, (value, of_segments) in halving(self.model, parts, work, "points of paths"):
@@ -132,6 +132,10 @@ class IntegrationPaths:
         self.clean, read = read[: len(self.readings)], read[len(self.readings) :]
         by_segment = dict(zip(scores, read[len(ordered) :], strict=True))
         return dict(zip(ordered, read, strict=False)), dict(zip(scores, stacked, strict=True)), by_segment
+
+    def _with_gradient(self, node: Node) -> bool:
+        """Whether a node goes where gradients are taken. On an accelerator all do: one sweep is launched, not two."""
+        return bool(node.weight) or self.model.device.type == "cuda"
 
     def gradients(self) -> Tensor:
         """dF/dneurons of the unaltered prompts, (n_layers, prompts, positions, n_neurons): one pass for all."""
@@ -201,11 +205,12 @@ class IntegrationPaths:
 
     def _scores(self, layer: int, nodes: Sequence[Node], slope: Tensor) -> dict[int, Tensor]:
         """The scores of segments, from dF/dneurons (nodes, positions, n_neurons)."""
-        prompts = {node.segment: node.prompt for node in nodes}
+        counted = [(i, node) for i, node in enumerate(nodes) if node.weight]
+        prompts = {node.segment: node.prompt for _, node in counted}
         segments = {segment: row for row, segment in enumerate(prompts)}
         weights = torch.zeros(len(segments), len(nodes), dtype=slope.dtype)
-        rows = [segments[node.segment] for node in nodes]
-        weights[rows, list(range(len(nodes)))] = weights.new_tensor([node.weight for node in nodes])
+        rows, columns = [segments[node.segment] for _, node in counted], [i for i, _ in counted]
+        weights[rows, columns] = weights.new_tensor([node.weight for _, node in counted])
         sums = (weights.to(slope.device) @ slope.flatten(1)).unflatten(1, slope.shape[1:])
         return dict(zip(segments, (sums * self.delta[layer, list(prompts.values())]).sum(1), strict=True))
 

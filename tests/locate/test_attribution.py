@@ -12,6 +12,7 @@ from benchmarks.reference.attribution import clean_neurons
 from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
 from knowedit.locate import RANKINGS, attribute_many
+from knowedit.locate.integration_path import IntegrationPaths
 from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import rank, rank_many, scoring_passes
 from knowedit.models.passes import float32
@@ -380,6 +381,17 @@ def test_weights_that_are_left_in_bfloat16_give_the_scores_of_float32(family, mo
     assert found.value == pytest.approx(wanted.value, rel=1e-4)
     assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(half)] == before
     assert not any("forward" in vars(module) for module in half.hf.modules())
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("options", [{}, {"nodes": 8}])
+def test_values_that_are_computed_among_the_gradients_change_nothing(family, options, monkeypatch):
+    model = tiny(family)
+    wanted = attribute(model, PROMPT, "Paris", AttributionConfig(**options))
+    monkeypatch.setattr(IntegrationPaths, "_with_gradient", lambda self, node: True)
+    found = attribute(model, PROMPT, "Paris", AttributionConfig(**options))
+    assert_near(found.scores, wanted.scores, size=wanted.scores.abs().max() * LOGITS, operations=2 * PASS)
+    assert found.nodes == wanted.nodes
 
 
 @pytest.mark.parametrize("method", RANKINGS)

@@ -64,8 +64,9 @@ def _split_modules(hf: nn.Module) -> dict[nn.Module, Callable[[Tensor], Tensor]]
     for module in hf.modules():
         for weight in module.parameters(recurse=False):
             owners[id(weight)].append(module)
+    last = _Last()
     return {
-        module: _forward(module)
+        module: _forward(module, last)
         for module in hf.modules()
         if _splits(module) and all(map(_splits, owners[id(module.weight)]))
     }
@@ -87,14 +88,14 @@ def _nothing(data: Tensor) -> Tensor:
     return data.new_full((), torch.nan, dtype=torch.float32).expand_as(data)
 
 
-def _forward(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _forward(module: nn.Module, last: _Last) -> Callable[[Tensor], Tensor]:
     weight = module.weight.data
     if isinstance(module, nn.Embedding):
         return lambda ids: nn.functional.embedding(ids, weight).float()
     matrix = weight if isinstance(module, Conv1D) else weight.T
 
     def forward(x: Tensor) -> Tensor:
-        y = _Product.apply(x, matrix)
+        y = _Product.apply(x, matrix, last)
         return y if module.bias is None else y + module.bias
 
     return forward
@@ -104,23 +105,41 @@ class _Product(torch.autograd.Function):
     """x (…, in) times a matrix (in, out) in bfloat16, in float32."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, matrix: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, matrix: Tensor, last: _Last) -> Tensor:
         ctx.matrix = matrix
-        return _times(x, matrix)
+        return _times(last.split(x), matrix).reshape(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return _times(gradient, ctx.matrix.T), None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _times(_split(gradient), ctx.matrix.T).reshape(*gradient.shape[:-1], -1), None, None
 
 
-def _times(x: Tensor, matrix: Tensor) -> Tensor:
+class _Last:
+    """What was split last: several projections read the same tensor one after another."""
+
+    def __init__(self):
+        self.of: tuple[Tensor, int] | None = None
+        self.parts: Tensor | None = None
+
+    def split(self, x: Tensor) -> Tensor:
+        if self.of is None or self.of[0] is not x or self.of[1] != x._version:
+            self.of, self.parts = (x, x._version), _split(x)
+        return self.parts
+
+
+def _split(x: Tensor) -> Tensor:
+    """The `PARTS` numbers in bfloat16 whose sum each number of x (…, in) is, (PARTS, rows, in)."""
     rest = x.reshape(-1, x.shape[-1])
-    parts = torch.empty(PARTS, *rest.shape, dtype=matrix.dtype, device=x.device)
+    parts = torch.empty(PARTS, *rest.shape, dtype=torch.bfloat16, device=x.device)
     for i, part in enumerate(parts):
         part.copy_(rest)
         if i < PARTS - 1:
             rest = rest - part
-    return _added(parts.flatten(0, 1), matrix).unflatten(0, (PARTS, -1)).sum(0).reshape(*x.shape[:-1], -1)
+    return parts
+
+
+def _times(parts: Tensor, matrix: Tensor) -> Tensor:
+    return _added(parts.flatten(0, 1), matrix).unflatten(0, (PARTS, -1)).sum(0)
 
 
 def _added(rows: Tensor, matrix: Tensor) -> Tensor:
