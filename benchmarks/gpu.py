@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -268,7 +268,15 @@ def main(words: Sequence[str] | None = None) -> None:
         for record in run(Bench(model, tokens, cache), options.limit):
             print(json.dumps(record), flush=True)
             records.append(record)
-    write_text(options.file, json.dumps({"versions": versions(), "pieces": records}, indent=1) + "\n")
+    write_text(
+        options.file,
+        json.dumps({"command": _command(options), "versions": versions(), "pieces": records}, indent=1) + "\n",
+    )
+
+
+def _command(options: Namespace) -> str:
+    what = f"--model {options.model}" if options.model else f"--shape {options.shape}"
+    return f"python -m benchmarks.gpu {what} --dtype {options.dtype}"
 
 
 if __name__ == "__main__":

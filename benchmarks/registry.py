@@ -119,10 +119,15 @@ def load_all() -> dict[str, Benchmark]:
     return dict(sorted(BENCHMARKS.items(), key=lambda item: (rooms.index(item[0].partition(".")[0]), item[0])))
 
 
+GPU = "gpu"  # the folder of what `python -m benchmarks.gpu` measured
+
+
 def result_files(results: Path = RESULTS) -> dict[Path, tuple[str, dict]]:
-    """Each result file with its command and its record."""
+    """Each result file with its command and its record; those of benchmarks.gpu are its own."""
     benchmarks, files = load_all(), {}
     for path in sorted([*results.glob("*/*.json"), *results.glob("*/*/report.json")]):
+        if path.parent.name == GPU:
+            continue
         record = json.loads(path.read_text(encoding="utf-8"))
         if path.name == "report.json":  # its place says which benchmark, and its runs say what of
             name = ".".join(path.relative_to(results).parts[:-1])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from knowedit.files import write_text
 
-from .registry import ROOMS, load_all, result_files
+from .registry import GPU, RESULTS, ROOMS, load_all, result_files
 
 PAGE = Path(__file__).parent / "README.md"
 START, END = "<!-- results -->\n", "<!-- end of results -->"
@@ -26,7 +27,27 @@ def table() -> str:
                     link = f"[{page.name}]({page.relative_to(PAGE.parent).as_posix()})"
                     result = "<br>".join(benchmark.lines(record))
                     parts[-1] += f"\n| {benchmark.question} | {result} | `{command}` | {link} |"
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *_on_a_gpu()]) + "\n"
+
+
+def _on_a_gpu() -> list[str]:
+    """A table for each result of `benchmarks.gpu`: seconds, how many times those of the plain loop, and memory."""
+    parts = []
+    for path in sorted((RESULTS / GPU).glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        first, torch = record["pieces"][0], record["versions"]["torch"]
+        parts.append(
+            f"## On a GPU: {first['model']}\n\n{first['card']}, {first['dtype'].removeprefix('torch.')}, torch {torch}: "
+            f"`{record['command']}`, [{path.name}]({path.relative_to(PAGE.parent).as_posix()}). Peak memory is in times "
+            "of the weights.\n\n| work | seconds | the plain loop | ratio | peak |\n|---|---|---|---|---|"
+        )
+        for piece in record["pieces"]:
+            if "left_out" not in piece:
+                ratio = f"**{piece['ratio']:.1f}×**" if "ratio" in piece else ""
+                loop = f"{piece['loop']:.2f}" if "loop" in piece else ""
+                peak = "" if piece["peak"] is None else f"{piece['peak']:.2f}"
+                parts[-1] += f"\n| {piece['piece']} | {piece['seconds']:.3g} | {loop} | {ratio} | {peak} |"
+    return parts
 
 
 def write() -> None:
