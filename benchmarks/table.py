@@ -36,10 +36,11 @@ def _on_a_gpu() -> list[str]:
     for path in sorted((RESULTS / GPU).glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         first, torch = record["pieces"][0], record["versions"]["torch"]
+        link = f"[{path.name}]({path.relative_to(PAGE.parent).as_posix()})"
+        how = f"{first['card']}, {first['dtype'].removeprefix('torch.')}, torch {torch}: `{record['command']}`, {link}"
         parts.append(
-            f"## On a GPU: {first['model']}\n\n{first['card']}, {first['dtype'].removeprefix('torch.')}, torch {torch}: "
-            f"`{record['command']}`, [{path.name}]({path.relative_to(PAGE.parent).as_posix()}). Peak memory is in times "
-            "of the weights.\n\n| work | seconds | the plain loop | ratio | peak |\n|---|---|---|---|---|"
+            f"## On a GPU: {first['model']}\n\n{how}. Peak memory is in times of the weights.\n\n"
+            "| work | seconds | the plain loop | ratio | peak |\n|---|---|---|---|---|"
         )
         for piece in record["pieces"]:
             if "left_out" not in piece:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 JOINERS = "\u200c\u200d"  # zero-width: parts of Persian words, emoji made of several
 
@@ -12,6 +13,7 @@ _SPACELESS = (  # as the names of their characters begin
 )  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def spaceless(character: str) -> bool:
     """Whether the character is of a script without spaces between words, or a mark as wide as such characters."""
     return unicodedata.name(character, "").startswith(_SPACELESS) or wide_mark(character)
