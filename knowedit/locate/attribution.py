@@ -37,6 +37,7 @@ from .quadrature import ENDS, RULES, Integral, integrate, refine, rule
 ENGINES = ("sweep", "captum")
 TOGETHER = 32  # prompts and target tokens whose paths are laid at once
 INCOMPLETE = 0.05  # of F: a layer whose scores miss more is warned of, and `nodes="auto"` goes on
+UNLIKELY = 1e-3  # a probability that is less counts as this much there: the model does not give such an answer at all
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class AttributionConfig:
     """How to integrate.
 
     - `of`: the F that is attributed: `probability`, `log_probability`, `logit`, or `logit_difference` to `foil`.
-    - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"`: Gauss-Legendre, refined
-      where the layer's gap exceeds `tolerance`, in units of F, or `INCOMPLETE` of a probability F.
+    - `quadrature`: a rule of `quadrature.RULES`; `nodes`: points a layer, or `"auto"`: Gauss-Legendre, refined where
+      the layer's gap exceeds `tolerance`, in units of F, or `INCOMPLETE` of a probability F (of `UNLIKELY` at least).
     - `budget`: the gradients that `"auto"` may spend, a layer on average, for each token of the target.
     - `baseline`: `"zero"`, `"mean"` (over built-in prompts), a tensor (n_layers, n_neurons) such as `mean_activation`
       gives, or where a fact is located `"patch"`: the same prompt about another subject (`proof/ablation.py`).
@@ -114,7 +115,8 @@ class Attribution:
     - `scores`: (n_layers, n_neurons), averaged over the target's tokens; `by_token`: the same for each of them.
     - `activations`: (n_layers, n_neurons), the clean neurons where they were scaled, averaged likewise.
     - `value`: F of the unaltered prompt, averaged over tokens; `span`: (n_layers,) F(a) − F(baseline).
-    - `gap`: (n_layers,), |Σ scores − span|, the largest over tokens; `missing`: the same as a fraction of F.
+    - `gap`: (n_layers,), |Σ scores − span|, the largest over tokens; `missing`: the same as a fraction of F, for a
+      probability of `UNLIKELY` at least.
     - `nodes`: (n_layers,) gradients spent; `rows`, `row_layers`: forward and backward work of all sweeps.
     - `ended`: what ended the search for points, one of `quadrature.ENDS`.
     """
@@ -298,7 +300,7 @@ def _integrate(model: Model, readings: Sequence[Reading], config: AttributionCon
                 activations=activation,
                 value=value,
                 # a probability is never far from its own size; of a logarithm or logit only differences have one
-                size=abs(value) if config.of == "probability" else max(abs(value), span.abs().max().item()),
+                size=max(value, UNLIKELY) if config.of == "probability" else max(abs(value), span.abs().max().item()),
                 span=span,
                 gap=(scores.double().sum(1) - span).abs(),
                 nodes=integral.nodes,
@@ -318,7 +320,9 @@ def _integrals(paths: IntegrationPaths, config: AttributionConfig) -> list[Integ
     if config.nodes == "auto":
 
         def tolerance(f: float) -> float:
-            return min(config.tolerance, INCOMPLETE * f) if config.of == "probability" else config.tolerance
+            return (
+                min(config.tolerance, INCOMPLETE * max(f, UNLIKELY)) if config.of == "probability" else config.tolerance
+            )
 
         return refine(paths, tolerance, config.budget * paths.model.n_layers, config.quadrature)
     return integrate(paths, config.quadrature, cast(int, config.nodes))

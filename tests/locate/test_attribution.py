@@ -12,6 +12,7 @@ from benchmarks.reference.attribution import clean_neurons
 from knowedit import AttributionConfig, InputError, attribute
 from knowedit.hooks import hooked, on_input
 from knowedit.locate import RANKINGS, attribute_many
+from knowedit.locate.attribution import INCOMPLETE, UNLIKELY
 from knowedit.locate.integration_path import IntegrationPaths
 from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import rank, rank_many, scoring_passes
@@ -381,6 +382,17 @@ def test_weights_that_are_left_in_bfloat16_give_the_scores_of_float32(family, mo
     assert found.value == pytest.approx(wanted.value, rel=1e-4)
     assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(half)] == before
     assert not any("forward" in vars(module) for module in half.hf.modules())
+
+
+def test_an_answer_that_the_model_does_not_give_is_not_refined_to_its_last_digit():
+    model = tiny("llama", scale=3.0)
+    ids = model.encode(PROMPT).ids
+    p = model.hf(input_ids=torch.tensor([ids])).logits[0, -1].double().softmax(-1)
+    word = next(model.token(i) for i in p.argsort() if 0 < p[i] < UNLIKELY / 100 and model.token(i).strip().isalpha())
+    found = attribute(model, PROMPT, word.strip(), AttributionConfig(tolerance=1e-3))
+    assert found.value < UNLIKELY / 10 and found.ended == "tolerance"
+    assert (found.gap <= INCOMPLETE * UNLIKELY).all() and (found.missing <= INCOMPLETE).all()
+    assert found.missing.max() == pytest.approx((found.gap / UNLIKELY).max().item())
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
