@@ -15,6 +15,19 @@ from filelock import FileLock, Timeout
 
 from ..models.cache import MANIFEST, cache_root, writing
 
+KINDS = {
+    "models": "a converted model",
+    "contexts": "texts that stand before prompts",
+    "covariance": "covariances of keys, and keys beside them",
+    "explain": "chapters of pages of facts",
+    "general": "neurons that any answer needs",
+    "neurons": "neurons of relations",
+    "rows": "keys and values of facts in sets",
+    "scans": "what a corpus says of neurons",
+    "unknown": "facts that a model does not know",
+}
+"""What the folders hold, in words."""
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -1,6 +1,7 @@
 """The cache is listed as it is, and cleaning leaves what is in use."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,9 @@ from pathlib import Path
 import pytest
 from support.commands import LIMIT
 
+import knowedit
 from knowedit.models.cache import MANIFEST, cached_dir, damage, write_json
-from knowedit.serving.cache_entries import clean, entries
+from knowedit.serving.cache_entries import KINDS, clean, entries
 
 HOLDER = """
 import sys
@@ -68,3 +70,10 @@ def test_cleaning_removes_what_is_stale_and_leaves_what_is_held_or_used(root):
 
 def test_a_cache_that_is_not_there_is_empty(root):
     assert entries() == ([], []) and clean(older=0) == [] and not root.exists()
+
+
+def test_every_folder_of_the_cache_is_told_in_words():
+    package = Path(knowedit.__file__).parent
+    named = re.compile(r'(?:remembered\(|cache_root\(\) / )"(\w+)"|^UNKNOWN = "(\w+)"', re.M)
+    names = {one or other for file in package.rglob("*.py") for one, other in named.findall(file.read_text())}
+    assert names | {"models"} == set(KINDS)

@@ -13,6 +13,8 @@ from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, group
 from ..shared.options import Output
 
+LONGEST = 20  # letters of a folder's name that are shown
+
 if TYPE_CHECKING:
     from ...serving.cache_entries import Entry
 
@@ -60,15 +62,22 @@ def clean_cache(
 
 def _listed(record: dict) -> Iterator[str | Table]:
     """A row for each model and each folder, with how many entries it has."""
+    from ...serving.cache_entries import KINDS
+
     kinds: dict[str, list[Entry]] = {}
     for entry in record["kept"]:
         kinds.setdefault(entry.name if entry.kind == "models" else entry.kind, []).append(entry)
-    rows = [(name, *_row(kept)) for name, kept in kinds.items()]
-    rows += [("left by dead processes", *_row(record["left"]))] if record["left"] else []
+    rows = [(_short(name), KINDS.get(kept[0].kind, ""), *_row(kept)) for name, kept in kinds.items()]
+    rows += [("", "left by dead processes", *_row(record["left"]))] if record["left"] else []
     if rows:
-        yield Table(("what", "entries", "size", "last used"), rows)
+        yield Table(("folder", "what", "entries", "size", "last used"), rows)
         yield ""
     yield f"{_bytes(record['bytes'])} in {record['cache']}"
+
+
+def _short(name: str) -> str:
+    """The name of a folder, without the end of a long hash."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
 
 
 def _row(entries: Sequence[Entry]) -> tuple:

@@ -26,6 +26,7 @@ from ...hooks import differentiable
 from ..adapter import Model
 
 HALF = (torch.float16, torch.bfloat16)
+AMPERE = (8, 0)  # the first cards with units for bfloat16
 PARTS = 3
 """Numbers in bfloat16, of 8 bits each, that have the 24 bits of a float32 together."""
 
@@ -80,7 +81,9 @@ def _splits(module: nn.Module) -> bool:
 
 def on_units(weight: Tensor) -> bool:
     """Whether the device multiplies numbers in bfloat16 and adds them up in float32 in one call."""
-    return weight.device.type == "cuda" and hasattr(torch.ops.aten.mm, "dtype")
+    if weight.device.type != "cuda" or torch.version.cuda is None or not hasattr(torch.ops.aten.mm, "dtype"):
+        return False
+    return torch.cuda.get_device_capability(weight.device) >= AMPERE
 
 
 def _nothing(data: Tensor) -> Tensor:
