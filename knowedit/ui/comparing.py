@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..edit.edit import Edit
 from ..errors import InputError
+from ..facts import Fact
 from ..models.adapter import Model
 from ..report.page.html import save_page
 from .asking import fact_in
@@ -20,7 +23,8 @@ def prompts(model: Model, tab: Tab, report: Report, prompt: str, subject: str, t
     """What was asked beside another fact, both with the edits that were on. No edit is to be on `model`."""
     told = tab.asked
     with put(model, told.edits):
-        other = Told(model, fact_in(model, prompt, subject, target), told.edits)
+        fact = fact_in(model, prompt, subject, target)
+    other = _told(model, fact, told.edits)
     return _beside(model, report, {"what was asked at the top": told, "the other": other})
 
 
@@ -31,8 +35,14 @@ def edits(model: Model, tab: Tab, report: Report) -> str:
     told = tab.asked
     sides = {"without the edits": (), "with the edits": tab.edits}
     return _beside(model, report, {
-        title: told if told.edits == edits else Told(model, told.story.fact, edits) for title, edits in sides.items()
+        title: told if told.edits == edits else _told(model, told.story.fact, edits) for title, edits in sides.items()
     })  # fmt: skip
+
+
+def _told(model: Model, fact: Fact, edits: Sequence[Edit]) -> Told:
+    """What is told with `edits` on is kept under the hash of the weights that it begins with: theirs."""
+    with put(model, edits):
+        return Told(model, fact, edits)
 
 
 def _beside(model: Model, report: Report, sides: dict[str, Told]) -> str:

@@ -25,7 +25,7 @@ from knowedit.serving.formats import FORMATS
 from knowedit.ui import asking, comparing, editing, inside, locating, stacking
 from knowedit.ui.jobs import Doing, Report
 from knowedit.ui.render import doing, problem
-from knowedit.ui.tab import Entry, Tab
+from knowedit.ui.tab import Entry, Tab, Told
 from knowedit.ui.toolkit import Factor
 
 HOSTILE = "<script>window.ran=1</script><img src=x onerror='window.ran=2'>\x1b[31m\u202e"
@@ -272,6 +272,23 @@ def test_two_prompts_and_without_and_with_are_side_by_side(asked):
     base = weights(model)
     html = comparing.edits(model, tab, REPORT)
     assert "The answer is the model" in html and "does not say" in html and same(weights(model), base)
+
+
+def test_what_is_compared_with_an_edit_is_known_by_the_weights_that_it_has(asked, monkeypatch):
+    tab, _ = asked
+    model, edit = trained(), strong("Zarn", "Bexum")
+    tab.stack.append(Entry(edit, "Zarn"))
+    hashes = []
+    told = Told.__init__
+
+    def noted(self, *arguments):
+        told(self, *arguments)
+        hashes.append(self.story.weights_hash)
+
+    monkeypatch.setattr(Told, "__init__", noted)
+    comparing.edits(model, tab, REPORT)
+    with applied(model, edit):
+        assert hashes == [model.weights_hash()]  # without it the fact was asked before
 
 
 def test_neurons_that_were_located_are_not_located_again(asked, monkeypatch):
