@@ -314,7 +314,7 @@ def _keys(model: Model, layers: Sequence[int], part: list[Tensor]) -> dict[int, 
 
         return keep
 
-    offloaded = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # would not give its weights back
+    offloaded = model.offloaded
     with ending_early(), hooked(*(on_input(model.down(layer), keeping(layer)) for layer in layers)):
         if model.masked:
             model.run(rows, attention_mask=torch.ones_like(rows))

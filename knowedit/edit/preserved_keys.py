@@ -126,11 +126,10 @@ def preserved_keys(
 def lookup_keys(model: Model, layer: int, prompts: Sequence[Prompt]) -> Tensor:
     """The key at the lookup position of each prompt, (prompts, n_neurons), float64 on the CPU."""
     keys = torch.zeros(len(prompts), model.n_neurons, dtype=torch.float64)
-    whole = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # offloaded weights must be given back
     for batch in batches([len(prompt.ids) for prompt in prompts], rows=BATCH_ROWS, equal=True):
         ids = torch.tensor([prompts[i].ids for i in batch], device=model.device)
         lookups = torch.tensor([prompts[i].position("lookup") for i in batch])
-        take = partial(_take, keys, batch, lookups, ids.shape[1], whole)
+        take = partial(_take, keys, batch, lookups, ids.shape[1], model.offloaded)
         with ending_early(), hooked(on_input(model.down(layer), take)):
             model.run(ids, attention_mask=torch.ones_like(ids))
     return keys

@@ -300,7 +300,7 @@ def _integrate(model: Model, readings: Sequence[Reading], config: AttributionCon
                 activations=activation,
                 value=value,
                 # a probability is never far from its own size; of a logarithm or logit only differences have one
-                size=max(value, UNLIKELY) if config.of == "probability" else max(abs(value), span.abs().max().item()),
+                size=_size(value) if config.of == "probability" else max(abs(value), span.abs().max().item()),
                 span=span,
                 gap=(scores.double().sum(1) - span).abs(),
                 nodes=integral.nodes,
@@ -312,6 +312,11 @@ def _integrate(model: Model, readings: Sequence[Reading], config: AttributionCon
     return parts
 
 
+def _size(probability: float) -> float:
+    """What the gaps of its scores are held against."""
+    return max(probability, UNLIKELY)
+
+
 def _integrals(paths: IntegrationPaths, config: AttributionConfig) -> list[Integral]:
     if config.engine == "captum":
         from .captum_engine import integrate as by_captum
@@ -320,9 +325,7 @@ def _integrals(paths: IntegrationPaths, config: AttributionConfig) -> list[Integ
     if config.nodes == "auto":
 
         def tolerance(f: float) -> float:
-            return (
-                min(config.tolerance, INCOMPLETE * max(f, UNLIKELY)) if config.of == "probability" else config.tolerance
-            )
+            return min(config.tolerance, INCOMPLETE * _size(f)) if config.of == "probability" else config.tolerance
 
         return refine(paths, tolerance, config.budget * paths.model.n_layers, config.quadrature)
     return integrate(paths, config.quadrature, cast(int, config.nodes))

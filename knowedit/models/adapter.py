@@ -101,6 +101,11 @@ class Model:
         device = self.hf.get_input_embeddings().weight.device
         return torch.device("cpu") if device.type == "meta" else device
 
+    @property
+    def offloaded(self) -> bool:
+        """Whether accelerate moves weights in and out during a pass, which is to come to its end to give them back."""
+        return any(hasattr(module, "_hf_hook") for module in self.hf.modules())
+
     def down(self, layer: int) -> nn.Module:
         return _submodule(self.blocks[self.check_layer(layer)], self.layout.down, "down")
 

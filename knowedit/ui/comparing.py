@@ -23,8 +23,7 @@ def prompts(model: Model, tab: Tab, report: Report, prompt: str, subject: str, t
     """What was asked beside another fact, both with the edits that were on. No edit is to be on `model`."""
     told = tab.asked
     with put(model, told.edits):
-        fact = fact_in(model, prompt, subject, target)
-    other = _told(model, fact, told.edits)
+        other = Told(model, fact_in(model, prompt, subject, target), told.edits)
     return _beside(model, report, {"what was asked at the top": told, "the other": other})
 
 

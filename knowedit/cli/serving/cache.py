@@ -13,10 +13,10 @@ from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, group
 from ..shared.options import Output
 
-LONGEST = 20  # letters of a folder's name that are shown
-
 if TYPE_CHECKING:
     from ...serving.cache_entries import Entry
+
+LONGEST = 20  # letters of a folder's name that are shown
 
 app = group("cache", "Converted models, covariances and small tables that are kept on this machine.")
 

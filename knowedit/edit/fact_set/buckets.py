@@ -1,10 +1,10 @@
 """Search for the values of many facts in batches of fixed shape: a fact's value tells nothing of what shared its batch.
 
 A product of matrices gives a row the same bits whatever the other rows hold, but not whatever their number is. So a
-batch (a bucket) always has room for as many facts, columns for prefix and suffix that are rounded up, and as many
-logits; all of this follows from one fact alone, and facts share a bucket only with others of its shape. What is not
-filled is filled with copies. A search that ends gives its place to the next fact; the others go on from where they
-were, in a bucket of the same shape.
+batch (a bucket) always has room for a device's number of facts (`SIZES`), columns for prefix and suffix that are
+rounded up, and as many logits; all of this follows from one fact alone, and facts share a bucket only with others of
+its shape. What is not filled is filled with copies. A search that ends gives its place to the next fact; the others go
+on from where they were, in a bucket of the same shape.
 
 Where a device's kernels give a row other bits at another place of a batch, or add in no fixed order, rows of a fact
 depend on their bucket by rounding.
@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from ...models.adapter import Model, frozen
+from ...models.passes.batches import of_device
 from ..methods.search_rows import Request, Run, Shape
 from ..methods.v_star import Searches, Value, VStarSearch, until_done
 
@@ -36,7 +37,7 @@ def find_in_buckets(
     waiting: dict[tuple, deque[int]] = {}
     for i, request in enumerate(requests):
         waiting.setdefault(_kind(model, request), deque()).append(i)
-    size = bucket_size(model)
+    size = of_device(model, SIZES)
     with frozen(model):
         for queue in waiting.values():
             shape = _shape(model, requests[queue[0]])
@@ -55,10 +56,6 @@ def find_in_buckets(
                 going = [going[j] for j in left]
 
 
-def bucket_size(model: Model) -> int:
-    return SIZES.get(model.device.type, SIZES["cpu"])
-
-
 def _kind(model: Model, request: Request) -> tuple:
     """What requests of one bucket have in common: the number of their rows, and the shape."""
     return len(request.rows), request.per_prompt, request.begins_with_essence, _shape(model, request)
@@ -71,7 +68,7 @@ def _shape(model: Model, request: Request) -> Shape:
     suffix, whole = request.suffix, max(len(row.ids) for row in rows) + 1
     reads = _up(max(len(row.reads) for row in rows), READS) * (len(request.rows) - 1)
     columns = (_up(prefix, PREFIX), _up(suffix if model.cached else whole, SUFFIX))
-    return Shape(columns, reads=bucket_size(model) * (reads + 1))
+    return Shape(columns, reads=of_device(model, SIZES) * (reads + 1))
 
 
 def _up(number: int, step: int) -> int:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ...errors import InputError
 from ...facts import Fact
 from ...models.adapter import Model, frozen
-from ...models.passes.batches import bytes_per_token, fitting_tokens, halving
+from ...models.passes.batches import bytes_per_token, fitting_tokens, halving, of_device
 from ...models.passes.captured import captured, capturing
 from ...progress import Progress, silent
 from ...prompts import Row
@@ -133,7 +133,7 @@ def find_v_star(
     """
     order = sorted(range(len(requests)), key=lambda i: requests[i].suffix)
     tokens = fitting_tokens(model, BATCH_TOKENS, _bytes_per_token(model, layer))
-    cost = BATCH_COST.get(model.device.type, BATCH_COST["cpu"])
+    cost = of_device(model, BATCH_COST)
     parts = [order[part] for part in _chunks([requests[i] for i in order], tokens, cost)]
     values: dict[int, Value] = {}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -115,6 +115,11 @@ def fitting_tokens(model: Model, least: int, a_token: int | None = None) -> int:
 def fitting_logits(model: Model, least: int) -> int:
     """Likewise how many rows of logits may be held at once, `DEVICE_ROWS` at most."""
     return min(max(DEVICE_ROWS, least), fitting_tokens(model, least, 3 * 4 * model.vocabulary))
+
+
+def of_device(model: Model, numbers: Mapping[str, int]) -> int:
+    """Which of the numbers by the type of a device is that of the model's; `"cpu"` where it has none of its own."""
+    return numbers.get(model.device.type, numbers["cpu"])
 
 
 def bytes_per_token(model: Model) -> int:

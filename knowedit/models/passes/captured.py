@@ -19,8 +19,7 @@ TRIES = 2  # a library that a thread calls for the first time makes what it work
 def capturing(model: Model) -> bool:
     """Whether work on `model` can be captured: all of it is on one CUDA device, and stays there."""
     devices = {tensor.device for tensor in (*model.hf.parameters(), *model.hf.buffers())}
-    moved = any(hasattr(module, "_hf_hook") for module in model.hf.modules())
-    return len(devices) == 1 and devices.pop().type == "cuda" and not moved
+    return len(devices) == 1 and devices.pop().type == "cuda" and not model.offloaded
 
 
 def captured(work: Callable[[], None]) -> Callable[[], None]:

@@ -59,8 +59,7 @@ class Climb:
         self.model, self.first, self.last = model, first, last
         self.states = torch.zeros(len(prompts), model.d_model, dtype=torch.float64)
         self._batches: list[_Batch] = []
-        whole = any(hasattr(module, "_hf_hook") for module in model.hf.modules())  # offloaded weights are given back
-        keep = _keep if whole else _keep_and_end
+        keep = _keep if model.offloaded else _keep_and_end
         lookups = [prompt.position("lookup") for prompt in prompts]
         ids = [prompt.ids[: None if model.masked else at + 1] for prompt, at in zip(prompts, lookups, strict=True)]
         for numbers in batches([len(row) for row in ids], rows=BATCH_ROWS, equal=True):
