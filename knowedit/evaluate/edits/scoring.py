@@ -24,7 +24,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import chain, count
 
 import torch
 from torch import Tensor
@@ -83,10 +83,11 @@ def score_edits(
     if len(edits) != len(pairs):
         raise InputError(f"{len(edits)} edits and {len(pairs)} lists of pairs, expected one list for each edit")
     check_edits(model, edits)
-    queries = [
-        [model.query(prompt, target, separator=next(iter(said), None)) for prompt, target, *said in edit_pairs]
-        for edit_pairs in pairs
-    ]
+    tokenized = {  # most are asked twice, without an edit and with it
+        (prompt, target, *said): model.query(prompt, target, separator=next(iter(said), None))
+        for prompt, target, *said in dict.fromkeys(chain.from_iterable(pairs))
+    }
+    queries = [[tokenized[pair] for pair in edit_pairs] for edit_pairs in pairs]
     owners: dict[Edit | None, list[int]] = {}  # an edit that is given twice is one
     for i, edit in enumerate(edits):
         owners.setdefault(edit, []).append(i)

@@ -114,6 +114,17 @@ def test_a_prompt_is_run_once_for_its_targets_and_shared_beginnings_once(monkeyp
     assert ran == [len(prompt) + first]
 
 
+def test_what_is_asked_without_an_edit_and_with_it_is_tokenized_once(monkeypatch):
+    model = tiny("llama")
+    asked = []
+    query = type(model).query
+    monkeypatch.setattr(
+        type(model), "query", lambda self, *pair, **kw: asked.append((pair, kw)) or query(self, *pair, **kw)
+    )
+    score_edits(model, [None, random_edit(model, 1)], [PAIRS, [*PAIRS, (*PAIRS[0], "")]])
+    assert len(asked) == len(PAIRS) + 1  # a separator makes another question
+
+
 @pytest.mark.parametrize("records, tokens", [(12, 100), (12, 384), (40, 40), (3, 512)])
 def test_trees_fill_batches_of_about_one_size(records, tokens):
     model = tiny("llama")
