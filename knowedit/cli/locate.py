@@ -122,7 +122,12 @@ class SelectionOptions:
         int | None,
         typer.Option("--candidates", help="Causal: of so many neurons with the largest scores, by default 64."),
     ] = None
-    prompts: Annotated[int, typer.Option("--prompts", help="At most so many ways to ask locate, the prompt first.")] = 4
+    prompts: Annotated[
+        int, typer.Option("--prompts", help="Score neurons for at most so many ways to ask, the prompt first.")
+    ] = 4
+    select_on: Annotated[
+        int | None, typer.Option("--select-on", help="Causal: ask at most so many ways what neurons do, by default 8.")
+    ] = None
     t: Annotated[float, typer.Option("--t", help="Coarse: score at least t times the largest.")] = 0.2
     p: Annotated[
         float | None,
@@ -190,6 +195,7 @@ def locate(
         ablation=selection.ablation,
         candidates=selection.candidates,
         prompts=selection.prompts,
+        select_on=selection.select_on,
         t=selection.t,
         p=selection.p,
         adjust=selection.adjust,

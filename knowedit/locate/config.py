@@ -12,7 +12,7 @@ from .rankings import RANKINGS
 
 SELECTIONS = ("causal", "refined")
 POSITIONS = ("read", "lookup", "both")
-CANDIDATES, MOST = 64, 10  # of a causal selection, unless said otherwise
+CANDIDATES, MOST, SELECT_ON = 64, 10, 8  # of a causal selection, unless said otherwise
 P = 0.7  # of refined neurons, unless said otherwise
 SCREENING = 1e-2  # a tenth of it takes a fifth more work and gives the same candidates
 
@@ -29,7 +29,9 @@ class LocateConfig:
       doubled, or `refined`, those that the prompts share (`refinement.py` says how each is done).
     - `specific`: a causal selection takes off what neurons do to other facts of the relation.
     - `ablation`: what neurons are set to when a causal selection or a proof takes them away (`proof/ablation.py`).
-    - `prompts`: at most so many prompts locate, the fact's own and the first paraphrases; None for all.
+    - `prompts`: neurons are scored for at most so many prompts, the fact's own and the first paraphrases; None for all.
+      `select_on`: a causal selection asks at most so many, by default `SELECT_ON`, scored or not: to ask what sets of
+      neurons do costs a prompt less than scores, and the more prompts are asked the more it holds on others.
     - `t`, `p`: thresholds of coarse and refined; `adjust`: move p towards 2 to 5 neurons, as Dai et al. do.
     - `most`: the largest number of neurons that are kept; of a causal selection 10 unless said otherwise.
     - `layers`: locate in these layers only.
@@ -45,6 +47,7 @@ class LocateConfig:
     ablation: str = "zero"
     candidates: int | None = None
     prompts: int | None = 4
+    select_on: int | None = None
     t: float = 0.2
     p: float | None = None
     adjust: bool = False
@@ -87,14 +90,17 @@ class LocateConfig:
             )
         if self.candidates is not None and self.candidates < 1:
             raise InputError(f"candidates is {self.candidates!r}, expected a number of neurons from 1 on")
-        if self.prompts is not None and self.prompts < 1:
-            raise InputError(f"prompts is {self.prompts!r}, expected a number of prompts from 1 on")
+        for name, number in (("prompts", self.prompts), ("select_on", self.select_on)):
+            if number is not None and number < 1:
+                raise InputError(f"{name} is {number!r}, expected a number of prompts from 1 on")
         if self.select == "causal" and (self.adjust or self.p is not None):
             raise InputError("p and adjust choose among refined neurons; set select to refined, or leave them out")
         if self.select == "refined" and self.specific:
             raise InputError("specific is a causal selection; set select to causal, or leave it out")
-        if self.select == "refined" and self.candidates is not None:
-            raise InputError("candidates are those of a causal selection; set select to causal, or leave them out")
+        if self.select == "refined" and (self.candidates is not None or self.select_on is not None):
+            raise InputError(
+                "candidates and select_on are of a causal selection; set select to causal, or leave them out"
+            )
         for name, value in (("t", self.t), ("p", self.p)):
             if value is not None and not 0 < value <= 1:
                 raise InputError(f"{name} is {value!r}, expected a fraction above 0 and up to 1")

@@ -17,7 +17,7 @@ from ..prompts import Query, with_target_ids
 from ..sources import builtin_facts
 from ..writing.counts import number_of
 from .attribution import Attribution, attribute_many
-from .config import CANDIDATES, MOST, LocateConfig, P
+from .config import CANDIDATES, MOST, SELECT_ON, LocateConfig, P
 from .fact_prompts import FactPrompts
 from .neurons import Neuron, NeuronSet, vocabulary
 from .proof.ablation import ablation_values
@@ -95,12 +95,17 @@ def score_prompts(
         model.check_layer(layer)
     texts = prompts.locating[: config.prompts]
     queries = [prompts.query(model, text, chat=config.chat) for text in texts]
-    start, away, position = config.attribution.baseline_name, config.ablation, config.position
+    start, away = config.attribution.baseline_name, config.ablation
     values = {
-        name: [ablation_values(name, pool, text, prompts, chat=config.chat, position=position) for text in texts]
+        name: [_values(name, prompts, text, config, pool) for text in texts]
         for name in {start, away} - {"tensor"}  # which the config holds itself
     }
     return _scored(model, texts, queries, config, progress, values.get(start, []), values[away])
+
+
+def _values(name: str, prompts: FactPrompts, text: str, config: LocateConfig, pool: ControlPool) -> Tensor | None:
+    """What neurons are set to by the baseline or ablation of that name."""
+    return ablation_values(name, pool, text, prompts, chat=config.chat, position=config.position)
 
 
 def score_negatives(
@@ -136,12 +141,14 @@ def describe(
     first = scored[0]
     others = [prompt.scores for prompt in negatives]
     taken: dict[Site, Taken] = {}
-    causal = config.select == "causal"
+    asked = tuple(prompt.text for prompt in scored)
     position, about = config.position, (prompts.subject, prompts.target, prompts.relation)
     controls = pool.controls(*about, sorts=SORTS if config.kinds else (), position=position)
-    if causal:
+    if config.select == "causal":
         against = _against(pool, prompts, position) if config.specific else ()
-        refined, taken = _selected(scored, config, others, pool.general_neurons(*about, position), against)
+        answers = _asked(model, prompts, scored, config, pool)
+        asked = tuple(prompts.locating[: max(len(scored), len(answers))])
+        refined, taken = _selected(scored, answers, config, others, pool.general_neurons(*about, position), against)
     else:
         refined = refine(
             [prompt.scores for prompt in scored], config.t, config.p or P, adjust=config.adjust, layers=config.layers,
@@ -172,7 +179,7 @@ def describe(
         separator=prompts.separator,
         fact=prompts.fact,
         relation=prompts.relation,
-        refined_on=tuple(prompt.text for prompt in scored),
+        refined_on=asked,
         negatives=tuple(prompt.text for prompt in negatives),
         gap=tuple(first.attribution.gap.tolist()) if first.attribution else (),
         missing=_missing(scored, config),
@@ -183,8 +190,26 @@ def describe(
     )
 
 
+def _asked(
+    model: Model, prompts: FactPrompts, scored: Sequence[PromptScores], config: LocateConfig, pool: ControlPool
+) -> list[ScaledAnswers]:
+    """The prompts that a causal selection asks, the scored ones first."""
+    n = config.select_on or SELECT_ON
+    more = prompts.locating[len(scored) : n]
+    return [prompt.answers for prompt in scored[:n]] + [
+        ScaledAnswers(
+            model,
+            prompts.query(model, text, chat=config.chat),
+            _values(config.ablation, prompts, text, config, pool),
+            config.position,
+        )
+        for text in more
+    ]
+
+
 def _selected(
     scored: Sequence[PromptScores],
+    answers: Sequence[ScaledAnswers],
     config: LocateConfig,
     negatives: Sequence[Tensor],
     general: set[Site],
@@ -192,14 +217,14 @@ def _selected(
 ) -> tuple[Refinement, dict[Site, Taken]]:
     """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them.
 
-    Candidates are neither coarse for a negative prompt nor `general`. `against`: as in `select`.
+    Candidates are neither coarse for a negative prompt nor `general`. `answers`, `against`: as in `select`.
     """
     mean = mean_scores(scored)
     removed = coarse_of_any(negatives, config.t, config.layers) | general
     candidates = [
         site for site in strongest(mean, config.candidates or CANDIDATES, config.layers) if site not in removed
     ]
-    steps = select([prompt.answers for prompt in scored], candidates, config.most or MOST, against)
+    steps = select(answers, candidates, config.most or MOST, against)
     taken = {step.site: step for step in steps}
     sets = tuple(coarse(prompt.scores, config.t, config.layers) for prompt in scored)
     rates = {site: sum(site in sites for sites in sets) / len(scored) for site in taken}

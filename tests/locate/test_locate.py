@@ -21,6 +21,7 @@ from knowedit.locate.rankings import RANKINGS
 from knowedit.locate.refinement import adjusted_p, coarse, select, shared, strongest
 from knowedit.models.adapter import Model
 from knowedit.models.intervene import scale
+from knowedit.models.passes.scaled_answers import ScaledAnswers
 
 NODES = AttributionConfig(nodes=8)
 CAUSAL = LocateConfig(attribution=NODES)
@@ -109,6 +110,22 @@ def test_a_selection_says_what_its_neurons_do_together(selected):
             assert after / before - 1 == pytest.approx(change, abs=64 * torch.finfo(torch.float32).eps)
 
 
+@pytest.mark.parametrize("prompts, select_on, asked", [(1, None, 3), (3, None, 3), (1, 2, 2), (3, 1, 3)])
+def test_a_selection_asks_prompts_that_are_not_scored(prompts, select_on, asked):
+    """What its neurons do together is said of those that it asked, whichever were scored."""
+    model, fact = trained(), facts()[0]
+    config = replace(CAUSAL, prompts=prompts, select_on=select_on, kinds=False)
+    found = locate_fact(model, fact, config, pool=ControlPool(model, facts()))
+    assert found.refined_on == FactPrompts.all_of(fact).locating[:asked]
+    selecting = found.refined_on[: select_on or asked]
+    answers = [ScaledAnswers(model, model.query(text, fact.target, fact.subject)) for text in selecting]
+    before = sum(answer.probability for answer in answers)
+    after = sum(answer.scaled([list(found)], 2.0)[0] for answer in answers)
+    last = found.neurons[-1].amplify
+    assert after / before - 1 == pytest.approx(last, abs=64 * torch.finfo(torch.float32).eps)
+    assert all(neuron.prompts * prompts == round(neuron.prompts * prompts) for neuron in found.neurons)
+
+
 @torch.no_grad()
 def target_probability(model, query) -> float:
     (target,) = query.target_ids
@@ -192,6 +209,10 @@ def test_what_a_selection_or_ranking_does_not_use_is_refused():
         LocateConfig(select="casual")
     with pytest.raises(InputError, match="candidates is 0"):
         LocateConfig(candidates=0)
+    with pytest.raises(InputError, match="select_on is 0"):
+        LocateConfig(select_on=0)
+    with pytest.raises(InputError, match="candidates and select_on are of a causal selection"):
+        LocateConfig(select="refined", select_on=4)
 
 
 def test_ways_to_ask_that_are_not_given_are_made_and_said():
