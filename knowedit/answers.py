@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import InputError, KnoweditWarning
 from .facts import Fact
 from .models.adapter import Model
-from .models.length import positions
+from .models.length import check_length, positions
 from .models.passes.batches import batches, fitting_tokens, halving, padded
 from .models.passes.replay import capture
 from .progress import Progress, silent
@@ -82,8 +82,10 @@ def ask(model: Model, queries: Sequence[Query], top: int = 5, progress: Progress
     """The answer to each of the queries, teacher-forced, in their order. `progress` counts queries.
 
     Prompts of about one length share a batch, and queries that read the same tokens share a row. Warns where a target
-    would be far likelier with the other separator before it.
+    would be far likelier with the other separator before it. Raises `InputError` for more tokens than the model takes.
     """
+    for query in queries:
+        check_length(model, query.steps[-1].ids)
     reads: dict[tuple[int, ...], list[_Read]] = {}  # by the row of token ids that they are read in
     for i, query in enumerate(queries):
         for row in query.rows(model.masked):
@@ -122,8 +124,9 @@ def says(model: Model, query: Query) -> tuple[str, float]:
 def first_choice(model: Model, fact: Fact) -> str:
     """What the model says to a fact's prompt: the likeliest text, as a target that has the very tokens.
 
-    It begins with its white space where another separator would stand before it. Raises `InputError` where none of the
-    twenty likeliest tokens begins a text.
+    It begins with its white space where another separator would stand before it. Warns where the model goes on with
+    what no answer begins with, such as the rest of a word. Raises `InputError` where none of the twenty likeliest
+    tokens begins a text.
     """
     mask = model.tokenizer.mask_token_id if model.masked else None
     query = with_target_ids(model.encode(fact.prompt, fact.subject), (0,), mask)  # any token: only choices count
@@ -132,11 +135,22 @@ def first_choice(model: Model, fact: Fact) -> str:
         for target, expected in ((text, ids), (model.token(ids[0]), ids[:1])):
             for spelled in (target.strip(), target):
                 try:
-                    if spelled.strip() and model.query_of(fact, spelled).target_ids == expected:
-                        return spelled
+                    fits = spelled.strip() and model.query_of(fact, spelled).target_ids == expected
                 except InputError:  # the tokenizer does not know it
                     continue
+                if fits:
+                    if ids != answer.top_ids[0]:
+                        _warn_of_rest(fact, answer.top[0][0], spelled)
+                    return spelled
     raise InputError(f"the model has no word as an answer to {fact.prompt!r}; say the answer")
+
+
+def _warn_of_rest(fact: Fact, rest: str, taken: str) -> None:
+    message = (
+        f"the model goes on with {rest!r} behind {fact.prompt!r}, with which no answer begins there; its likeliest "
+        f"answer is {taken.strip()!r}"
+    )
+    warnings.warn(message, KnoweditWarning, stacklevel=3)
 
 
 class _Read(NamedTuple):

@@ -168,6 +168,25 @@ def test_an_own_answer_whose_word_has_other_tokens_as_a_target_is_its_first_toke
     assert answer.top_ids == ((first, rest),) and first_choice(model, fact) == texts[first].strip()
 
 
+def test_a_model_that_goes_on_with_the_rest_of_a_word_is_said_to(monkeypatch):
+    model = tiny("llama")
+    fact = Fact("The capital of {} is", "Mongolia", "x")
+    a, rome = (ids_of(model, text)[0] for text in ("a", " Rome"))
+    said = torch.full((model.vocabulary,), -9.0)
+    said[a], said[rome] = -0.7, -0.9
+    monkeypatch.setattr(module, "_log_p", lambda _, rows, places: said.expand(len(places), -1))
+    with pytest.warns(KnoweditWarning, match="goes on with '.*' behind 'The capital of Mongolia is', with which no"):
+        assert first_choice(model, fact).strip().startswith("R")
+
+
+def test_a_prompt_that_is_too_long_is_said_before_the_model_is_run(monkeypatch):
+    model = trained()
+    monkeypatch.setattr(type(model), "run", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(InputError, match="the prompt has .* tokens, .* takes at most 32"):
+        first_choice(model, replace(facts()[0], template="Zarn " * 40 + "and {} live in"))
+
+
+@pytest.mark.filterwarnings("ignore:the model goes on with")
 @pytest.mark.covered
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_models_own_answer_is_a_target_of_the_very_tokens(family):

@@ -17,7 +17,7 @@ from ..writing.counts import number_of
 from ..writing.inert import for_markdown
 from .delta import Dense
 from .edit import Edit
-from .rewrite_quality import won
+from .rewrite_quality import stayed, won
 
 CARD = "README.md"
 FACTS = 50  # that a card lists
@@ -92,10 +92,8 @@ def _figures(edits: Sequence[Edit]) -> Iterator[str]:
                 (
                     before["prompt"]["prompt"],
                     *(f"{before['prompt'][p]:.3f} → {after['prompt'][p]:.3f}" for p in ("p_true", "p_new")),
-                    *(
-                        won(after[what], target) if after[what] else ""
-                        for what, target in (("paraphrases", "p_new"), ("neighbours", "p_true"))
-                    ),
+                    won(before["paraphrases"], after["paraphrases"]) if after["paraphrases"] else "",
+                    stayed(after["neighbours"]) if after["neighbours"] else "",
                 )
             )
         if measured:
@@ -104,7 +102,7 @@ def _figures(edits: Sequence[Edit]) -> Iterator[str]:
         return
     yield "## Figures"
     if rows:
-        columns = ("prompt", "p of the old answer", "p of the new", "paraphrases that follow", "neighbours that stay")
+        columns = ("prompt", "p of the old answer", "p of the new", "paraphrases won", "neighbours that stay")
         yield _table(columns, rows[:FACTS])
     yield "\n".join(verdicts)
 
@@ -122,7 +120,8 @@ def _verdict(measured: Mapping) -> str:
 def _how_to_load(kind: str, base: str | None) -> Iterator[str]:
     if kind in _LOADED:
         yield "## How to load it"
-        yield f"```python\n{_LOADED[kind].replace('BASE', _quoted(base or 'the base model'))}\n```"
+        named = _quoted(base or "the base model, by its Hub id or folder")
+        yield f"```python\n{_LOADED[kind].replace('BASE', named)}\n```"
 
 
 def _quoted(base: str) -> str:

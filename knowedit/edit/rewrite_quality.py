@@ -115,13 +115,16 @@ def quality_of(questions: Sequence[Question], answers: Mapping[tuple[str, str], 
     return RewriteQuality(prompt, tuple(by_kind["paraphrase"]), tuple(by_kind["neighbour"]))
 
 
-def won(pairs: Sequence[Mapping], target: str) -> str:
-    """How many of `pairs`, which are records, prefer the target that is `"p_new"` or `"p_true"`, in words."""
-    if target == "p_new":
-        count = sum(pair["p_new"] > pair["p_true"] for pair in pairs)
-    else:  # a neighbour's answer may be the new one itself
-        count = sum(pair["p_true"] >= pair["p_new"] for pair in pairs)
-    return f"{count} of {len(pairs)}"
+def won(before: Sequence[Mapping], after: Sequence[Mapping]) -> str:
+    """How many paraphrases an edit won, in words, from records: those that prefer the new answer after it, and give it
+    more than before."""
+    pairs = zip(before, after, strict=True)
+    return f"{sum(a['p_new'] > a['p_true'] and a['p_new'] > b['p_new'] for b, a in pairs)} of {len(after)}"
+
+
+def stayed(neighbours: Sequence[Mapping]) -> str:
+    """How many neighbours prefer their own answer, in words; it may be the new one itself."""
+    return f"{sum(pair['p_true'] >= pair['p_new'] for pair in neighbours)} of {len(neighbours)}"
 
 
 def mean_of(values: Sequence[float]) -> float:

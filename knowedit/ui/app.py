@@ -87,12 +87,13 @@ class Wiring:
         bare: bool = False,
         live: bool = False,
         last: bool = False,
+        clears: bool = False,
     ) -> Any:
         """Run `work(tab, report, *inputs)` as a job whenever the event of `register` fires; it returns the `outputs`.
 
         The tab's edits are on meanwhile, or with `asked` those that were on when its fact was asked, with `bare` none.
         Of several events the `last` counts, or each only when the one before it is done. `live` work follows a slider:
-        it is such, and says nothing of itself.
+        it is such, and says nothing of itself. Work that fails leaves the first output as it was, or `clears` it.
         """
 
         def handle(tab: Tab, *values: Any) -> Iterator[tuple]:
@@ -107,7 +108,7 @@ class Wiring:
                     if not live:
                         yield (doing(step), *still)
             except KnoweditError as error:
-                yield (problem(str(error)), *still)
+                yield (problem(str(error)), *([""] * clears + still)[: len(still)])
             else:
                 value = job.value if isinstance(job.value, tuple) else (job.value,)
                 yield (notes(job.notes), *value[: len(outputs)])
@@ -170,7 +171,7 @@ def _ask(wiring: Wiring) -> Any:
         words = [prompt, subject, target]
         chosen.input(asking.words, [chosen], words, show_progress="hidden", api_visibility="private")
         register = partial(gr.on, [button.click, *(box.submit for box in words)])
-        return wiring.on(register, partial(asking.ask, wiring.model), words, [shown], status)
+        return wiring.on(register, partial(asking.ask, wiring.model), words, [shown, chosen], status, clears=True)
 
 
 def _inside(wiring: Wiring, asked: Any) -> None:
@@ -187,7 +188,9 @@ def _inside(wiring: Wiring, asked: Any) -> None:
         status, shown, expanded, formed = _shown(), _shown(elem_id="seen"), _shown(elem_id="expanded"), _shown()
 
         def emptied(tab: Tab, _: Report) -> tuple:
-            return gr.Radio(choices=inside.tokens(tab, model) if tab.told else [], value=None), "", ""
+            if tab.told is None:
+                return gr.Radio(choices=[], value=None), "", ""
+            return gr.Radio(choices=inside.tokens(tab, model), value=inside.read_position(tab, model)), "", ""
 
         wiring.on(asked.then, emptied, [], [place, shown, formed], status)
         register = partial(gr.on, [button.click, layer.input, place.input])
@@ -269,12 +272,16 @@ def _edit(wiring: Wiring, asked: Any) -> Any:
 
 def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
     model = wiring.model
-    with _stage(5, "The stack", "The edits of this tab. Any of them comes off, and the bits are back."):
+    with _stage(
+        5,
+        "The stack",
+        "The edits of this tab, until it is closed or loaded again. Any of them comes off, and the bits are back.",
+    ):
         shown = _shown(elem_id="stack")
         on = gr.CheckboxGroup([], label="On the model (the others are set aside)", elem_id="on")
-        chosen = gr.Radio([], label="One of them", elem_id="chosen")
+        chosen = gr.Radio([], label="Which of them to take off or save", elem_id="chosen")
         with gr.Row():
-            off = gr.Button("Take it off", elem_id="take-off")
+            off = gr.Button("Take the chosen one off", elem_id="take-off")
             none = gr.Button("Take all off", elem_id="take-all-off")
         with gr.Row():
             folder = gr.Textbox(
@@ -282,34 +289,34 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
             )
             kind = gr.Dropdown(stacking.kinds(), value="peft", label="Export as", scale=1)
         with gr.Row():
-            save = gr.Button("Save the one", elem_id="save")
+            save = gr.Button("Save the chosen one", elem_id="save")
             load = gr.Button("Load an edit or a set of facts", elem_id="load")
             export = gr.Button("Export all that are on", elem_id="export")
             wiring.stop()
         status = _shown()
 
         def refreshed(tab: Tab, _: Report) -> tuple:
-            html = stacking.stack(model, tab, wiring.unedited)
             names = stacking.entries(tab)
             places = [place for place, entry in enumerate(tab.stack) if entry.on]
-            return html, gr.CheckboxGroup(choices=names, value=places), gr.Radio(choices=names, value=None)
+            return looked_at(tab, _), gr.CheckboxGroup(choices=names, value=places), gr.Radio(choices=names, value=None)
 
-        def refresh(event: Any) -> None:
-            wiring.on(event.then, refreshed, [], [shown, on, chosen], still)
+        def looked_at(tab: Tab, _: Report) -> str:
+            return stacking.stack(model, tab, wiring.unedited)
 
         still = _shown()  # where a refresh says that it waits
+        aside = wiring.on(on.input, lambda tab, _, places: stacking.set_aside(tab, places), [on], [], status)
+        wiring.on(aside.then, looked_at, [], [shown], still)  # the same edits are there: what is chosen stays chosen
         acts: list[tuple[Any, Any, list]] = [
-            (on.input, lambda tab, _, places: stacking.set_aside(tab, places), [on]),
             (off.click, lambda tab, _, place: stacking.take_off(tab, place), [chosen]),
             (none.click, lambda tab, _: tab.stack.clear(), []),
             (load.click, partial(stacking.load, model), [folder]),
         ]
         for event in (*changes, *(wiring.on(event, act, inputs, [], status) for event, act, inputs in acts)):
-            refresh(event)
+            wiring.on(event.then, refreshed, [], [shown, on, chosen], still)
         wiring.on(save.click, lambda tab, _, *which: stacking.save(model, tab, *which), [chosen, folder], [still],
-                  status, bare=True)  # fmt: skip
+                  status, bare=True, clears=True)  # fmt: skip
         wiring.on(export.click, partial(stacking.export, model), [folder, kind], [still],
-                  status, bare=True)  # fmt: skip
+                  status, bare=True, clears=True)  # fmt: skip
 
 
 def _compare(wiring: Wiring, folder: Path) -> None:

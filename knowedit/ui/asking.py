@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
 from ..selection import build_fact
@@ -29,6 +30,8 @@ def fact_in(model: Model, prompt: str, subject: str, target: str) -> Fact:
 
     An empty answer is the model's first choice. Raises `InputError` for what cannot be asked.
     """
+    if not prompt.strip():
+        raise InputError("there is no prompt; write the beginning of a sentence that the answer ends")
     written = (prompt, subject.strip() or None, target.strip() or None)
     for fact in builtin_facts():
         if (fact.prompt, fact.subject, fact.target) == written:
@@ -36,10 +39,14 @@ def fact_in(model: Model, prompt: str, subject: str, target: str) -> Fact:
     return build_fact(model, *written)
 
 
-def ask(model: Model, tab: Tab, report: Report, prompt: str, subject: str, target: str) -> str:
-    """Ask with the tab's edits on: the tokens, and the first chapter of the fact's story."""
+def ask(model: Model, tab: Tab, report: Report, prompt: str, subject: str, target: str) -> tuple[str, str | None]:
+    """Ask with the tab's edits on: the tokens, and the first chapter of the fact's story; the id of a built-in fact.
+
+    What was asked before is forgotten first: nothing is to be said of it below a question that failed.
+    """
+    tab.told = tab.proposal = None
     report("asking")
     told = Told(model, fact_in(model, prompt, subject, target), tab.edits)
     record = told.tell("prediction")
-    tab.told, tab.proposal = told, None
-    return fill("ask", record, edits=len(told.edits)) + chapters(record, "prediction")
+    tab.told = told
+    return fill("ask", record, edits=len(told.edits)) + chapters(record, "prediction"), told.story.fact.id

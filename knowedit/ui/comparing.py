@@ -46,14 +46,18 @@ def _told(model: Model, fact: Fact, edits: Sequence[Edit]) -> Told:
 
 def _beside(model: Model, report: Report, sides: dict[str, Told]) -> str:
     columns = []
+    unclaimed: list[str] = []
     for title, told in sides.items():
         with put(model, told.edits):
             for name in SHOWN:
                 report(f"{title}: {name}")
                 record = told.need(name)
-        columns.append((title, told.story.fact, names(told.story.neurons), chapters(record, *SHOWN)))
+        given = any(asked["rank"] == 1 for asked in record["prediction"]["prompts"])  # as the chapters have it
+        located = names(told.story.neurons) if given else []
+        unclaimed += [] if given else [f"{told.story.fact.target!r} {title}"]
+        columns.append((title, told.story.fact, located, chapters(record, *SHOWN)))
     (_, _, first, _), (_, _, second, _) = columns
-    return fill("compare", sides=columns, shared=[name for name in first if name in second])
+    return fill("compare", sides=columns, shared=[name for name in first if name in second], unclaimed=unclaimed)
 
 
 def share(tab: Tab, folder: Path) -> Path:

@@ -52,6 +52,11 @@ def tokens(tab: Tab, model: Model) -> list[tuple[str, int]]:
     return [(f"{place}: {model.token(token)!r}", place) for place, token in enumerate(prompt.ids)][1:]
 
 
+def read_position(tab: Tab, model: Model) -> int | None:
+    """Which of `tokens` the answer is read at, which is looked at first; None where it is the prompt's first token."""
+    return _prompt(model, tab.asked).read or None
+
+
 def look(model: Model, tab: Tab, report: Report, layer: int, position: int | None) -> str:
     """One layer at one token of what was asked, the read position if no other."""
     told = tab.asked

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -28,6 +28,7 @@ from ..hooks import hooked, on_call
 from ..models.adapter import Model
 from ..progress import Progress
 
+STOPPED = "stopped; nothing was changed"
 SOON = 0.3  # seconds in which a job that has to wait for none has begun
 
 
@@ -81,7 +82,7 @@ class Report:
 def check(stop: Event) -> None:
     """Raise `Stopped` where a job is to stop."""
     if stop.is_set():
-        raise Stopped("stopped; nothing was changed")
+        raise Stopped(STOPPED)
 
 
 class Job:
@@ -96,16 +97,19 @@ class Job:
         self.notes: list[str] = []  # what the library warned of
         self._desk, self._work, self._edits = desk, work, edits
         self._stop = Event()
+        self._future: Future | None = None  # once it was asked to run
         desk.jobs.add(self)
 
     def stop(self) -> None:
-        """Let the job end at the next block of the model, or before it begins."""
+        """Let the job end at the next block of the model; one that waits for others ends at once."""
         self._stop.set()
+        if self._future is not None:
+            self._future.cancel()
 
     def __iter__(self) -> Iterator[Doing]:
         said: SimpleQueue[Doing | None] = SimpleQueue()
         try:
-            future = self._desk.worker.submit(self._run, said.put)
+            future = self._future = self._desk.worker.submit(self._run, said.put)
         except RuntimeError:  # the desk was closed
             raise Stopped("the dashboard is closed; nothing was changed") from None
         future.add_done_callback(lambda _: said.put(None))
@@ -118,6 +122,8 @@ class Job:
         finally:
             if not future.done():
                 self.stop()
+        if future.cancelled():
+            raise Stopped(STOPPED)
         self.value = future.result()
 
     def _run(self, say: Callable[[Doing], None]) -> Any:

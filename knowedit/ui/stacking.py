@@ -57,7 +57,8 @@ def take_off(tab: Tab, place: int | None) -> None:
 def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
     """Put a saved edit, or a set of facts as one edit, on the stack.
 
-    Raises `InputError` for a folder that holds neither, and what loading and applying raise.
+    Raises `InputError` for a folder that holds neither and for what is there already, and what loading and applying
+    raise.
     """
     path = _folder(folder)
     if (path / HEADER).is_file():
@@ -67,6 +68,8 @@ def load(model: Model, tab: Tab, report: Report, folder: str) -> None:
     else:
         edit = load_edit(path)
         name = name_of(edit.facts[0]) if len(edit.facts) == 1 else f"{len(edit.facts)} facts by {edit.method}"
+    if any(entry.edit.content_hash == edit.content_hash for entry in tab.stack):
+        raise InputError(f"that edit is on the stack already: {name}")
     with applied(model, edit):
         pass  # whether it fits this model
     tab.stack.append(Entry(edit, name))

@@ -103,6 +103,18 @@ def test_a_job_waits_for_the_one_before_it_and_says_so(desk):
     assert list(waiting) == []
 
 
+def test_a_job_that_waits_is_stopped_at_once(desk):
+    go_on = Event()
+    desk.worker.submit(go_on.wait, 60)
+    job = desk.job(lambda report: pytest.fail("it was stopped before it began"))
+    waiting = iter(job)
+    next(waiting)
+    job.stop()
+    with pytest.raises(Stopped, match="nothing was changed"):
+        list(waiting)
+    go_on.set()
+
+
 def test_the_edits_are_those_of_when_the_job_begins(desk):
     go_on, edits = Event(), []
     desk.worker.submit(go_on.wait, 60)

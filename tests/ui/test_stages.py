@@ -42,7 +42,8 @@ def asked():
     """A tab that has asked where Zarn lives."""
     tab = Tab()
     fact = facts()[0]
-    html = asking.ask(trained(), tab, REPORT, fact.prompt, fact.subject, "")
+    html, builtin = asking.ask(trained(), tab, REPORT, fact.prompt, fact.subject, "")
+    assert builtin is None
     return tab, html
 
 
@@ -58,6 +59,14 @@ def test_a_fact_is_asked_as_the_library_asks_it(asked):
 def test_what_is_too_long_for_the_model_is_not_asked():
     with pytest.raises(InputError, match="at most 32"):
         asking.ask(trained(), Tab(), REPORT, "Zarn " * 40 + "lives in", "Zarn", "")
+
+
+def test_what_was_asked_before_is_forgotten_when_a_question_fails(asked):
+    tab, _ = asked
+    with pytest.raises(InputError, match="there is no prompt; write"):
+        asking.ask(trained(), tab, REPORT, " ", "Zarn", "")
+    with pytest.raises(InputError, match="no fact was asked yet"):
+        inside.look(trained(), tab, REPORT, 1, None)
 
 
 def test_the_words_of_a_built_in_fact_are_that_fact_with_all_its_ways_to_ask():
@@ -81,6 +90,7 @@ def test_a_layer_is_shown_as_the_library_measures_it(asked):
     shares = [value for path, value in numbers.items() if path.startswith("heads_at.heads.0.looks")]
     assert len(shares) == prompt.read + 1 and sum(shares) == pytest.approx(1, abs=1e-5)
     assert [place for _, place in inside.tokens(tab, model)] == list(range(1, len(prompt.ids)))
+    assert inside.read_position(tab, model) == prompt.read
 
 
 def test_the_answer_forms_and_expansion_is_measured_or_said_not_to_be(asked):
@@ -117,6 +127,7 @@ def test_nothing_is_scaled_or_edited_before_there_is_something_to_do_it_to(asked
         (lambda: editing.put_on(trained(), tab, REPORT), "make one first"),
         (lambda: locating.locate(Tab(), REPORT), "no fact was asked"),
         (lambda: editing.propose(trained(), tab, REPORT, " ", "rome", editing.OWN_LAYER), "there is no new answer"),
+        (lambda: editing.propose(trained(), tab, REPORT, "Aldor ", "rome", editing.OWN_LAYER), "is the one that was"),
         (lambda: stacking.take_off(tab, 0), "choose one"),
         (lambda: stacking.save(trained(), tab, None, "x"), "choose one"),
         (lambda: stacking.load(trained(), tab, REPORT, " "), "Name a folder"),
@@ -209,6 +220,8 @@ def test_edits_are_saved_loaded_and_exported(stacked, tmp_path):
     tab = Tab()
     stacking.load(model, tab, REPORT, str(tmp_path / "saved"))
     assert [entry.name for entry in tab.stack] == ["Tavo lives in Aldor"]
+    with pytest.raises(InputError, match="on the stack already: Tavo lives in Aldor"):
+        stacking.load(model, tab, REPORT, str(tmp_path / "saved"))
     said = stacking.export(model, stacked, REPORT, str(tmp_path / "lora"), "peft")
     assert json.loads((tmp_path / "lora/adapter_config.json").read_text())["r"] == 2  # of the two that are on
     assert "Loaded again by PEFT" in said
@@ -255,7 +268,7 @@ def test_text_from_outside_is_text(asked):
         doing(Doing(HOSTILE)),
         problem(HOSTILE),
         stacking.stack(trained(), tab, ""),
-        asking.ask(trained(), tab, REPORT, f"{HOSTILE} Zarn lives in", "Zarn", ""),
+        asking.ask(trained(), tab, REPORT, f"{HOSTILE} Zarn lives in", "Zarn", "")[0],
     ]
     for html in pieces:
         assert "<script" not in html and "<img" not in html and "\x1b" not in html and "\u202e" not in html
@@ -272,6 +285,9 @@ def test_two_prompts_and_without_and_with_are_side_by_side(asked):
     base = weights(model)
     html = comparing.edits(model, tab, REPORT)
     assert "The answer is the model" in html and "does not say" in html and same(weights(model), base)
+    assert (
+        "does not give &#39;Aldor&#39; with the edits, so no neurons are claimed" in html and "were located" not in html
+    )
 
 
 def test_what_is_compared_with_an_edit_is_known_by_the_weights_that_it_has(asked, monkeypatch):

@@ -261,8 +261,10 @@ def _checked(model, change, preserved, guard: bool, lens: bool, seconds: dict, c
     if guard:
         check(before, after, Guard())
     seconds["check"] = clock.lap()
-    return checked(change, before, after, command=command), {
+    change = checked(change, before, after, command=command)
+    return change, {
         "did_not_take": did_not_take(after),
+        "refused": change.measured["guard"]["refused"],
         **asdict(after.facts[0]),
         "perplexity": {"before": after.perplexity_before, "after": after.perplexity_after},
         "preflight": before.fact_dict(),

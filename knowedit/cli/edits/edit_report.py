@@ -6,7 +6,7 @@ from ..shared.output import line, table
 
 
 def show(report: dict) -> None:
-    from ...edit.rewrite_quality import won
+    from ...edit.rewrite_quality import stayed, won
 
     fact, before, after = report["fact"], report["before"], report["after"]
     if report["did_not_take"]:
@@ -15,20 +15,22 @@ def show(report: dict) -> None:
     where = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {report['model']}"
     line(f"{before['prompt']['prompt']}: {fact['target']} → {fact['target_new']}   ({report['method']}, {where})")
     if report["target_true_is_first_choice"]:
-        line(f"The old answer {fact['target']!r} is the model's own first choice; name another with --target-true.")
+        whose = "first choice" if before["prompt"]["says_true"] else "likeliest answer"
+        line(f"The old answer {fact['target']!r} is the model's own {whose}; name another with --target-true.")
     line()
     rows = [_row("prompt", before["prompt"], after["prompt"])]
     for what in ("paraphrases", "neighbours"):
         pairs = zip(before[what], after[what], strict=True)
         rows += [_row(what[:-1], *pair) for pair in pairs]
     table(["", "prompt", "p old", "p new", "first choice"], rows)
+    if any(len(tokens) > 1 for tokens in report["tokens"].values()):
+        line("p of several tokens: their geometric mean.")
     line()
-    for what, target, how in (
-        ("paraphrases", "p_new", "prefer the new answer"),
-        ("neighbours", "p_true", "keep their own answer"),
-    ):
-        if after[what]:
-            line(f"{what} that {how}: {won(before[what], target)} → {won(after[what], target)}")
+    if after["paraphrases"]:
+        won_by_edit = won(before["paraphrases"], after["paraphrases"])
+        line(f"paraphrases won, which prefer the new answer and more than before: {won_by_edit}")
+    if after["neighbours"]:
+        line(f"neighbours that keep their own answer: {stayed(before['neighbours'])} → {stayed(after['neighbours'])}")
     if report["lens"]:
         line()
         names = ("before_true", "before_new", "after_true", "after_new")
@@ -60,6 +62,8 @@ def _show_checks(report: dict) -> None:
         line(f"Other subjects that move most, by share of the edit's own (cosine of their keys): {near}")
     for warning in checks["warnings"]:
         line(f"Warning: {warning}")
+    if report["refused"] and not report["did_not_take"]:
+        line(f"Warning: --guard would refuse it: {report['refused']}")
     if perplexity["before"] is not None:
         rise = perplexity["after"] / perplexity["before"] - 1
         line(f"Perplexity of a plain text: {perplexity['before']:.2f} → {perplexity['after']:.2f} ({rise:+.1%})")

@@ -322,7 +322,7 @@ def export(
         gap = write(edits, model, out, to, base=base, type=type)
         record = {"model": model.name, "to": to, "edits": _hashes(edits), "out": str(out), "logit_gap": gap}
         text = f"{FORMATS[to]} of {model.name} with {number_of(len(edits), 'edit')}: {out}"
-        return Printout(record, (text, *reloaded(to, gap)))
+        return Printout(record, (text, *reloaded(to, gap), *about_base(to, base, model)))
 
     run_command("knowedit.exported/1", run, model, output)
 
@@ -333,6 +333,14 @@ def reloaded(to: str, gap: float | None) -> Iterator[str]:
         yield f"loaded again by PEFT, its logits are those of the edited model to within {gap:.1e}"
     elif to == "peft":
         yield "not loaded again: PEFT is not installed"
+
+
+def about_base(to: str, base: str | None, model) -> Iterator[str]:
+    """That an adapter names a folder of this machine as its base model, where it does."""
+    from ...edit.edit import origin
+
+    if to == "peft" and base is None and origin(model)["model_id"] is None:
+        yield "its base model is named by a folder of this machine; --base ID names it as the Hub does"
 
 
 # ---------------------------------------------------------------- what they share

@@ -15,7 +15,7 @@ from ..shared.command import Printout, command, run_command
 from ..shared.help import Command, choice
 from ..shared.options import ModelOptions, Output
 from ..shared.progress import progress
-from .files import Base, MatrixType, check_export, reloaded
+from .files import Base, MatrixType, about_base, check_export, reloaded
 from .sets import Folder, app
 
 SERVED = 512  # the largest rank of an adapter that vLLM serves
@@ -133,7 +133,7 @@ def export_set(
         record = {"model": model.name, "to": to, "ranks": ranks, "lost": lost, "out": str(out), "logit_gap": gap}
         text = f"{number_of(len(edit.facts), 'fact')}, rank {'/'.join(map(str, ranks))}, written to {out}"
         text += f"; the rank loses {lost:.2%} of ‖ΔW‖" if lost else ""
-        return Printout(record, (text, *reloaded(to, gap)))
+        return Printout(record, (text, *reloaded(to, gap), *about_base(to, base, model)))
 
     run_command("knowedit.exported/1", run, model, output)
 

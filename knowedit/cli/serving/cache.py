@@ -56,7 +56,8 @@ def clean_cache(
     if gone:
         parts = [Table(("removed", "size"), [(entry.name, _bytes(entry.size)) for entry in gone]), ""]
     more = "; --older DAYS removes more" if kept and older is None else ""
-    text = f"{_bytes(_size(gone))} are free again, {_bytes(_size(kept))} are kept in {record['cache']}{more}"
+    freed = f"{_bytes(_size(gone))} are free again" if gone else "nothing was to be removed"
+    text = f"{freed}, {_bytes(_size(kept))} are kept in {record['cache']}{more}"
     run_command("knowedit.cache-cleaned/1", lambda _: Printout(record, (*parts, text)), None, output)
 
 

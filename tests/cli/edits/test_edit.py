@@ -79,10 +79,11 @@ def test_edit_reports_what_the_saved_edit_does(run, tmp_path):
 
 def test_edit_prints_a_table_and_saves_nothing_by_itself(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, err = run(*ROME, "--neighbour", "Tavo lives in=Cirra")
+    status, out, err = run(*ROME, "--neighbour", "Tavo lives in=Cirra", "--paraphrase", "The home of {} is")
     assert status == 0, err
     assert "Zarn lives in: Aldor → Bexum   (rome, layer 0 of" in out
     assert "the model's own first choice" in out  # no --target-true was given
+    assert re.search("paraphrases won, which prefer the new answer and more than before: [01] of 1", out)
     assert "Not saved" in out and list(tmp_path.iterdir()) == []
     row = next(line for line in out.splitlines() if line.startswith("prompt"))
     assert "'Aldor' →" in row
