@@ -73,7 +73,7 @@ class Wiring:
     def __init__(self, desk: Desk):
         self.model, self.desk = desk.model, desk
         self.unedited = desk.model.weights_hash()
-        self.tab = gr.State(lambda: Tab())  # one for each browser tab
+        self.tab = gr.State(Tab())  # of which each browser tab gets a copy
 
     def on(
         self,

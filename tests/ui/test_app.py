@@ -117,6 +117,16 @@ def test_radio_buttons_are_one_stop_of_the_tab_key_and_arrows_choose(browser, ad
         assert wrong == []
 
 
+def test_nothing_is_done_to_a_tab_when_its_page_is_loaded(tmp_path):
+    """It would be done behind the first click, where that comes early, and take away what was asked."""
+    pytest.importorskip("gradio")
+    from knowedit.ui.app import build
+    from knowedit.ui.jobs import Desk
+
+    page = build(Desk(trained()), tmp_path)
+    assert not [done for done in page.fns.values() if any(event == "load" for _, event in done.targets)]
+
+
 def test_hostile_text_and_wrong_input_are_said_in_a_line(browser, address, tmp_path):
     with opened(browser, address) as (tab, wrong):
         assert tab.evaluate("document.querySelector('#asked').offsetHeight") == 0  # nothing asked leaves no gap
