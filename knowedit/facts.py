@@ -147,7 +147,7 @@ class Fact:
     def subject_for(self, what: str) -> str:
         """The subject. Raises `InputError` where there is none, which says that `what` needs one."""
         if self.subject is None:
-            raise InputError(f"{what} needs the subject of {self.prompt!r}, and the fact has none; name it")
+            raise InputError(f"{what} needs the subject of {self.prompt!r}, and the fact has none; name it (--subject)")
         return self.subject
 
     @classmethod
