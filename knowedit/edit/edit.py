@@ -175,7 +175,7 @@ def check_request(fact: Fact) -> str:
     if not isinstance(target_new, str) or not target_new.strip():
         raise InputError(f"target_new is {target_new!r}, expected the text that is to follow the prompt")
     if target_new.strip() == fact.target.strip():
-        raise InputError(f"target_new is {target_new!r}, the fact's own target; name what the model is to say instead")
+        raise InputError(f"the new answer {target_new!r} is the fact's own target; name what is to be said instead")
     return target_new
 
 

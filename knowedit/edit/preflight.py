@@ -27,7 +27,7 @@ from .apply import applied
 from .delta import Delta
 from .edit import Edit
 from .preserved_keys import PreservedKeys, lookup_keys, preserved_keys
-from .rewrite_quality import RewriteQuality, rewrite_quality
+from .rewrite_quality import RewriteQuality, is_won, rewrite_quality
 
 NEAREST = 5  # subjects
 STRONGEST = 5  # neurons of the old answer
@@ -141,8 +141,7 @@ class Outcome:
     def paraphrases_won(self) -> float:
         """The share of paraphrases that prefer the new answer after, and give it more than before; 1 of none."""
         pairs = [pair for f in self.facts for pair in zip(f.before.paraphrases, f.after.paraphrases, strict=True)]
-        won = sum(after.prefers_new and after.p_new > before.p_new for before, after in pairs)
-        return won / len(pairs) if pairs else 1.0
+        return sum(is_won(b.p_new, a.p_new, a.p_true) for b, a in pairs) / len(pairs) if pairs else 1.0
 
     @property
     def neighbours_lost(self) -> float:

@@ -115,11 +115,15 @@ def quality_of(questions: Sequence[Question], answers: Mapping[tuple[str, str], 
     return RewriteQuality(prompt, tuple(by_kind["paraphrase"]), tuple(by_kind["neighbour"]))
 
 
+def is_won(p_before: float, p_new: float, p_true: float) -> bool:
+    """Whether an edit won a paraphrase: it prefers the new answer after the edit, and gives it more than `p_before`."""
+    return p_new > max(p_true, p_before)
+
+
 def won(before: Sequence[Mapping], after: Sequence[Mapping]) -> str:
-    """How many paraphrases an edit won, in words, from records: those that prefer the new answer after it, and give it
-    more than before."""
+    """How many paraphrases an edit won, in words, from records."""
     pairs = zip(before, after, strict=True)
-    return f"{sum(a['p_new'] > a['p_true'] and a['p_new'] > b['p_new'] for b, a in pairs)} of {len(after)}"
+    return f"{sum(is_won(b['p_new'], a['p_new'], a['p_true']) for b, a in pairs)} of {len(after)}"
 
 
 def stayed(neighbours: Sequence[Mapping]) -> str:

@@ -295,17 +295,18 @@ def _stack(wiring: Wiring, changes: Sequence[Any]) -> None:
             wiring.stop()
         status = _shown()
 
-        def refreshed(tab: Tab, _: Report) -> tuple:
+        def drawn(tab: Tab, _: Report) -> str:
+            return stacking.stack(model, tab, wiring.unedited)
+
+        def refreshed(tab: Tab, report: Report) -> tuple:
             names = stacking.entries(tab)
             places = [place for place, entry in enumerate(tab.stack) if entry.on]
-            return looked_at(tab, _), gr.CheckboxGroup(choices=names, value=places), gr.Radio(choices=names, value=None)
-
-        def looked_at(tab: Tab, _: Report) -> str:
-            return stacking.stack(model, tab, wiring.unedited)
+            choices = gr.CheckboxGroup(choices=names, value=places), gr.Radio(choices=names, value=None)
+            return drawn(tab, report), *choices
 
         still = _shown()  # where a refresh says that it waits
         aside = wiring.on(on.input, lambda tab, _, places: stacking.set_aside(tab, places), [on], [], status)
-        wiring.on(aside.then, looked_at, [], [shown], still)  # the same edits are there: what is chosen stays chosen
+        wiring.on(aside.then, drawn, [], [shown], still)  # the same edits are there: what is chosen stays chosen
         acts: list[tuple[Any, Any, list]] = [
             (off.click, lambda tab, _, place: stacking.take_off(tab, place), [chosen]),
             (none.click, lambda tab, _: tab.stack.clear(), []),

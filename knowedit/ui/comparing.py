@@ -9,7 +9,7 @@ from ..edit.edit import Edit
 from ..errors import InputError
 from ..facts import Fact
 from ..models.adapter import Model
-from ..report.page.html import save_page
+from ..report.page.html import gives, save_page
 from .asking import fact_in
 from .jobs import Report, put
 from .locating import names
@@ -52,9 +52,10 @@ def _beside(model: Model, report: Report, sides: dict[str, Told]) -> str:
             for name in SHOWN:
                 report(f"{title}: {name}")
                 record = told.need(name)
-        given = any(asked["rank"] == 1 for asked in record["prediction"]["prompts"])  # as the chapters have it
+        given = gives(record["prediction"])
         located = names(told.story.neurons) if given else []
-        unclaimed += [] if given else [f"{told.story.fact.target!r} {title}"]
+        if not given:
+            unclaimed.append(f"{told.story.fact.target!r} {title}")
         columns.append((title, told.story.fact, located, chapters(record, *SHOWN)))
     (_, _, first, _), (_, _, second, _) = columns
     return fill("compare", sides=columns, shared=[name for name in first if name in second], unclaimed=unclaimed)

@@ -35,8 +35,6 @@ def propose(model: Model, tab: Tab, report: Report, target_new: str, method: str
     tab.proposal = None
     if not target_new.strip():
         raise InputError("there is no new answer; write one into the box")
-    if target_new.strip() == told.story.fact.target.strip():
-        raise InputError(f"the new answer {target_new.strip()!r} is the one that was asked for; write another")
     fact = replace(told.story.fact, target_new=target_new.strip())
     check_request(fact)
     config = method_config(method, {}, None if layer == OWN_LAYER else int(layer), model)

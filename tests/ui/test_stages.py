@@ -127,7 +127,10 @@ def test_nothing_is_scaled_or_edited_before_there_is_something_to_do_it_to(asked
         (lambda: editing.put_on(trained(), tab, REPORT), "make one first"),
         (lambda: locating.locate(Tab(), REPORT), "no fact was asked"),
         (lambda: editing.propose(trained(), tab, REPORT, " ", "rome", editing.OWN_LAYER), "there is no new answer"),
-        (lambda: editing.propose(trained(), tab, REPORT, "Aldor ", "rome", editing.OWN_LAYER), "is the one that was"),
+        (
+            lambda: editing.propose(trained(), tab, REPORT, "Aldor ", "rome", editing.OWN_LAYER),
+            "is the fact's own target",
+        ),
         (lambda: stacking.take_off(tab, 0), "choose one"),
         (lambda: stacking.save(trained(), tab, None, "x"), "choose one"),
         (lambda: stacking.load(trained(), tab, REPORT, " "), "Name a folder"),

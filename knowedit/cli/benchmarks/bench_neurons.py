@@ -28,7 +28,7 @@ def neurons(
     p: Annotated[float | None, typer.Option(help="Share of prompts that refined neurons are coarse for.")] = None,
     adjust: Annotated[bool | None, typer.Option("--adjust", help="Move p towards 2 to 5 neurons.")] = None,
     most: Annotated[int | None, typer.Option(help="The largest number of neurons, the strongest.")] = None,
-    prompts: Annotated[int | None, typer.Option(help="Prompts of a fact that locate, at most.")] = None,
+    prompts: Annotated[int | None, typer.Option(help="Prompts of a fact that neurons are scored for, at most.")] = None,
     activation: Annotated[
         bool | None,
         typer.Option("--activation/--no-activation", help="Also as many neurons by activation, the default."),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,13 @@ def templates(*more: str) -> Environment:
     )
     environment.filters |= {"inert": inert, "token": token}
     environment.globals |= {"charts": charts, "max": max, "min": min, "zip": zip}
-    environment.globals |= {"shown": shown, "number_of": number_of}
+    environment.globals |= {"shown": shown, "number_of": number_of, "gives": gives}
     return environment
+
+
+def gives(prediction: Mapping) -> bool:
+    """Whether the model gives the answer in one of the ways to ask; of another one no neuron is claimed to make it."""
+    return any(asked["rank"] == 1 for asked in prediction["prompts"])
 
 
 def source(name: str, *more: str) -> str:

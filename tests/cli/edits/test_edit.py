@@ -326,7 +326,7 @@ def test_show_probe_tries_the_built_in_subjects(run, saved):
         (("edit", "Zarn {0.__class__} in", "--subject", "Quill", "--target-new", "Bexum"), ("{0.__class__}",)),
         (("edit", "--fact", "capital/jpan"), ("did you mean 'capital/japan'",)),
         (("edit", "--fact", "capital/japan", "--subject", "Zarn"), ("--subject",)),
-        ((*EDIT, "--target-true", "Bexum"), ("target_new is 'Bexum'", "own target")),
+        ((*EDIT, "--target-true", "Bexum"), ("the new answer 'Bexum' is", "own target")),
         ((*EDIT, "--target-true", ""), ("target", "''")),
         ((*EDIT[:-1], "", "--target-true", "Aldor"), ("target_new is ''",)),
         ((*EDIT[:-1], "Aldor", "--layer", "0"), ("'Aldor' is the model's first choice already",)),
