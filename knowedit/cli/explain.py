@@ -28,7 +28,9 @@ def explain(
     edit: Annotated[
         Path | None, typer.Option(help="A saved edit: before and after. It brings its own fact if none is given.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The page, a file that ends in .html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page, a file that ends in .html or .pdf.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Less thorough: fewer ways to ask and draws, an approximate trace.")
     ] = False,

@@ -23,10 +23,11 @@ from markupsafe import Markup, escape
 
 from ...display.colours import variables
 from ...errors import InputError
-from ...files import check_file, write_text
+from ...files import check_file, write_bytes, write_text
 from ...writing.counts import number_of
 from ...writing.inert import inert
 from . import charts
+from .printing import browser, printed
 from .story import CHAPTERS
 
 MINUS, NARROW = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
@@ -100,17 +101,22 @@ def _is_told(record: dict, name: str) -> bool:
 
 
 def check_page_path(path: str | Path) -> Path:
-    """`path` with `~` expanded. Raises `InputError` where no page can be written to it."""
+    """`path` with `~` expanded. Raises `InputError` where no page can be written to it, or nothing here prints it."""
     path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"the page {str(path)!r} ends in {path.suffix!r}, expected .html")
+    if path.suffix.lower() not in (".html", ".htm", ".pdf"):
+        raise InputError(f"the page {str(path)!r} ends in {path.suffix!r}, expected .html or .pdf")
+    if path.suffix.lower() == ".pdf":
+        browser()
     return check_file(path)
 
 
 def save_page(record: dict, path: str | Path) -> Path:
-    """Write the page, whole or not at all. Raises `InputError` where it cannot be written."""
+    """Write the page, whole or not at all; as PDF where the path ends so. Raises `InputError` where it cannot be."""
     path = check_page_path(path)
-    write_text(path, page(record))
+    if path.suffix.lower() == ".pdf":
+        write_bytes(path, printed(page(record)))
+    else:
+        write_text(path, page(record))
     return path
 
 

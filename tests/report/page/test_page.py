@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +14,7 @@ from support.trained import facts, trained
 from knowedit import ExplainConfig, explain
 from knowedit.errors import InputError
 from knowedit.facts import Neighbour
+from knowedit.report.page import printing
 from knowedit.report.page.html import check_page_path, number, page, save_page, shown, token
 
 HOSTILE = (
@@ -325,6 +327,24 @@ def test_a_page_goes_to_a_file_or_nowhere(told, tmp_path):
     with pytest.raises(InputError, match="it is a folder"):
         check_page_path(tmp_path / "folder.html")
     assert {f.name for f in tmp_path.iterdir()} == {"a.html", "other", "folder.html"}
+
+
+def test_a_page_is_printed_by_a_browser_that_is_here(told, tmp_path):
+    if not any(map(shutil.which, printing.BROWSERS)):
+        pytest.skip("no Chromium on this machine; scripts/test.sh installs it as root")
+    pdf = save_page(told, tmp_path / "a.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF") and len(pdf) > 20_000
+    assert [f.name for f in tmp_path.iterdir()] == ["a.pdf"]
+
+
+def test_without_a_browser_or_with_one_that_fails_there_is_no_pdf(told, tmp_path, monkeypatch):
+    monkeypatch.setattr(printing, "BROWSERS", ("false",))  # a program that prints nothing
+    with pytest.raises(InputError, match="the browser printed no PDF .*; write .html and print it by hand"):
+        save_page(told, tmp_path / "a.pdf")
+    monkeypatch.setattr(printing, "BROWSERS", ("no-such-browser",))
+    with pytest.raises(InputError, match="none is on this machine; install one, or write .html"):
+        check_page_path(tmp_path / "a.pdf")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_record_makes_the_same_page(told):
