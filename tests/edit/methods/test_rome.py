@@ -176,16 +176,16 @@ def test_many_edits_are_as_each_alone(doubled):
 
 
 @pytest.mark.parametrize(
-    "fact",
+    "target_new, words",
     [
-        replace(FACT, target_new=None),
-        replace(FACT, target_new="Paris"),
-        replace(FACT, target_new="  "),
+        (None, "has no target_new"),
+        ("Paris", "the new answer 'Paris' is the fact's own target"),
+        ("  ", "target_new is '  '"),
     ],
 )
-def test_requests_that_change_nothing_are_refused(fact):
-    with pytest.raises(InputError, match="target_new"):
-        rome(tiny("llama"), fact, CONFIG, covariance=covariance(tiny("llama")))
+def test_requests_that_change_nothing_are_refused(target_new, words):
+    with pytest.raises(InputError, match=words):
+        rome(tiny("llama"), replace(FACT, target_new=target_new), CONFIG, covariance=covariance(tiny("llama")))
 
 
 def test_a_layer_out_of_range_a_wrong_covariance_and_unknown_keys_are_refused():
