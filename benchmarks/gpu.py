@@ -24,6 +24,7 @@ from torch import Tensor
 
 import knowedit
 from knowedit.edit.covariance import Covariance, covariance
+from knowedit.edit.fact_set.config import FactSetConfig, layers_for
 from knowedit.edit.methods.rome import RomeConfig, rome_config, rome_many
 from knowedit.edit.methods.search_rows import Request
 from knowedit.edit.methods.v_star import find_v_star, request
@@ -94,8 +95,8 @@ def _tokenizer():
 class Bench:
     """The pieces of work on one model."""
 
-    def __init__(self, model: Model, tokens: int, cache: str):
-        self.model, self.tokens, self.cache = model, tokens, cache
+    def __init__(self, model: Model, tokens: int, cache: str, together: int = 64):
+        self.model, self.tokens, self.cache, self.together = model, tokens, cache, together
         self.cuda = model.device.type == "cuda"
         self.weights = sum(weight.nbytes for weight in model.hf.parameters())
         try:
@@ -123,15 +124,17 @@ class Bench:
         return {
             "v* of 6 prompts, 25 equal steps": lambda: self.v_star(5),
             "v* of 21 prompts, 25 equal steps": lambda: self.v_star(20),
-            "weights_hash": lambda: self.alone(self.model.weights_hash),
-            "covariance": lambda: self.alone(lambda: self.covariance),
-            "factor of C": lambda: self.alone(lambda: self.covariance.solve(torch.ones(self.model.n_neurons))),
-            "edit, C given": lambda: self.edit(1),
-            "edit in a batch of 16, a fact": lambda: self.edit(16),
             "integrated gradients, 8 nodes, one prompt": lambda: self.gradients(1),
             "integrated gradients, 8 nodes, a prompt of 7": lambda: self.gradients(7),
             "trace of three maps, 10 draws": self.trace,
+            "weights_hash": lambda: self.alone(self.model.weights_hash),
+            "covariance": lambda: self.alone(lambda: self.covariance),
+            "factor of C": lambda: self.alone(lambda: replace(self.covariance).solve(torch.ones(self.model.n_neurons))),
+            "edit, C given": lambda: self.edit(1),
+            "edit in a batch of 16, a fact": lambda: self.edit(16),
             "edit and its metrics, a record of 16": self.records,
+            f"rows of a fact in a set of {self.together}": self.rows,
+            f"the change of {self.together} facts in a set": self.change,
         }
 
     def alone(self, work: Callable[[], object]) -> dict:
@@ -192,8 +195,33 @@ class Bench:
             score_edits(self.model, [None] * len(facts), pairs)
             score_edits(self.model, self.edits(len(facts)), pairs)
 
+        cycle()  # warm up: shapes that are met for the first time take seconds
         seconds, peak = self.timed(cycle)
         return {"seconds": seconds / len(facts), "records_a_second": len(facts) / seconds, "peak": peak}
+
+    @cached_property
+    def set(self) -> knowedit.FactSet:
+        """A set of facts, with C and the preserved keys of all layers that it changes."""
+        rows = RomeConfig(layer=self.layer, search=EQUAL, contexts=self.contexts[:5])
+        config = FactSetConfig(rows=rows, least=1e-12)  # weights are random: what the searches find does not matter
+        layers = layers_for(self.model, self.layer, self.together)
+        C = covariance(self.model, layers, tokens=self.tokens, cache=self.cache, few=True)
+        preserved = {layer: preserved_keys(self.model, layer) for layer in layers}
+        return knowedit.FactSet(self.model, config, covariance=C, preserved=preserved)
+
+    def rows(self) -> dict:
+        facts = knowedit.builtin_facts()[: self.together + 1]
+        self.set.add(facts[:1])  # warm up
+        seconds, peak = self.timed(lambda: self.set.add(facts[1:]))
+        return {"seconds": seconds / self.together, "peak": peak}
+
+    def change(self) -> dict:
+        """The first time, with the factors of A; `again` without a fact, when they are there."""
+        seconds, peak = self.timed(self.set.edit)
+        self.set.remove([next(iter(self.set)).id])
+        again, _ = self.timed(self.set.edit)
+        layers = len(self.set.edit().deltas)
+        return {"seconds": seconds, "again": again, "layers": layers, "facts": len(self.set), "peak": peak}
 
     def gradients(self, prompts: int) -> dict:
         queries = [self.model.query(PROMPT, TARGET), *(self.model.query_of(fact) for fact in self.facts)][:prompts]
@@ -251,6 +279,7 @@ def arguments() -> ArgumentParser:
     parser.add_argument("--model", help="a real model instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    parser.add_argument("--together", type=int, default=64, help="facts in a set")
     parser.add_argument("--limit", type=float, default=460.0, help="seconds after which no piece begins")
     parser.add_argument("--file", type=Path, default=Path("gpu.json"), help="where all lines are kept")
     return parser
@@ -265,7 +294,7 @@ def main(words: Sequence[str] | None = None) -> None:
     records = []
     with tempfile.TemporaryDirectory() as cache:
         tokens = 8192 if options.model else TOKENS.get(options.shape, 8192)
-        for record in run(Bench(model, tokens, cache), options.limit):
+        for record in run(Bench(model, tokens, cache, options.together), options.limit):
             print(json.dumps(record), flush=True)
             records.append(record)
     write_text(
@@ -276,7 +305,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def _command(options: Namespace) -> str:
     what = f"--model {options.model}" if options.model else f"--shape {options.shape}"
-    return f"python -m benchmarks.gpu {what} --dtype {options.dtype}"
+    return f"python -m benchmarks.gpu {what} --dtype {options.dtype} --together {options.together}"
 
 
 if __name__ == "__main__":

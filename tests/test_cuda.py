@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.rounding import ADAM, LOGITS, PASS, assert_near
+from support.rounding import ADAM, LAMBDA, LOGITS, PASS, assert_near
 from support.tiny import DECODERS, FAMILIES, double, tiny
 
 import knowedit
@@ -20,6 +20,8 @@ from knowedit.edit.preserved_keys import PreservedKeys
 from knowedit.evaluate.edits.scoring import score_edits
 from knowedit.facts import Fact
 from knowedit.locate.attribution import AttributionConfig, attribute_many
+from knowedit.models.arithmetic import split_product
+from knowedit.models.arithmetic.split_product import product
 from knowedit.models.passes import captured as captures
 from knowedit.models.passes.decoding import _Captured, decoding
 from knowedit.recall.trace.exact import TraceConfig, trace
@@ -123,3 +125,36 @@ def test_edits_made_there_answer_as_those_made_here_and_leave_no_bit(family, on_
         answers.append([log_p for answer in found for log_p in answer.log_p])
     # an edit's factors are float32
     assert_near(np.array(answers[1]), np.array(answers[0]), size=LOGITS, operations=4 * PASS, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("rows, width, columns", [(1, 48, 32), (9, 1536, 576), (70, 200, 130), (300, 4096, 1024)])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_products_with_weights_in_bfloat16_are_right_to_17_bits(
+    rows, width, columns, transposed, in_parts, monkeypatch
+):
+    if in_parts:  # as where there is no Triton
+        monkeypatch.setattr(split_product, "_by_rows", lambda: split_product._in_parts)
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, width, generator=generator).cuda().requires_grad_()
+    matrix = torch.randn(width, columns, generator=generator).bfloat16().cuda()
+    matrix = matrix.T.contiguous().T if transposed else matrix
+    slope = torch.randn(rows, columns, generator=generator).cuda()
+    y = product(x, matrix)
+    (gradient,) = torch.autograd.grad(y, x, slope)
+    for found, left, right in ((y, x, matrix), (gradient, slope, matrix.T)):
+        wanted = left.detach().double() @ right.double()
+        assert (found.detach() - wanted).norm() <= 2**-16 * wanted.norm()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
+def test_attributions_of_weights_in_bfloat16_are_those_of_float32(family):
+    model = tiny(family, torch.bfloat16)
+    there = knowedit.wrap(deepcopy(model.hf).cuda(), model.tokenizer, name=model.name)
+    config = AttributionConfig(nodes=4)
+    found = [list(attribute_many(one, [one.query_of(fact) for fact in FACTS], config)) for one in (model, there)]
+    for plain, one in zip(*found, strict=True):
+        products = 3 * 7 + 1  # in a row; each rounds its input to 17 bits
+        size = LAMBDA * 2**-16 * products**0.5 * LOGITS
+        assert one.value == pytest.approx(plain.value, rel=size)
+        np.testing.assert_allclose(one.scores, plain.scores, rtol=0, atol=size * plain.scores.abs().max())

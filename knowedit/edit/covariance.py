@@ -41,6 +41,7 @@ SHRINKAGE = 1e-2
 MINIMUM = 2  # tokens a neuron, below which C is mostly its shrinkage
 
 BATCH_ROWS = 16
+BLOCK = 1024  # rows of C on their way to the device
 _SAVE_SECONDS = 60.0  # at least, between two times that the sums are kept
 
 
@@ -69,9 +70,9 @@ class Covariance:
     def __post_init__(self):
         if self.C.dim() != 2 or self.C.shape[0] != self.C.shape[1]:
             raise InputError(f"a covariance of shape {tuple(self.C.shape)}, expected (neurons, neurons)")
-        object.__setattr__(self, "C", self.C.detach().to("cpu", torch.float32))
-        if not torch.isfinite(self.C).all():
+        if not torch.isfinite(self.C).all():  # wherever it is
             raise InputError(f"the covariance of layer {self.layer} holds NaN or infinity; the model's keys overflow")
+        object.__setattr__(self, "C", self.C.detach().to("cpu", torch.float32))
 
     def solve(self, k: Tensor, shrinkage: float | None = None) -> Tensor:
         """(C + shrinkage · mean(diag C) · I)⁻¹ k in float64 on `device`, for k (n_neurons,) or (n_neurons, m).
@@ -85,7 +86,9 @@ class Covariance:
             raise InputError("the key holds NaN or infinity; the model's activations overflow, load it as float32")
         factor = self._factor(shrinkage)
         keys = k.detach().to(factor).reshape(len(factor), -1)
-        return torch.cholesky_solve(keys, factor).reshape(k.shape)
+        # not by cholesky_solve, which copies the factor
+        half = torch.linalg.solve_triangular(factor.mT, keys, upper=False)
+        return torch.linalg.solve_triangular(factor, half, upper=True).reshape(k.shape)
 
     def plus(self, keys: Tensor, weight: float) -> Covariance:
         """C + weight · mean(k kᵀ) over `keys` (m, n_neurons): these count as `weight` times what the text says.
@@ -126,14 +129,16 @@ class Covariance:
 
     def _double(self) -> Tensor:
         """C in float64 on `device`, with the keys that joined it: a copy, for C is float32."""
-        matrix = self.C.to(self.device).double()  # in this order: half as much travels
+        matrix = torch.empty(self.C.shape, dtype=torch.float64, device=self.device)
+        for part, rows in zip(matrix.split(BLOCK), self.C.split(BLOCK), strict=True):
+            part.copy_(rows.to(self.device))  # float32 travels, and only little of it is there at once
         if self.joined:
             keys, weight = self.joined[0].to(self.device), self.joined[1]
             matrix.addmm_(keys.T, keys, alpha=weight / len(keys))
         return matrix
 
     def _factor(self, shrinkage: float | None) -> Tensor:
-        """The lower Cholesky factor, (n_neurons, n_neurons)."""
+        """The upper Cholesky factor R, (n_neurons, n_neurons): what is factored is Rᵀ R."""
         shrinkage = _checked_shrinkage(shrinkage)
         if shrinkage not in self._factors:
             make = partial(self._made_factor, shrinkage)
@@ -142,18 +147,21 @@ class Covariance:
             else:
                 keys, weight = self.joined or (self.C[:0], 0.0)
                 whole = digest("", {"C": self.C.contiguous(), "keys": keys})
-                request = {"factor of": whole, "weight": weight, "shrinkage": shrinkage}
+                request = {"upper factor of": whole, "weight": weight, "shrinkage": shrinkage}
                 self._factors[shrinkage] = self.kept.remembered(request, tuple(self.C.shape), torch.float64, make)
         return self._factors[shrinkage]
 
     def _made_factor(self, shrinkage: float) -> Tensor:
-        factor, failed = torch.linalg.cholesky_ex(self.shrunk(shrinkage))
+        matrix = self.shrunk(shrinkage).mT  # which LAPACK takes as it is: nothing is held twice
+        factor, failed = torch.linalg.cholesky_ex(
+            matrix, out=(matrix, torch.empty((), dtype=torch.int32, device=self.device))
+        )
         if failed:
             raise InputError(
                 f"the covariance of layer {self.layer} from {self.tokens} tokens is not positive definite with a "
                 f"shrinkage of {shrinkage:g}; take more tokens or a larger shrinkage, such as {SHRINKAGE:g}"
             )
-        return factor
+        return factor.mT
 
 
 def _device(model: Model, layer: int) -> torch.device:
@@ -281,10 +289,10 @@ def _computed(
     covariances = {}
     for layer in layers:
         C = sums.pop(layer)
-        C = ((C + C.T) / (2 * done)).cpu()  # a product kᵀk is symmetric only up to rounding
+        C = (C + C.T) / (2 * done)  # a product kᵀk is symmetric only up to rounding
         covariances[layer] = Covariance(layer, C, done, request["source"], _device(model, layer), kept)
         record = {"layer": layer, "tokens": done, "source": request["source"]}
-        kept.write(key_of({**request, "layer": layer}), record, {"C": C})
+        kept.write(key_of({**request, "layer": layer}), record, {"C": covariances[layer].C})
     kept.remove(run)
     return covariances
 

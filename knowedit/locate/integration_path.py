@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -194,25 +195,28 @@ class IntegrationPaths:
         with torch.set_grad_enabled(gradient):
             read = self._read(sweep(self.batch, joining, patch, of=of), prompts, gradient=gradient)
             slopes = torch.autograd.grad(read.normed, list(points.values()), read.gradient) if gradient else ()
-        scores: list[tuple[int, Tensor]] = []
-        for layer, slope in zip(points if gradient else (), slopes, strict=True):
-            part = slice(first[layer], first[layer] + joining[layer])
-            scores += self._scores(layer, nodes[part], slope).items()
+        scores = self._scores(
+            {
+                layer: (nodes[first[layer] : first[layer] + joining[layer]], slope)
+                for layer, slope in zip(points if gradient else (), slopes, strict=True)
+            }
+        )
         for node in nodes:
             self.rows[node.prompt] += 1
             self.row_layers[node.prompt] += self.model.n_layers - node.layer
         return read.value, scores
 
-    def _scores(self, layer: int, nodes: Sequence[Node], slope: Tensor) -> dict[int, Tensor]:
-        """The scores of segments, from dF/dneurons (nodes, positions, n_neurons)."""
-        counted = [(i, node) for i, node in enumerate(nodes) if node.weight]
-        prompts = {node.segment: node.prompt for _, node in counted}
-        segments = {segment: row for row, segment in enumerate(prompts)}
-        weights = torch.zeros(len(segments), len(nodes), dtype=slope.dtype)
-        rows, columns = [segments[node.segment] for _, node in counted], [i for i, _ in counted]
-        weights[rows, columns] = weights.new_tensor([node.weight for _, node in counted])
-        sums = (weights.to(slope.device) @ slope.flatten(1)).unflatten(1, slope.shape[1:])
-        return dict(zip(segments, (sums * self.delta[layer, list(prompts.values())]).sum(1), strict=True))
+    def _scores(self, of_layers: dict[int, tuple[list[Node], Tensor]]) -> list[tuple[int, Tensor]]:
+        """The scores of segments, from the nodes of each layer and dF/dneurons (nodes, positions, n_neurons) there."""
+        prompts = [{n.segment: n.prompt for n in nodes if n.weight} for nodes, _ in of_layers.values()]
+        weights = [_weights(nodes, list(of)) for (nodes, _), of in zip(of_layers.values(), prompts, strict=True)]
+        weights = _sent(weights, self.delta)
+        rows = _sent([torch.tensor(list(of.values()), dtype=torch.long) for of in prompts], self.delta)
+        scores: list[tuple[int, Tensor]] = []
+        for (layer, (_, slope)), of, weight, row in zip(of_layers.items(), prompts, weights, rows, strict=True):
+            sums = (weight.to(slope) @ slope.flatten(1)).unflatten(1, slope.shape[1:])
+            scores += zip(of, (sums * self.delta[layer].index_select(0, row).to(slope)).sum(1), strict=True)
+        return scores
 
     def _placed(self, neurons: Tensor, points: Tensor, prompts: Sequence[int]) -> Tensor:
         """`neurons` (rows, suffix, n_neurons) of `prompts` with `points` (rows, positions, n_neurons) put in."""
@@ -226,6 +230,23 @@ class IntegrationPaths:
             hidden = hidden[torch.arange(len(prompts))[:, None], self.reads[prompts]]
         columns = list(zip(*(self.readings[prompt].objectives for prompt in prompts), strict=True))
         return read_states(self.model, hidden, columns, gradient)
+
+
+def _weights(nodes: Sequence[Node], segments: list[int]) -> Tensor:
+    """What each node counts in each segment, (segments, nodes)."""
+    weights = np.zeros((len(segments), len(nodes)))
+    for column, node in enumerate(nodes):
+        if node.weight:
+            weights[segments.index(node.segment), column] = node.weight
+    return torch.from_numpy(weights)
+
+
+def _sent(tensors: Sequence[Tensor], where: Tensor) -> list[Tensor]:
+    """Tensors as they are on the device of another: one copy brings all, and each that comes alone is waited for."""
+    if where.device.type == "cpu" or not tensors:
+        return list(tensors)
+    parts = torch.cat([tensor.flatten() for tensor in tensors]).to(where.device).split([t.numel() for t in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def integration_paths(

@@ -30,6 +30,7 @@ from ..errors import InputError, LayoutError, ModelError
 from ..facts import Fact
 from ..hooks import differentiable, measuring
 from ..prompts import Prompt, Query, encode, query
+from .arithmetic.split_product import product
 from .checks import is_masked
 from .layouts import REMEDY, Layout, heads_path
 from .tensor_cache import parameters_hash
@@ -190,10 +191,14 @@ class Model:
         return self._shaped(self.unembedding(normed))
 
     def logits_of(self, normed: Tensor, tokens: slice | list[int]) -> tuple[Tensor, Tensor]:
-        """Logits of some tokens and the rows of the unembedding that make them, (…, tokens) and (tokens, d_model)."""
+        """Logits of some tokens and the rows of the unembedding that make them, (…, tokens) and (tokens, d_model).
+
+        These stay in half precision while `in_float32` has put it aside: `product` multiplies by them.
+        """
         with align_module_device(self.unembedding):  # an offloaded head has its weight only in here
-            weight, bias = weight_of(self.unembedding, tokens), self.unembedding.bias
-            return self._shaped(nn.functional.linear(normed, weight, None if bias is None else bias[tokens])), weight
+            weight, bias = _kept(self.unembedding)[tokens], self.unembedding.bias
+            logits = product(normed, weight.T)
+            return self._shaped(logits if bias is None else logits + bias[tokens]), weight
 
     def logits_slope(self, logits: Tensor) -> Tensor | float:
         """d logits / d (unembedding's output), elementwise, at given logits."""
@@ -260,12 +265,15 @@ def _bytes_of(spelled: str) -> str:
     return spelled_bytes.decode("utf-8", "backslashreplace")
 
 
-def weight_of(module: nn.Module, rows: slice | list[int] | None = None) -> Tensor:
-    """The weight of a projection, or some rows of it, also while `in_float32` has put it aside: a copy then."""
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a projection, also while `in_float32` has put it aside: a copy then."""
+    weight = _kept(module)
+    return weight if weight is module.weight else weight.float()
+
+
+def _kept(module: nn.Module) -> Tensor:
     half = getattr(module, "_kept_half", None)
-    weight = module.weight if half is None else half
-    weight = weight if rows is None else weight[rows]
-    return weight if half is None else weight.float()
+    return module.weight if half is None else half
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -28,6 +28,7 @@ from ..errors import ModelError
 from .cache import key_of, locked, writing
 
 BUFFER = 16 << 20  # bytes
+PART = 64 << 20
 HASHED_AT_ONCE = 16  # tensors, as copies where they are kept elsewhere
 _log = logging.getLogger(__name__)
 
@@ -120,11 +121,19 @@ def _prefix(key: str) -> str:
 
 
 def digest(record: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over a text and names, types, shapes and bytes of contiguous tensors on the CPU."""
+    """SHA-256 over a text and names, types, shapes and bytes of contiguous tensors on the CPU.
+
+    Of a tensor with more than `PART` bytes it takes the SHA-256 of each part, which threads make side by side.
+    """
     sha256 = hashlib.sha256(record.encode())
-    for name, tensor in sorted(tensors.items()):
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        take_bytes(sha256, tensor)
+    with ThreadPoolExecutor() as pool:
+        for name, tensor in sorted(tensors.items()):
+            sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            parts = tensor.detach().flatten().view(torch.uint8).split(PART)
+            if len(parts) > 1:
+                sha256.update(b"".join(pool.map(_digest_of, parts)))
+            else:
+                take_bytes(sha256, tensor)
     return sha256.hexdigest()
 
 
@@ -152,7 +161,8 @@ def parameters_hash(module: nn.Module, name: str) -> str:
                     content = content.cpu() if hasattr(part, "_hf_hook") else content  # is here for as long as this
                     hashed = pool.submit(_digest_of, content)
                     waiting.append((f"{path}.{own_name} {weight.dtype} {tuple(weight.shape)} ", hashed))
-                    take(HASHED_AT_ONCE)
+                    if hasattr(part, "_hf_hook"):
+                        take(HASHED_AT_ONCE)
         take(0)
     return whole.hexdigest()
 

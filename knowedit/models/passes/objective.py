@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..adapter import Model
+from ..arithmetic.split_product import product
 
 KINDS = ("probability", "log_probability", "logit", "logit_difference")
 BLOCK = 2048  # tokens of the vocabulary at a time: rows × BLOCK logits stay in the processor's cache
@@ -141,7 +142,7 @@ def _rest(model: Model, normed: Tensor, targets: Sequence[int], logit: Tensor, g
         total = total * shrink + terms.sum(1, keepdim=True)
         if weighted is not None:
             terms = terms if isinstance(slope, float) else terms.mul_(slope)
-            weighted.mul_(shrink).add_(terms.to(weight.dtype) @ weight)
+            weighted.mul_(shrink).add_(product(terms.to(normed.dtype), weight))
     if weighted is not None and isinstance(slope, float) and slope != 1:
         weighted *= slope
     return _Rest(peak, total, weighted)

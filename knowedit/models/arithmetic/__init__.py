@@ -1,0 +1,1 @@
+"""How numbers are multiplied: half-precision weights as float32, and attention with few heads of keys."""
