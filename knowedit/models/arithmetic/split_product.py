@@ -33,7 +33,9 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
 
     A matrix in bfloat16 lies on a device `on_units`; one in float32 may lie anywhere.
     """
-    return x @ matrix if matrix.dtype == x.dtype else _Product.apply(x, matrix)
+    if matrix.dtype == x.dtype:
+        return x @ matrix
+    return _Product.apply(x, matrix) if torch.is_grad_enabled() else _times(x, matrix)
 
 
 class _Product(torch.autograd.Function):
