@@ -40,6 +40,12 @@ def fact_sets(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "counterfact", configs, source, runs)
 
 
+@benchmark("reports.fact_sets_held_out", "Does a change that holds hundreds of records do the same on other records?")
+def fact_sets_held_out(source: str, runs: Path = RUNS) -> Path:
+    """`source`: as for `fact_sets`, whose records are left out."""
+    return _reported("edit", "held-out", {"memit": "memit_smollm2_counterfact-held-out"}, source, runs)
+
+
 @benchmark("reports.relations", "What does ROME do to known facts of the relations data set?")
 def relations(source: str, runs: Path = RUNS) -> Path:
     """`source`: the folder of the relations data set."""
@@ -58,6 +64,7 @@ def neurons_relations(source: str, runs: Path = RUNS) -> Path:
 
 
 @fact_sets.row
+@fact_sets_held_out.row
 def fact_sets_row(record: dict) -> list[str]:
     shown = {"ES": "ES", "ES_argmax": "argmax", "PS": "PS", "NS": "NS"}
     first = record["runs"][0]

@@ -35,6 +35,8 @@ def test_limit_and_sample_are_in_the_order_of_the_source():
     assert drawn == choose(some, sample=10, seed=1) != choose(some, sample=10, seed=2)
     assert set(choose(some[::-1], sample=10, seed=1)) == set(drawn)
     assert set(choose(some, limit=20, sample=5, seed=1)) == set(choose(some[:20], sample=5, seed=1))
+    assert choose(some, skip=40, limit=3) == list(some[40:43]) and choose(some, skip=50) == []
+    assert choose(some, skip=10, sample=5, seed=1) == choose(some[10:], sample=5, seed=1)
 
 
 def test_limits_count_known_facts_and_no_more_are_asked():
@@ -98,3 +100,9 @@ def test_what_a_model_knows_is_its_first_choice():
 def test_numbers_that_are_none(options):
     with pytest.raises(InputError, match="expected a number of records from 1 on"):
         choose(facts(), **options)
+
+
+@pytest.mark.parametrize("skip", [-1, 1.5, True, "a"])
+def test_numbers_to_skip_that_are_none(skip):
+    with pytest.raises(InputError, match="are to be skipped, expected a number from 0 on"):
+        choose(facts(), skip=skip)

@@ -38,6 +38,10 @@ class RecordOptions:
         str | None, typer.Option("--format", help="The source's format, where its first record does not tell.")
     ] = None
     revision: Annotated[str | None, typer.Option("--revision", help="Commit of a source of the Hub.")] = None
+    skip: Annotated[
+        int | None,
+        typer.Option("--skip", help="The number of first records that are left out: settings were tried on them."),
+    ] = None
     limit: Annotated[
         int | None, typer.Option("--limit", help="The number of first records, counted among the known ones.")
     ] = None

@@ -18,7 +18,8 @@ class EditStudyConfig:
 
     - `source`, `format`, `revision`: as `load_source` takes them.
     - `known_only`: only facts whose target is the model's first choice.
-    - `limit`, `sample`, `seed`: as `choose` takes them: the first so many of these facts, or so many drawn.
+    - `skip`, `limit`, `sample`, `seed`: as `choose` takes them: the first so many of these facts behind some that are
+      left out, or so many drawn.
     - `method`, `settings`, `layer`: as `method_config` takes them; settings by default those of the model.
     - `sequential`: edits stay on, or a set of facts grows.
     - `checkpoints`: after how many records of a sequence all so far are asked again.
@@ -45,6 +46,7 @@ class EditStudyConfig:
     snippets: str | None = None
     format: str | None = None
     revision: str | None = None
+    skip: int = 0
     limit: int | None = None
     sample: int | None = None
     seed: int = 0
@@ -74,4 +76,6 @@ class EditStudyConfig:
 
     def chosen(self, facts: Sequence[Fact], keep: Keep | None = None) -> list[Fact]:
         """The facts that the study is about, of those of its source; `keep` as `choose` takes it."""
-        return choose(self.usable(facts), limit=self.limit, sample=self.sample, seed=self.seed, keep=keep)
+        return choose(
+            self.usable(facts), skip=self.skip, limit=self.limit, sample=self.sample, seed=self.seed, keep=keep
+        )

@@ -45,8 +45,8 @@ class NeuronStudyConfig:
     """Which facts, how their neurons are located, and beside what they are proved.
 
     - `source`, `format`, `revision`: as `load_source` takes them. `relations`: only these, by name or id.
-    - `known_only`: facts whose target is the model's first choice. `limit`, `sample`, `seed`: as `choose` takes them;
-      with `evenly` the limit is spread over the relations. `per_relation`: the largest number of facts of a relation.
+    - `known_only`: facts whose target is the model's first choice. `skip`, `limit`, `sample`, `seed`: as `choose` takes
+      them; with `evenly` the limit is spread over the relations. `per_relation`: the largest number of facts of one.
     - `locate`: how neurons are chosen. `negatives`: prompts about something else, whose neurons are removed.
     - `draws`: random sets that the neurons are compared with. `activation`: also measure as many neurons with the
       largest activations.
@@ -68,6 +68,7 @@ class NeuronStudyConfig:
     batch: int = 4
     format: str | None = None
     revision: str | None = None
+    skip: int = 0
     limit: int | None = None
     evenly: bool = False
     sample: int | None = None
@@ -93,7 +94,7 @@ class NeuronStudyConfig:
         """The facts that the study is about, of those of its source; `keep` as `choose` takes it."""
         limit = None if self.evenly else self.limit
         facts = of_relations(facts, self.relations)
-        facts = choose(facts, limit=limit, sample=self.sample, seed=self.seed, keep=keep)
+        facts = choose(facts, skip=self.skip, limit=limit, sample=self.sample, seed=self.seed, keep=keep)
         facts = per_relation(facts, self.per_relation)
         return evenly(facts, self.limit) if self.evenly else facts
 
