@@ -84,16 +84,16 @@ def _of_fact(model: Model, fact: Fact, ways: Sequence[str], pool: ControlPool) -
     scores = {way: watch(way, _scores, model, fact, way, pool) for way in ways}
     prompts = FactPrompts.all_of(fact)
     locating, heldout = (
-        [ScaledAnswers(model, prompts.query(model, text)) for text in texts]
+        ScaledAnswers(model, [prompts.query(model, text) for text in texts])
         for texts in (prompts.locating[: LocateConfig().prompts], prompts.heldout)
     )
     general = pool.general_neurons(fact.subject, fact.target, fact.relation)
-    record: dict = {"before": float(np.mean([answers.probability for answers in heldout])), "ways": {}}
+    record: dict = {"before": float(heldout.probability.mean()), "ways": {}}
     for way, values in scores.items():
         ranked = [site for site in strongest(values, CANDIDATES) if site not in general]
         taken = [step.site for step in watch(f"select {way}", select, locating, ranked, MOST)]
         sets = [neurons[:size] for neurons in (ranked, taken) for size in SIZES]
-        proof = np.mean([answers.suppressed_and_amplified(sets) for answers in heldout], axis=0)
+        proof = np.stack(heldout.suppressed_and_amplified(sets)).mean(1)
         agreement = _agreement(values, scores["ablation"]) if "ablation" in scores else {}
         seconds = {"seconds": watch.total(way), "select_seconds": watch.total(f"select {way}")}
         record["ways"][way] = agreement | {"proof": proof.tolist()} | seconds

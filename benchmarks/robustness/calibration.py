@@ -36,7 +36,7 @@ def calibration(runs: int = 200) -> dict:
     p = {way: [] for way in WAYS}
     for run in tqdm(range(runs), unit="proof"):
         queries = heldout_queries(model, facts[int(rng.integers(len(facts)))])[:1]
-        activations = ScaledAnswers(model, queries[0]).activations.abs()
+        activations = ScaledAnswers(model, queries[:1]).activations[0].abs()
         strong = []
         for layer in rng.choice(model.n_layers, int(rng.integers(1, 6)), replace=False):
             strongest = activations[layer].argsort(descending=True)

@@ -33,14 +33,18 @@ class PromptScores:
 
     - `text`: the prompt as it was given; `query`: the same with its target, as tokens.
     - `scores`: (n_layers, n_neurons); `attribution`: what they come from, where the method is `ig`.
-    - `answers`: the target's probability, as it is and with neurons scaled.
+    - `activations`: (n_layers, n_neurons), the neurons where they are scaled.
+    - `probability`, `rank`: of the target, and of its first token; `known`: whether that is the model's first choice.
     """
 
     text: str
     query: Query
     scores: Tensor
-    answers: ScaledAnswers
     attribution: Attribution | None
+    activations: Tensor
+    probability: float
+    rank: int
+    known: bool
 
 
 def locate_fact(
@@ -95,12 +99,9 @@ def score_prompts(
         model.check_layer(layer)
     texts = prompts.locating[: config.prompts]
     queries = [prompts.query(model, text, chat=config.chat) for text in texts]
-    start, away = config.attribution.baseline_name, config.ablation
-    values = {
-        name: [_values(name, prompts, text, config, pool) for text in texts]
-        for name in {start, away} - {"tensor"}  # which the config holds itself
-    }
-    return _scored(model, texts, queries, config, progress, values.get(start, []), values[away])
+    start = config.attribution.baseline_name
+    starts = [] if start == "tensor" else [_values(start, prompts, text, config, pool) for text in texts]
+    return _scored(model, texts, queries, config, progress, starts)
 
 
 def _values(name: str, prompts: FactPrompts, text: str, config: LocateConfig, pool: ControlPool) -> Tensor | None:
@@ -119,7 +120,7 @@ def score_negatives(
         raise InputError("a negative prompt names no subject where neurons could be scaled; take the read position")
     queries = [_own_answer(model, text, config) for text in prompts]
     base = [pool.mean_activation if name == "mean" else None] * len(queries)
-    return _scored(model, prompts, queries, config, progress, base, [None] * len(queries))
+    return _scored(model, prompts, queries, config, progress, base)
 
 
 def mean_scores(scored: Sequence[PromptScores]) -> Tensor:
@@ -145,8 +146,8 @@ def describe(
     position, about = config.position, (prompts.subject, prompts.target, prompts.relation)
     controls = pool.controls(*about, sorts=SORTS if config.kinds else (), position=position)
     if config.select == "causal":
-        against = _against(pool, prompts, position) if config.specific else ()
-        answers = _asked(model, prompts, scored, config, pool)
+        against = _against(pool, prompts, position) if config.specific else None
+        answers = _selecting(model, prompts, config, pool)
         asked = tuple(prompts.locating[: max(len(scored), len(answers))])
         refined, taken = _selected(scored, answers, config, others, pool.general_neurons(*about, position), against)
     else:
@@ -155,7 +156,7 @@ def describe(
             negatives=others,
         )  # fmt: skip
     sites = list(refined.scores)
-    activations = [_mean([prompt.answers.activations[site].item() for prompt in scored]) for site in sites]
+    activations = [_mean([prompt.activations[site].item() for prompt in scored]) for site in sites]
     tests: dict = {} if refined.p is None else {"p": refined.p}
     labels: list[str | None] = [None] * len(sites)
     if config.kinds:
@@ -172,8 +173,8 @@ def describe(
         prompt=first.text,
         target=prompts.target,
         neurons=neurons[: config.most],
-        probability=first.answers.probability,
-        rank=first.answers.rank,
+        probability=first.probability,
+        rank=first.rank,
         method=config.method,
         subject=prompts.subject,
         separator=prompts.separator,
@@ -186,34 +187,25 @@ def describe(
         ended=max((p.attribution.ended for p in scored if p.attribution), key=ENDS.index, default=None),
         tests=tests,
         config=config.as_dict(),
-        note=_note(model, refined, neurons, first.answers, config),
+        note=_note(model, refined, neurons, first, config),
     )
 
 
-def _asked(
-    model: Model, prompts: FactPrompts, scored: Sequence[PromptScores], config: LocateConfig, pool: ControlPool
-) -> list[ScaledAnswers]:
-    """The prompts that a causal selection asks, the scored ones first."""
-    n = config.select_on or SELECT_ON
-    more = prompts.locating[len(scored) : n]
-    return [prompt.answers for prompt in scored[:n]] + [
-        ScaledAnswers(
-            model,
-            prompts.query(model, text, chat=config.chat),
-            _values(config.ablation, prompts, text, config, pool),
-            config.position,
-        )
-        for text in more
-    ]
+def _selecting(model: Model, prompts: FactPrompts, config: LocateConfig, pool: ControlPool) -> ScaledAnswers:
+    """The prompts that a causal selection asks, those that are scored first."""
+    texts = prompts.locating[: config.select_on or SELECT_ON]
+    queries = [prompts.query(model, text, chat=config.chat) for text in texts]
+    away = [_values(config.ablation, prompts, text, config, pool) for text in texts]
+    return ScaledAnswers(model, queries, away, config.position)
 
 
 def _selected(
     scored: Sequence[PromptScores],
-    answers: Sequence[ScaledAnswers],
+    answers: ScaledAnswers,
     config: LocateConfig,
     negatives: Sequence[Tensor],
     general: set[Site],
-    against: Sequence[ScaledAnswers],
+    against: ScaledAnswers | None,
 ) -> tuple[Refinement, dict[Site, Taken]]:
     """The neurons of a causal selection as they were taken, with their mean scores and the prompts that share them.
 
@@ -231,12 +223,12 @@ def _selected(
     return Refinement(sets, None, rates, {site: mean[site].item() for site in taken}, len(candidates)), taken
 
 
-def _against(pool: ControlPool, prompts: FactPrompts, position: str) -> Sequence[ScaledAnswers]:
+def _against(pool: ControlPool, prompts: FactPrompts, position: str) -> ScaledAnswers:
     """Known facts of the relation which a selection is to leave alone; specificity is measured on others."""
     about = prompts.subject, prompts.target, prompts.relation
     controls = pool.controls(*about, 2 * CONTROLS, sorts=("relation",), position=position)
-    others = controls.relation[CONTROLS:]
-    if not others:
+    others = controls.relation.only(range(CONTROLS, len(controls.relation)))
+    if not len(others):
         known = f"{len(controls.relation)} of {prompts.relation!r} are known" if prompts.relation else "none is named"
         raise InputError(f"a specific selection needs more than {CONTROLS} other facts of the relation, {known}")
     return others
@@ -248,28 +240,27 @@ def _scored(
     queries: Sequence[Query],
     config: LocateConfig,
     progress: Progress,
-    baselines: Sequence[Tensor | None],
-    ablations: Sequence[Tensor | None],
+    starts: Sequence[Tensor | None],
 ) -> list[PromptScores]:
     """The scores for each of some prompts; where a baseline is given, paths start there."""
     results: Iterator[tuple[Tensor, Attribution | None]]
     if config.method == "ig":
-        results = ((found.scores, found) for found in attribute_many(model, queries, config.attribution, baselines))
+        results = ((found.scores, found) for found in attribute_many(model, queries, config.attribution, starts))
     else:
         results = ((scores, None) for scores in rank_many(model, queries, config.method, config.attribution))
-    columns = zip(texts, queries, ablations, results, strict=True)
-    position = config.position
-    return [
-        PromptScores(text, query, scores, ScaledAnswers(model, query, ablation, position), attribution)
-        for text, query, ablation, (scores, attribution) in counted(columns, progress)
-    ]
+    if not queries:
+        return []
+    answers = ScaledAnswers(model, queries, position=config.position)
+    seen = zip(answers.activations, answers.probability.tolist(), answers.rank, answers.known.tolist(), strict=True)
+    columns = zip(texts, queries, results, seen, strict=True)
+    return [PromptScores(text, query, *found, *values) for text, query, found, values in counted(columns, progress)]
 
 
 def _own_answer(model: Model, prompt: str, config: LocateConfig) -> Query:
     """A prompt with the model's own first choice as target."""
     encoded = model.encode(prompt, chat=config.chat)
     mask = model.tokenizer.mask_token_id if model.masked else None
-    top = ScaledAnswers(model, with_target_ids(encoded, (encoded.ids[-1],), mask)).top
+    (top,) = ScaledAnswers(model, [with_target_ids(encoded, (encoded.ids[-1],), mask)]).top
     return with_target_ids(encoded, (top,), mask)
 
 
@@ -296,7 +287,7 @@ def _neuron(
     promotes, suppresses = vocabulary(model, *site, sign=activation)
     score = refined.scores[site]
     spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]
-    span = _mean(spans) if spans and scored[0].answers.known else 0.0
+    span = _mean(spans) if spans and scored[0].known else 0.0
     return Neuron(
         layer=site[0],
         index=site[1],
@@ -313,15 +304,15 @@ def _neuron(
 
 
 def _note(
-    model: Model, refined: Refinement, neurons: Sequence[Neuron], answers: ScaledAnswers, config: LocateConfig
+    model: Model, refined: Refinement, neurons: Sequence[Neuron], first: PromptScores, config: LocateConfig
 ) -> str | None:
     """What to think of when reading a set: that the model says something else, and why the set is empty."""
     notes = []
-    if not answers.known:
-        word, chance = says(model, answers.query)
+    if not first.known:
+        word, chance = says(model, first.query)
         notes.append(
             f"the model does not say this: it says {word!r} (p of its first token = {chance:.3f}), "
-            f"and this answer is its choice number {answers.rank}"
+            f"and this answer is its choice number {first.rank}"
         )
     if not neurons:
         notes.append(_why_empty(refined, config))

@@ -130,14 +130,14 @@ def strongest(scores: Tensor, n: int, layers: Sequence[int] | None = None) -> li
 
 
 def select(
-    answers: Sequence[ScaledAnswers], candidates: Sequence[Site], most: int, against: Sequence[ScaledAnswers] = ()
+    answers: ScaledAnswers, candidates: Sequence[Site], most: int, against: ScaledAnswers | None = None
 ) -> list[Taken]:
     """At most `most` of the candidates, in the order in which they were taken.
 
     `answers`: the locating prompts; `against`: other facts that are to stay as they are. The selection ends where no
     candidate raises the effect, and keeps the fewest neurons that have `ENOUGH` of the effect of all that were taken.
     """
-    before = sum(prompt.probability for prompt in answers)
+    before = answers.probability.sum()
     taken: list[Taken] = []
     effects = [0.0]
     gains = dict.fromkeys(candidates, np.inf)
@@ -146,7 +146,7 @@ def select(
         waiting = sorted((site for site in gains if site not in chosen), key=lambda site: -gains[site])
         tried = waiting[:TRIED] if taken else waiting
         sets = [[*chosen, site] for site in tried]
-        suppressed, amplified = sum(np.stack(prompt.suppressed_and_amplified(sets)) for prompt in answers)
+        suppressed, amplified = (values.sum(0) for values in answers.suppressed_and_amplified(sets))
         joint = (amplified - suppressed) / before - _disturbance(against, sets)
         gains.update(zip(tried, joint - effects[-1], strict=True))
         best = int(joint.argmax())
@@ -158,13 +158,13 @@ def select(
     return taken[:enough]
 
 
-def _disturbance(others: Sequence[ScaledAnswers], sets: Sequence[Sequence[Site]]) -> np.ndarray:
+def _disturbance(others: ScaledAnswers | None, sets: Sequence[Sequence[Site]]) -> np.ndarray:
     """Twice how much each set changes other facts' probabilities, both ways together, over their sum."""
-    total = np.zeros(len(sets))
-    for other in others:
-        for scaled in other.suppressed_and_amplified(sets):
-            total += 2 * abs(scaled - other.probability)
-    return total / max(sum(other.probability for other in others), 1e-30) if others else total
+    if others is None:
+        return np.zeros(len(sets))
+    before = others.probability[:, None]
+    changed = sum(abs(scaled - before).sum(0) for scaled in others.suppressed_and_amplified(sets))
+    return 2 * changed / max(before.sum(), 1e-30)
 
 
 def _in_layers(scores: Tensor, layers: Sequence[int] | None) -> Tensor:

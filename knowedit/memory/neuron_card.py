@@ -290,11 +290,8 @@ def _following(scan: ActivationScan, row: int, position: int):
 def _effect(model: Model, site: tuple[int, int], controls: list[tuple[int, int]], queries: list) -> Effect | None:
     if not queries:
         return None
-    before, after, others = [], [], []
-    for query in queries:
-        answers = ScaledAnswers(model, query)
-        without, *rest = answers.scaled([[site], *([other] for other in controls)], 0.0)
-        before.append(answers.probability)
-        after.append(without)
-        others.append(float(np.mean(rest)) if rest else answers.probability)
+    answers = ScaledAnswers(model, queries)
+    scaled = answers.scaled([[site], *([other] for other in controls)], 0.0)
+    before, after = answers.probability, scaled[:, 0]
+    others = scaled[:, 1:].mean(1) if controls else before
     return Effect(ratio_of_means(before, after), ratio_of_means(before, others))

@@ -141,7 +141,7 @@ def impute(model: Model, query: Query, target: str = "", config: ImputationConfi
     clean, highest, moved = 0.0, np.zeros(model.n_layers), []
     random, moved_random = np.zeros((model.n_layers, config.draws)), []
     chosen = _random(model, n, config)
-    for recording, reads, targets, _ in recordings(model, query):
+    for recording, reads, targets in recordings(model, query):
         objectives = [Objective("log_probability", t) for t in targets]
         clean += read_rows(model, recording.output, reads, objectives).value.item()
         rows, changes = _imputed(recording, reads, objectives, lambda layer, y: y.topk(n, -1).indices, 1)

@@ -238,8 +238,8 @@ def _level(model: Model, part, bits, error: float, queries, traced, located, con
             continue
         now = neurons if bits is None else _located(model, query, config)
         again.append(len(neurons & now) / len(neurons))
-        scaled = ScaledAnswers(model, query)
-        before.append(scaled.probability)
+        scaled = ScaledAnswers(model, [query])
+        before.append(scaled.probability.item())
         after.append(scaled.scaled([sorted(neurons)], 0.0).item())
     return {
         "part": part,

@@ -38,8 +38,8 @@ def scaled(tab: Tab, factors: Sequence[float]) -> tuple[float, float]:
     if not told.story.neurons:
         raise InputError("no neurons are located for this fact; locate them first")
     sites = list(told.story.neurons)
-    (probability,) = told.answers.scaled([sites], [list(factors)[: len(sites)]])
-    return told.answers.probability, float(probability)
+    probability = told.answers.scaled([sites], [list(factors)[: len(sites)]])
+    return float(told.answers.probability[0]), float(probability[0, 0])
 
 
 def gauge(tab: Tab, factors: Sequence[float]) -> str:

@@ -52,7 +52,7 @@ class Told:
     @cached_property
     def answers(self) -> ScaledAnswers:
         """The prompt, to be run again with neurons scaled."""
-        return ScaledAnswers(self.story.model, self.story.model.query_of(self.story.fact))
+        return ScaledAnswers(self.story.model, [self.story.model.query_of(self.story.fact)])
 
 
 @dataclass(eq=False)

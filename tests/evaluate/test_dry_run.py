@@ -70,7 +70,7 @@ def test_every_config_is_loaded_and_planned_without_a_network(name, tmp_path, al
         assert dry_run(study, replace(config, model="nobody"))["records"] is None  # its file is the user's
         assert config.format in FORMATS
         (tmp_path / "data.json").write_text(json.dumps(SAMPLES[config.format]))
-        given = {"source": str(tmp_path / "data.json"), "sample": None}
+        given = {"source": str(tmp_path / "data.json"), "sample": None, "skip": 0}
     _, config = loaded(name, **given)
     plan = dry_run(study, config)
     assert plan["unknown"] == {} and plan["records"] >= 1
@@ -150,11 +150,11 @@ def test_passes_of_neurons_are_those_of_a_run(tmp_path, monkeypatch, homes):
     scale, keep = ScaledAnswers.scaled, ScaledAnswers.kept
 
     def counted(self, sets, factor):
-        scaled.append((self.query.prompt.text, factor, len(sets)))
+        scaled.extend((query.prompt.text, len(sets)) for query in self.queries)
         return scale(self, sets, factor)
 
     def counted_alone(self, masks, layers):
-        kept.append(len(masks))
+        kept.append(len(self) * len(masks))
         return keep(self, masks, layers)
 
     monkeypatch.setattr(ScaledAnswers, "scaled", counted)
@@ -167,9 +167,9 @@ def test_passes_of_neurons_are_those_of_a_run(tmp_path, monkeypatch, homes):
     alone = 2 + 5  # located, none, random by layer and activation
     assert passes["effect"] == 12 * (1 + 2 * sets + alone)
     assert passes["known"] == 6 and passes["locate"] == 18 * (1 + 6 * 3)  # at least
-    assert sum(n for text, _, n in scaled if text in heldout) == passes["effect"] - 12 * (1 + alone)
+    assert sum(n for text, n in scaled if text in heldout) == passes["effect"] - 12 * (1 + alone)
     assert 12 * alone < sum(kept) <= 12 * alone + passes["faithfulness"]  # a small model has fewer sizes
-    assert 0 < sum(n for text, _, n in scaled if text not in heldout) <= passes["specificity"]
+    assert 0 < sum(n for text, n in scaled if text not in heldout) <= passes["specificity"]
 
 
 def test_what_the_run_writes_and_measures_beside():

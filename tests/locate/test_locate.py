@@ -118,9 +118,8 @@ def test_a_selection_asks_prompts_that_are_not_scored(prompts, select_on, asked)
     found = locate_fact(model, fact, config, pool=ControlPool(model, facts()))
     assert found.refined_on == FactPrompts.all_of(fact).locating[:asked]
     selecting = found.refined_on[: select_on or asked]
-    answers = [ScaledAnswers(model, model.query(text, fact.target, fact.subject)) for text in selecting]
-    before = sum(answer.probability for answer in answers)
-    after = sum(answer.scaled([list(found)], 2.0)[0] for answer in answers)
+    answers = ScaledAnswers(model, [model.query(text, fact.target, fact.subject) for text in selecting])
+    before, after = answers.probability.sum(), answers.scaled([list(found)], 2.0).sum()
     last = found.neurons[-1].amplify
     assert after / before - 1 == pytest.approx(last, abs=64 * torch.finfo(torch.float32).eps)
     assert all(neuron.prompts * prompts == round(neuron.prompts * prompts) for neuron in found.neurons)
@@ -136,7 +135,7 @@ def test_each_neuron_that_is_taken_raises_the_joint_effect_most():
     """Of three candidates the second round's best is not the one that is best alone."""
     gains = {frozenset(): 0.5, frozenset("a"): 0.6, frozenset("b"): 0.55, frozenset("c"): 0.4}
     gains |= {frozenset("ab"): 0.62, frozenset("ac"): 0.8, frozenset("abc"): 0.7}
-    taken = select([Table(gains)], ["a", "b", "c"], most=3)
+    taken = select(Table(gains), ["a", "b", "c"], most=3)
     assert [step.site for step in taken] == ["a", "c"]
     assert [round(step.amplify, 6) for step in taken] == [0.2, 0.6]
     assert [step.suppress for step in taken] == [0.0, 0.0]
@@ -144,23 +143,23 @@ def test_each_neuron_that_is_taken_raises_the_joint_effect_most():
 
 def test_a_selection_without_a_neuron_that_helps_is_empty():
     harmful = {frozenset(): 0.5, frozenset("a"): 0.4}
-    assert select([Table(harmful)], ["a"], most=3) == []
-    assert select([Table(harmful)], [], most=3) == []
+    assert select(Table(harmful), ["a"], most=3) == []
+    assert select(Table(harmful), [], most=3) == []
 
 
 def test_the_last_neurons_of_a_selection_that_add_nearly_nothing_are_left_out():
     gains = {frozenset(): 0.5, frozenset("a"): 0.6, frozenset("b"): 0.5005, frozenset("ab"): 0.6005}
-    assert [step.site for step in select([Table(gains)], ["a", "b"], most=2)] == ["a"]
+    assert [step.site for step in select(Table(gains), ["a", "b"], most=2)] == ["a"]
 
 
 class Table:
-    """Stands in for an answer: by the set of neurons that is doubled its probability; nothing falls at zero."""
+    """Stands in for one prompt's answer: by the set of neurons that is doubled its probability; none falls at zero."""
 
     def __init__(self, amplified):
-        self.amplified, self.probability = amplified, amplified[frozenset()]
+        self.amplified, self.probability = amplified, np.array([amplified[frozenset()]])
 
     def suppressed_and_amplified(self, sets):
-        return np.full(len(sets), self.probability), np.array([self.amplified[frozenset(s)] for s in sets])
+        return np.full((1, len(sets)), self.probability), np.array([[self.amplified[frozenset(s)] for s in sets]])
 
 
 def test_strongest_are_above_zero_and_in_the_layers():
@@ -182,15 +181,16 @@ def test_a_selection_leaves_out_what_is_coarse_for_a_negative_prompt(selected):
 def test_a_specific_selection_disturbs_other_facts_of_the_relation_less(selected):
     model, fact = trained(), facts()[0]
     pool = ControlPool(model, facts())
-    others = pool.controls(fact.subject, fact.target, fact.relation, 2 * CONTROLS).relation[CONTROLS:]
-    assert others
+    others = pool.controls(fact.subject, fact.target, fact.relation, 2 * CONTROLS).relation
+    others = others.only(range(CONTROLS, len(others)))
+    assert len(others)
     plain, specific = (
         locate_fact(model, fact, replace(CAUSAL, specific=specific), pool=pool) for specific in (False, True)
     )
 
     def disturbed(neurons) -> float:
-        changes = [abs(o.scaled([list(neurons)], factor)[0] - o.probability) for o in others for factor in (0.0, 2.0)]
-        return sum(changes)
+        changed = others.suppressed_and_amplified([list(neurons)])
+        return sum(abs(values[:, 0] - others.probability).sum() for values in changed)
 
     assert len(specific) and disturbed(specific) < disturbed(plain)
     few = ControlPool(model, [f for f in facts() if f.relation == fact.relation][:4])
@@ -285,15 +285,16 @@ def test_other_rankings_locate_too(method):
 
 
 class Needs:
-    """Stands in for a control's response: its answer is halved without any of the neurons it needs."""
-
-    probability = 0.8
+    """Stands in for controls: the answer of each is halved without any of the neurons it needs."""
 
     def __init__(self, *needed):
-        self.needed = needed
+        self.needed, self.probability = needed, np.full(len(needed), 0.8)
+
+    def __len__(self):
+        return len(self.needed)
 
     def scaled(self, sets, factor):
-        return np.array([0.4 if set(neurons) & set(self.needed) else 0.8 for neurons in sets])
+        return np.array([[0.4 if set(neurons) & set(of_one) else 0.8 for neurons in sets] for of_one in self.needed])
 
     def suppressed_and_amplified(self, sets):
         return self.scaled(sets, 0.0), self.scaled(sets, 2.0)
@@ -314,9 +315,7 @@ class Needs:
 )
 def test_kinds_follow_their_tests(general, relation, answer, kind):
     site, other = (1, 3), (2, 7)
-    groups = [
-        tuple(Needs(site, other) if hit else Needs(other) for hit in hits) for hits in (general, relation, answer)
-    ]
+    groups = [Needs(*((site, other) if hit else (other,) for hit in hits)) for hits in (general, relation, answer)]
     model = tiny("llama")
     assert kinds(model, [site], [1.0], 5, Controls(*groups))[0] == kind
 
@@ -335,7 +334,10 @@ def test_without_controls_of_the_answer_the_value_vector_tells():
     token = model.query("The capital of France is", "Paris").target_ids[0]
     with torch.no_grad():
         model.down(1).weight[:, 3] = model.unembedding.weight[token] / model.hf.model.norm.weight
-    assert kinds(model, [(1, 3), (1, 3)], [1.0, -1.0], token, Controls((Needs(),), (), ())) == ["answer", "fact"]
+    assert kinds(model, [(1, 3), (1, 3)], [1.0, -1.0], token, Controls(Needs(()), Needs(), Needs())) == [
+        "answer",
+        "fact",
+    ]
 
 
 def test_controls_never_ask_about_the_same_subject_and_are_known():
@@ -343,9 +345,9 @@ def test_controls_never_ask_about_the_same_subject_and_are_known():
     controls = ControlPool(model, facts()).controls("Zarn", "Aldor", "home")
     assert controls.counts()["general"] and controls.counts()["relation"] and controls.counts()["answer"]
     for name in ("general", "relation", "answer"):
-        for response in getattr(controls, name):
-            assert response.known
-            assert "Zarn" not in response.query.prompt.text
+        answers = getattr(controls, name)
+        assert answers.known.all()
+        assert not any("Zarn" in query.prompt.text for query in answers.queries)
 
 
 def test_what_a_model_does_not_know_is_asked_once_a_model(tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def test_a_response_equals_the_model_inside_the_context(factor):
     fact = facts()[0]
     query = model.query(fact.prompt, fact.target)
     sets = [[(2, 5)], [(0, 1), (1, 7), (2, 9)], [], [(1, i) for i in range(20)]]
-    fast = ScaledAnswers(model, query).scaled(sets, factor)
+    (fast,) = ScaledAnswers(model, [query]).scaled(sets, factor)
     for neurons, found in zip(sets, fast, strict=True):
         with amplify(model, neurons, factor), torch.no_grad():
             logits = model.hf(torch.tensor([query.prompt.ids])).logits[0, -1]
@@ -113,17 +113,17 @@ def test_a_response_equals_the_model_inside_the_context(factor):
 
 def test_suppressed_and_amplified_are_what_one_factor_gives_at_a_time():
     model = trained()
-    answers = ScaledAnswers(model, model.query_of(facts()[0]))
+    answers = ScaledAnswers(model, [model.query_of(fact) for fact in facts()[:3]])
     sets = [[(2, 5)], [], [(0, 1), (1, 7), (2, 9)]]
     for values, factor in zip(answers.suppressed_and_amplified(sets), (0.0, 2.0), strict=True):
-        assert list(values) == near_probability(answers.scaled(sets, factor))
+        assert values == near_probability(answers.scaled(sets, factor))
 
 
 def test_each_neuron_of_a_set_may_have_a_factor_of_its_own():
     model = trained()
     query = model.query_of(facts()[0])
     sets, factors = [[(0, 1), (2, 5)], [(1, 7)]], [[0.0, 3.0], [0.5]]
-    fast = ScaledAnswers(model, query).scaled(sets, factors)
+    (fast,) = ScaledAnswers(model, [query]).scaled(sets, factors)
     for neurons, of_set, found in zip(sets, factors, fast, strict=True):
         with ExitStack() as on, torch.no_grad():
             for neuron, factor in zip(neurons, of_set, strict=True):
@@ -162,4 +162,4 @@ def test_a_response_multiplies_the_tokens_of_a_target():
     wanted = 1.0
     for step, token in zip(query.steps, query.target_ids, strict=True):
         wanted *= p[step.read, token].item()
-    assert ScaledAnswers(model, query).scaled([neurons], 2.0)[0] == near_probability(wanted)
+    assert ScaledAnswers(model, [query]).scaled([neurons], 2.0)[0, 0] == near_probability(wanted)

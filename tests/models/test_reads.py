@@ -23,7 +23,9 @@ PASSES = {
     "trace by gradients": traced(fast=True),
     "attention knockout": lambda model: attention_knockout(model, model.query(*FACT)),
     "sublayer knockout": lambda model: sublayer_knockout(model, model.query(*FACT)),
-    "scaled answers": lambda model: ScaledAnswers(model, model.query(*FACT)).scaled([[(0, 1), (2, 3)], [(1, 3)]], 0.0),
+    "scaled answers": lambda model: ScaledAnswers(model, [model.query(*FACT)]).scaled(
+        [[(0, 1), (2, 3)], [(1, 3)]], 0.0
+    ),
     "scores of edits": lambda model: score_edits(model, [None], [[FACT[:2], ("The capital of Japan is", "Tokyo")]]),
 }
 

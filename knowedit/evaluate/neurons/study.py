@@ -156,7 +156,7 @@ class NeuronStudy(FactStudy):
 
     def _most_active(self, scored: Sequence[PromptScores], n: int) -> list[Site]:
         """The `n` neurons with the largest |activation|, averaged over the prompts, in the layers of the study."""
-        activations = sum(prompt.answers.activations.abs() for prompt in scored) / len(scored)
+        activations = sum(prompt.activations.abs() for prompt in scored) / len(scored)
         return strongest(activations, n, self.settings.locate.layers)
 
     def _stability(self, fact: Fact, scored: Sequence[PromptScores], located: NeuronSet) -> dict[str, list[float]]:

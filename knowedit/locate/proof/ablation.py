@@ -50,4 +50,4 @@ def ablation_values(
         raise InputError(f"a patch takes the neurons of another subject of the relation, but {what}; take mean or zero")
     text = fill(templated(prompt, fact.subject), other)
     query = pool.model.query(text, fact.target, other, chat=chat, separator=fact.separator)
-    return ScaledAnswers(pool.model, query, position=position).activations
+    return ScaledAnswers(pool.model, [query], position=position).activations[0]

@@ -74,24 +74,23 @@ def _arrays(value):
     return {n: _arrays(v) for n, v in value.items()} if isinstance(value, dict) else np.array(value)
 
 
-def located_answers(model: Model, located: NeuronSet, prompts: Sequence[str], pool: ControlPool) -> list[ScaledAnswers]:
+def located_answers(model: Model, located: NeuronSet, prompts: Sequence[str], pool: ControlPool) -> ScaledAnswers:
     """The target of located neurons after each of `prompts`, with the ablation that they were located with."""
-    answers, ablation = [], located.config.get("ablation", "zero")
+    queries, baselines, ablation = [], [], located.config.get("ablation", "zero")
     chat, subject = located.config.get("chat", False), located.subject
     position = located.position
     for prompt in prompts:  # a rephrasing may name the subject in other words
         place = mention(prompt, subject) if subject else None
         about = subject if place and place.whole else None
-        query = model.query(prompt, located.target, about, chat=chat, separator=located.separator)
-        values = ablation_values(ablation, pool, prompt, located, chat=chat, position=position)
-        answers.append(ScaledAnswers(model, query, values, position))
-    return answers
+        queries.append(model.query(prompt, located.target, about, chat=chat, separator=located.separator))
+        baselines.append(ablation_values(ablation, pool, prompt, located, chat=chat, position=position))
+    return ScaledAnswers(model, queries, baselines, position)
 
 
 def measure_located(
     model: Model,
     located: NeuronSet,
-    answers: Sequence[ScaledAnswers],
+    answers: ScaledAnswers,
     *,
     pool: ControlPool,
     draws: int = 200,
@@ -112,11 +111,11 @@ def measure_located(
 def measure(
     model: Model,
     neurons: Iterable[tuple[int, int]],
-    answers: Sequence[ScaledAnswers],
+    answers: ScaledAnswers,
     *,
     draws: int = 200,
     seed: int = 0,
-    others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
+    others: Mapping[str, ScaledAnswers] | None = None,
     rivals: Mapping[str, Sites] | None = None,
     left_out: Collection[tuple[int, int]] = (),
 ) -> Effect:
@@ -128,11 +127,11 @@ def measure(
     located = [model.check_neuron(*site) for site in neurons]
     if not located:
         raise InputError("there are no neurons to prove; locate some first")
-    if not answers:
+    if not len(answers):
         raise InputError("a proof needs at least one prompt, best one that was not used to locate")
     if draws < 1:
         raise InputError(f"draws is {draws!r}, expected a number of random sets to compare with, such as 200")
-    activations = sum(prompt.activations.abs() for prompt in answers) / len(answers)
+    activations = answers.activations.abs().mean(0)
     rng = np.random.default_rng(seed)
     by_activation = draw(located, activations, draws, rng, by_activation=True, left_out=left_out)
     by_layer = draw(located, activations, min(draws, LAYER_DRAWS), rng, by_activation=False, left_out=left_out)
@@ -141,7 +140,7 @@ def measure(
     scaled = _scaled(answers, sets)
     activation_sets, layer_sets = slice(1, 1 + draws), slice(1 + draws, len(sets) - len(rivals))
     return Effect(
-        before=np.array([prompt.probability for prompt in answers]),
+        before=answers.probability,
         suppressed=scaled["suppressed"][:, 0],
         amplified=scaled["amplified"][:, 0],
         control={
@@ -154,8 +153,8 @@ def measure(
             "drawn_by_layer": _strength(activations, by_layer),
         },
         neurons=len(located),
-        specificity={name: _specificity(facts, located) for name, facts in (others or {}).items() if facts},
-        recalled=float(np.mean([prompt.known for prompt in answers])),
+        specificity={name: _specificity(facts, located) for name, facts in (others or {}).items() if len(facts)},
+        recalled=float(answers.known.mean()),
         alone=_alone(answers, located, by_activation[:ALONE_DRAWS]),
         rivals={
             name: {what: values[:, i] for what, values in scaled.items()}
@@ -164,29 +163,28 @@ def measure(
     )
 
 
-def _alone(answers: Sequence[ScaledAnswers], located: Sites, drawn: Sequence[Sites]) -> dict[str, np.ndarray]:
+def _alone(answers: ScaledAnswers, located: Sites, drawn: Sequence[Sites]) -> dict[str, np.ndarray]:
     """Probabilities with no neurons of the layers but `located`, none, or each of the drawn sets."""
     layers = sorted({layer for layer, _ in located})
-    masks = torch.zeros(2 + len(drawn), len(layers), len(answers[0].activations[0]), dtype=torch.bool)
+    masks = torch.zeros(2 + len(drawn), len(layers), answers.model.n_neurons, dtype=torch.bool)
     for mask, sites in zip(masks, (located, [], *drawn), strict=True):
         for layer, index in sites:
             mask[layers.index(layer), index] = True
-    values = np.stack([prompt.kept(masks, layers) for prompt in answers])  # (prompts, sets)
+    values = answers.kept(masks, layers)
     return {"located": values[:, 0], "none": values[:, 1], "drawn": values[:, 2:].mean(0)}
 
 
-def _scaled(answers: Sequence[ScaledAnswers], sets: Sequence[Sites]) -> dict[str, np.ndarray]:
+def _scaled(answers: ScaledAnswers, sets: Sequence[Sites]) -> dict[str, np.ndarray]:
     """The probabilities with each of the sets suppressed and amplified, (prompts, sets) each."""
-    values = zip(*(prompt.suppressed_and_amplified(sets) for prompt in answers), strict=True)
-    return {what: np.stack(of_prompts) for what, of_prompts in zip(CHANGED, values, strict=True)}
+    return dict(zip(CHANGED, answers.suppressed_and_amplified(sets), strict=True))
 
 
 def _strength(activations: Tensor, sets: Sequence[Sites]) -> float:
     return float(np.mean([[activations[site].item() for site in neurons] for neurons in sets]))
 
 
-def _specificity(answers: Sequence[ScaledAnswers], located: Sites) -> dict[str, np.ndarray]:
+def _specificity(answers: ScaledAnswers, located: Sites) -> dict[str, np.ndarray]:
     return {
-        "before": np.array([fact.probability for fact in answers]),
+        "before": answers.probability,
         **{what: values[:, 0] for what, values in _scaled(answers, [located]).items()},
     }

@@ -42,7 +42,7 @@ class Faithfulness(Record):
 
 
 @torch.no_grad()
-def faithfulness(answers: Sequence[ScaledAnswers], scores: Tensor) -> Faithfulness:
+def faithfulness(answers: ScaledAnswers, scores: Tensor) -> Faithfulness:
     """The curves of neurons ranked by `scores` (n_layers, n_neurons) on prompts that should not have given the scores.
 
     It takes three rows a size and prompt, from the lowest layer up.
@@ -50,9 +50,7 @@ def faithfulness(answers: Sequence[ScaledAnswers], scores: Tensor) -> Faithfulne
     layers, neurons = range(len(scores)), scores.numel()
     sizes = sorted({round(share * neurons) for share in SHARES})
     ranked, by_size = (_first(values.flatten(), sizes).view(-1, *scores.shape) for values in (scores, scores.abs()))
-    kept, removed, kept_by_size = (
-        np.mean([prompt.kept(masks, layers) for prompt in answers], axis=0) for masks in (ranked, ~ranked, by_size)
-    )
+    kept, removed, kept_by_size = (answers.kept(masks, layers).mean(0) for masks in (ranked, ~ranked, by_size))
     shares = np.array(sizes) / neurons
     return Faithfulness(
         sizes=tuple(sizes),

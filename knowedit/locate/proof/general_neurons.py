@@ -8,8 +8,6 @@ the largest activations of each layer, of which a gradient tells little.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ...models.passes.scaled_answers import ScaledAnswers
@@ -21,17 +19,16 @@ FIRST_ORDER = GENERAL / 10  # of the probability, by gradient × activation: neu
 MASSIVE = 4  # neurons of each layer with the largest activations are tried as well
 
 
-def changes_of_panel(panel: Sequence[ScaledAnswers]) -> dict[tuple[int, int], list[list[float]]]:
+def changes_of_panel(panel: ScaledAnswers) -> dict[tuple[int, int], list[list[float]]]:
     """By neuron that may be general, the probabilities of the panel's answers without it and with it doubled, two rows.
 
     Neurons are scaled where the answers are asked.
     """
-    model, position = panel[0].model, panel[0].position
-    config = AttributionConfig(position=position)
-    total = sum(answers.probability for answers in panel)
-    first_order = sum(abs(scores) for scores in rank_many(model, [a.query for a in panel], "gradient", config)) / total
-    activations = sum(answers.activations.abs() for answers in panel)
+    model, config = panel.model, AttributionConfig(position=panel.position)
+    slopes = sum(abs(scores) for scores in rank_many(model, panel.queries, "gradient", config))
+    first_order = slopes / panel.probability.sum()
+    activations = panel.activations.abs().sum(0)
     massive = activations >= activations.topk(min(MASSIVE, model.n_neurons)).values[:, -1:]
     tried = [(layer, index) for layer, index in ((first_order >= FIRST_ORDER) | massive).nonzero().tolist()]
-    after = np.stack([np.stack(answers.suppressed_and_amplified([[site] for site in tried])) for answers in panel])
-    return {site: after[:, :, i].T.tolist() for i, site in enumerate(tried)}  # (2, panel)
+    after = np.stack(panel.suppressed_and_amplified([[site] for site in tried]))
+    return {site: after[:, :, i].tolist() for i, site in enumerate(tried)}  # (2, panel)

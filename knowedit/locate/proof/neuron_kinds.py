@@ -22,6 +22,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +32,7 @@ from ...facts import Fact
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, remembered, write_json
 from ...models.passes.scaled_answers import ScaledAnswers
+from ...prompts import Query
 from ..integration_path import baseline_tensor
 from ..neurons import vocabulary
 from .general_neurons import FIRST_ORDER, GENERAL, MASSIVE, changes_of_panel
@@ -40,7 +42,7 @@ SORTS = ("general", "relation", "answer")
 CONTROLS = 8  # of each sort
 UNKNOWN = "unknown"  # the cache's folder of what models do not know
 TRIED = 128  # facts that are asked at most for a panel
-KEPT = 256  # controls whose keys and values are held, for the next facts
+KEPT = 32  # groups of facts whose keys and values are held: facts of a relation share their controls
 
 Asked = tuple[Fact, set[str]]  # a fact with all that answers it, casefolded
 Panel = tuple[list[Asked], list[float], dict[tuple[int, int], list[list[float]]]]
@@ -51,16 +53,16 @@ Panel = tuple[list[Asked], list[float], dict[tuple[int, int], list[list[float]]]
 class Controls:
     """Known facts to try a neuron on: `general`, `relation` and `answer`, as described above."""
 
-    general: tuple[ScaledAnswers, ...]
-    relation: tuple[ScaledAnswers, ...]
-    answer: tuple[ScaledAnswers, ...]
+    general: ScaledAnswers
+    relation: ScaledAnswers
+    answer: ScaledAnswers
 
     def counts(self) -> dict[str, int]:
         return {"general": len(self.general), "relation": len(self.relation), "answer": len(self.answer)}
 
 
 class ControlPool:
-    """Facts that can serve as controls on one model, run when they are first needed; the last `KEPT` are kept.
+    """Facts that can serve as controls on one model, run together when they are needed; the last `KEPT` groups stay.
 
     `spare` facts are taken where the model knows too few of `facts`. With the model's `weights_hash` the cache keeps
     which facts it does not know, so that they are asked once a model.
@@ -75,7 +77,7 @@ class ControlPool:
             [(fact, {answer.casefold() for answer in (fact.target, *fact.aliases)}) for fact in group]
             for group in (facts, spare)
         ]
-        self._asked: OrderedDict[tuple[str, str, str], ScaledAnswers] = OrderedDict()
+        self._asked: OrderedDict[tuple, ScaledAnswers] = OrderedDict()
         self._unknown = self._cached()
         self._panels: dict[str, Panel] = {}  # by position
 
@@ -105,7 +107,10 @@ class ControlPool:
                 elif relation is not None:
                     candidates["relation"][-1].append(fact)
         unknown = len(self._unknown)
-        known = {sort: self._known(groups, n, position) if sort in sorts else () for sort, groups in candidates.items()}
+        known = {
+            sort: self._first_known(_shuffled(groups, n) if sort in sorts else [], n, position)[1]
+            for sort, groups in candidates.items()
+        }
         if len(self._unknown) > unknown:
             self._cache()
         return Controls(**known)
@@ -160,17 +165,14 @@ class ControlPool:
         ]
 
         def make() -> dict:
-            panel: dict[int, ScaledAnswers] = {}
             unknown = len(self._unknown)
-            for i, (fact, _) in enumerate(order):
-                if len(panel) < CONTROLS and (control := self._ask(fact, position)) is not None:
-                    panel[i] = control
+            places, panel = self._first_known([fact for fact, _ in order], CONTROLS, position)
             if len(self._unknown) > unknown:
                 self._cache()
-            changed = changes_of_panel(list(panel.values())) if panel else {}
+            changed = changes_of_panel(panel) if places else {}
             return {
-                "facts": list(panel),
-                "before": [control.probability for control in panel.values()],
+                "facts": places,
+                "before": panel.probability.tolist(),
                 "changed": [[*site, values] for site, values in changed.items()],
             }
 
@@ -182,17 +184,29 @@ class ControlPool:
         changed = {(layer, index): values for layer, index, values in found["changed"]}
         return [order[i] for i in found["facts"]], found["before"], changed
 
-    def _known(self, groups: list[list[Fact]], n: int, position: str) -> tuple[ScaledAnswers, ...]:
-        """The first `n` facts that the model knows, in a shuffled order that is always the same."""
-        known: list[ScaledAnswers] = []
-        for facts in groups:
-            for fact in random.Random(0).sample(facts, min(len(facts), 4 * n)):
-                if len(known) == n:
-                    return tuple(known)
-                answers = self._ask(fact, position)
-                if answers is not None:
-                    known.append(answers)
-        return tuple(known)
+    def _first_known(self, facts: Sequence[Fact], n: int, position: str) -> tuple[list[int], ScaledAnswers]:
+        """Places of the first `n` of the facts that the model knows, and these facts asked together."""
+        known: dict[int, Query] = {}
+        queries = ((i, self._query(fact, position)) for i, fact in enumerate(facts))
+        waiting = ((i, query) for i, query in queries if query is not None)
+        while part := dict(islice(waiting, n - len(known))):
+            for (i, query), knows in zip(part.items(), self._ask(list(part.values()), position).known, strict=True):
+                if knows:
+                    known[i] = query
+                else:
+                    self._unknown.add((facts[i].prompt, facts[i].target))
+        return list(known), self._ask(list(known.values()), position)
+
+    def _query(self, fact: Fact, position: str) -> Query | None:
+        """None where a fact was found to be unknown, or cannot be asked."""
+        if (fact.prompt, fact.target) in self._unknown:
+            return None
+        try:
+            query = self.model.query_of(fact)
+            query.scaled_at(position, [step.read for step in query.steps])
+        except InputError:
+            return None
+        return query
 
     def _cached(self) -> set[tuple[str, str]]:
         """Prompts and targets that earlier pools found unknown."""
@@ -204,24 +218,19 @@ class ControlPool:
             with suppress(ModelError, InputError):
                 write_json(UNKNOWN, self._key, sorted(self._unknown | self._cached()))
 
-    def _ask(self, fact: Fact, position: str) -> ScaledAnswers | None:
-        """The fact as a control; None where the model does not know it, or it cannot be asked."""
-        if (fact.prompt, fact.target) in self._unknown:
-            return None
-        key = fact.prompt, fact.target, position
+    def _ask(self, queries: Sequence[Query], position: str) -> ScaledAnswers:
+        key = tuple((query.prompt.ids, query.target_ids) for query in queries), position
         if key not in self._asked:
-            try:
-                answers = ScaledAnswers(self.model, self.model.query_of(fact), position=position)
-            except InputError:
-                return None
-            if not answers.known:
-                self._unknown.add((fact.prompt, fact.target))
-                return None
-            self._asked[key] = answers
+            self._asked[key] = ScaledAnswers(self.model, queries, position=position)
             if len(self._asked) > KEPT:
                 self._asked.popitem(last=False)
         self._asked.move_to_end(key)
         return self._asked[key]
+
+
+def _shuffled(groups: list[list[Fact]], n: int) -> list[Fact]:
+    """Up to 4 `n` facts of each group, in a shuffled order that is always the same."""
+    return [fact for facts in groups for fact in random.Random(0).sample(facts, min(len(facts), 4 * n))]
 
 
 def _by_turns(facts: Sequence[Asked]) -> list[Asked]:
@@ -257,12 +266,9 @@ def _kind(model: Model, neuron: tuple[int, int], activation: float, target_id: i
     return None if rates["general"] is None and rates["relation"] is None else "fact"
 
 
-def _rates(controls: Sequence[ScaledAnswers], neurons: Sequence[tuple[int, int]]) -> list[float] | None:
+def _rates(controls: ScaledAnswers, neurons: Sequence[tuple[int, int]]) -> list[float] | None:
     """The share of controls to which each neuron matters; None without controls."""
-    if not controls:
+    if not len(controls):
         return None
-    hits = [0] * len(neurons)
-    for control in controls:
-        for i, p in enumerate(control.scaled([[neuron] for neuron in neurons], 0.0)):
-            hits[i] += p <= (1 - DROP) * control.probability
-    return [n / len(controls) for n in hits]
+    without = controls.scaled([[neuron] for neuron in neurons], 0.0)
+    return (without <= (1 - DROP) * controls.probability[:, None]).mean(0).tolist()

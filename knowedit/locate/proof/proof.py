@@ -102,14 +102,13 @@ def prove(
     draws: int = 200,
     seed: int = 0,
     heldout: bool = True,
-    others: Mapping[str, Sequence[ScaledAnswers]] | None = None,
+    others: Mapping[str, ScaledAnswers] | None = None,
 ) -> Proof:
     """Measure what `neurons` do to the target on `prompts`, which should not have located them (else `heldout=False`).
 
     `others`, by name, are other facts whose targets should stay as they are. Raises `InputError` without neurons.
     """
-    answers = [ScaledAnswers(model, query) for query in prompts]
-    effect = measure(model, neurons, answers, draws=draws, seed=seed, others=others)
+    effect = measure(model, neurons, ScaledAnswers(model, prompts), draws=draws, seed=seed, others=others)
     return summarise([effect], heldout=heldout)
 
 

@@ -74,21 +74,16 @@ def record(model: Model, ids: Sequence[int], start: int = 0) -> Recording:
     return Recording(model, ids, start, inputs, neurons, output, calls, prefix)
 
 
-def recordings(
-    model: Model, query: Query, position: str | int = "read"
-) -> list[tuple[Recording, list[int], list[int], list[int]]]:
-    """What reads a query's whole target, recorded from where it is first read or scaled on, for `query.rows`.
+def recordings(model: Model, query: Query) -> list[tuple[Recording, list[int], list[int]]]:
+    """What reads a query's whole target, recorded from where it is first read on, for `query.rows`.
 
-    Each with the suffix positions of its reads, the tokens that are read there, and where neurons are scaled
-    (`Query.scaled_at`).
+    Each with the suffix positions of its reads, and the tokens that are read there.
     """
     parts = []
     for row in query.rows(model.masked):
         indices, tokens = (list(column) for column in zip(*row.reads, strict=True))
-        scaled = query.scaled_at(position, indices)
-        recording = record(model, row.ids, min(*scaled, *indices))
-        reads, at = ([index - recording.start for index in places] for places in (indices, scaled))
-        parts.append((recording, reads, tokens, at))
+        recording = record(model, row.ids, min(indices))
+        parts.append((recording, [index - recording.start for index in indices], tokens))
     return parts
 
 

@@ -173,7 +173,7 @@ def recall_fact(
         subject=fact.subject,
         target=fact.target,
         probability=edges.probability,
-        known=ScaledAnswers(model, query).known,
+        known=bool(ScaledAnswers(model, [query]).known[0]),
         tokens=tuple(model.token(i) for i in prompt.ids),
         lookup=prompt.lookup,
         read=prompt.read,

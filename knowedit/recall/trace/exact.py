@@ -225,13 +225,13 @@ def trace(
     noise = draw_noise(model, level, config.draws, end - start, config.seed)
     # tokens of a target that are predicted one after the other belong to a decoder's sequence, not to its prompt
     tokens = query.prompt.ids if model.masked else query.prompt.ids[: query.prompt.read + 1]
-    answers = ScaledAnswers(model, query)
+    known = ScaledAnswers(model, [query]).known[0]
     clean, corrupted, effects = (_fast if config.fast else _exact)(model, query, noise, len(tokens), window, config)
     return Trace(
         model=model.name, prompt=query.prompt.text, subject=subject, target=target,
         tokens=tuple(model.token(token) for token in tokens), subject_tokens=(start, end),
         read=query.prompt.read, window=window, level=level, clean=clean, corrupted=corrupted, effects=effects,
-        config=config, fact=fact, says=None if answers.known else says(model, query)[0],
+        config=config, fact=fact, says=None if known else says(model, query)[0],
     )  # fmt: skip
 
 

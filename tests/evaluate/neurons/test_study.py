@@ -99,7 +99,7 @@ def test_the_most_active_neurons_are_as_many(done):
 def test_controls_are_those_of_a_proof_and_drawn_by_the_seed(done):
     model, row, fact = trained(), next(done.rows()), facts()[0]
     prompts = [model.query(t.replace("{}", fact.subject), fact.target, fact.subject) for t in fact.heldout]
-    effect = measure(model, sites_of(row), [ScaledAnswers(model, prompt) for prompt in prompts], draws=5).as_dict()
+    effect = measure(model, sites_of(row), ScaledAnswers(model, prompts), draws=5).as_dict()
     for kind in ("activation", "layer"):
         assert row["proof"]["control"][kind] == {k: near_probability(v) for k, v in effect["control"][kind].items()}
         assert len(effect["control"][kind]["suppressed"]) == 5

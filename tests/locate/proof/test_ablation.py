@@ -63,7 +63,7 @@ def test_a_factor_is_taken_from_the_baseline(family, factor):
                 neurons[index] = baseline[layer, index] + factor * (neurons[index] - baseline[layer, index])
         return neurons
 
-    (scaled,) = ScaledAnswers(model, query, baseline).scaled([sites], factor)
+    ((scaled,),) = ScaledAnswers(model, [query], [baseline]).scaled([sites], factor)
     assert scaled == near_probability(asked_by_hand(model, query, change))
 
 
@@ -77,15 +77,15 @@ def test_neurons_that_are_kept_stand_alone_in_their_layers(family):
     def change(layer, neurons):
         return torch.where(mask[1, 0], neurons, baseline[1]) if layer == 1 else neurons
 
-    kept = ScaledAnswers(model, query, baseline).kept(mask, [1])
+    (kept,) = ScaledAnswers(model, [query], [baseline]).kept(mask, [1])
     assert kept[1] == near_probability(asked_by_hand(model, query, change))
 
 
 def test_all_neurons_kept_are_the_model():
     model = tiny("llama")
-    answers = ScaledAnswers(model, model.query(PROMPT, "Paris"), torch.ones(model.n_layers, model.n_neurons))
+    answers = ScaledAnswers(model, [model.query(PROMPT, "Paris")], [torch.ones(model.n_layers, model.n_neurons)])
     everything = torch.ones(1, model.n_layers, model.n_neurons, dtype=torch.bool)
-    assert answers.kept(everything, range(model.n_layers))[0] == near_probability(answers.probability)
+    assert answers.kept(everything, range(model.n_layers))[:, 0] == near_probability(answers.probability)
 
 
 PLACES = {"read": ["read"], "lookup": ["lookup"], "both": ["lookup", "read"]}
@@ -98,7 +98,7 @@ def test_neurons_are_scaled_where_they_were_located(family, position):
     query = model.query("The capital of France, as they say, is" + " [MASK]" * model.masked, "Paris", "France")
     query = replace(query, steps=query.steps[:1], target_ids=query.target_ids[:1])
     places = [query.prompt.position(place) for place in PLACES[position]]
-    answers = ScaledAnswers(model, query, position=position)
+    answers = ScaledAnswers(model, [query], position=position)
 
     def doubled(layer, neurons):
         if layer == 1:
@@ -108,9 +108,9 @@ def test_neurons_are_scaled_where_they_were_located(family, position):
     def alone(layer, neurons):
         return torch.where(torch.arange(len(neurons)) < 8, neurons, torch.zeros(())) if layer == 1 else neurons
 
-    (scaled,) = answers.scaled([[(1, 3), (1, 5)]], 2.0)
+    ((scaled,),) = answers.scaled([[(1, 3), (1, 5)]], 2.0)
     assert scaled == near_probability(asked_by_hand(model, query, doubled, places))
-    (kept,) = answers.kept((torch.arange(model.n_neurons) < 8)[None, None], [1])
+    ((kept,),) = answers.kept((torch.arange(model.n_neurons) < 8)[None, None], [1])
     assert kept == near_probability(asked_by_hand(model, query, alone, places))
 
 
@@ -132,7 +132,7 @@ def test_neurons_are_located_and_proved_at_one_position(position):
         queries = [model.query(text, fact.target, fact.subject) for text in prompts]
         places = [[query.prompt.position(place) for place in PLACES[position]] for query in queries]
         left = sum(asked_by_hand(model, query, without, at) for query, at in zip(queries, places, strict=True))
-        before = sum(ScaledAnswers(model, query).probability for query in queries)
+        before = ScaledAnswers(model, queries).probability.sum()
         assert 1 + suppressed == near_probability(left / before)
 
 
@@ -181,7 +181,7 @@ def test_a_patch_is_what_the_neurons_are_for_another_subject():
     prompts = FactPrompts.all_of(fact)
     patch = ablation_values("patch", pool, fact.prompt, prompts)
     same_words = model.query(fact.prompt.replace(fact.subject, other), fact.target, other)
-    assert torch.equal(patch, ScaledAnswers(model, same_words).activations)
+    assert torch.equal(patch, ScaledAnswers(model, [same_words]).activations[0])
     assert torch.equal(ablation_values("mean", pool, fact.prompt, prompts), pool.mean_activation)
     assert ablation_values("zero", pool, fact.prompt, prompts) is None
 
@@ -225,15 +225,15 @@ def test_a_negative_prompt_has_no_patch():
 def test_a_faithfulness_curve_goes_from_none_to_all():
     model, fact = trained(), facts()[1]
     query = model.query(fact.prompt, fact.target, fact.subject)
-    answers = ScaledAnswers(model, query)
+    answers = ScaledAnswers(model, [query])
     scores = knowedit.rank(model, query, method="ablation")
-    found = faithfulness([answers], scores)
+    found = faithfulness(answers, scores)
     assert found.sizes[0] == 0 and found.sizes[-1] == found.neurons == scores.numel()
-    none = answers.scaled([[(a, i) for a in range(len(scores)) for i in range(scores.shape[1])]], 0.0)[0]
+    none = answers.scaled([[(a, i) for a in range(len(scores)) for i in range(scores.shape[1])]], 0.0)[0, 0]
     assert (found.kept[0], found.removed[-1]) == near_probability((none, none))
-    assert (found.kept[-1], found.removed[0]) == near_probability((answers.probability, answers.probability))
+    assert (found.kept[-1], found.removed[0]) == near_probability((answers.probability[0], answers.probability[0]))
     curve = (np.array(found.kept) - found.kept[0]) / (found.kept[-1] - found.kept[0])
     by_hand = np.trapezoid(curve, np.array(found.sizes) / found.neurons)
     assert found.cpr == pytest.approx(by_hand)
-    random = faithfulness([answers], torch.rand_like(scores))
+    random = faithfulness(answers, torch.rand_like(scores))
     assert found.cpr > random.cpr and found.cmd < random.cmd

@@ -27,8 +27,8 @@ def test_changes_of_the_panel_are_those_of_the_model_itself():
     for site in list(changes)[:: max(1, len(changes) // 5)]:
         for factor, values in zip((0.0, 2.0), changes[site], strict=True):
             with torch.no_grad(), scale(model, [site], factor):
-                for answers, value in zip(panel, values, strict=True):
-                    prompt, (target,) = answers.query.prompt, answers.query.target_ids
+                for query, value in zip(panel.queries, values, strict=True):
+                    prompt, (target,) = query.prompt, query.target_ids
                     p = model.hf(torch.tensor([prompt.ids])).logits[0, prompt.read].softmax(-1)[target].item()
                     assert value == pytest.approx(p, abs=64 * EPS)  # a probability, so at most 1
 
@@ -50,10 +50,10 @@ def test_a_neuron_is_general_where_other_answers_change_without_it_or_doubled(mo
 def _falling(panel, other):
     """Probabilities of the panel: (0, 0) takes half of `other`'s answer away, (0, 1) a quarter, (0, 2) adds half when
     doubled, (0, 3) takes a quarter of the first fact's."""
-    of_other = [answers.query.target_ids == panel[0].model.query_of(other).target_ids for answers in panel]
+    of_other = [query.target_ids == panel.model.query_of(other).target_ids for query in panel.queries]
 
     def times(factor, here=True):
-        return [a.probability * (factor if is_it == here else 1) for a, is_it in zip(panel, of_other, strict=True)]
+        return [p * (factor if is_it == here else 1) for p, is_it in zip(panel.probability, of_other, strict=True)]
 
     return {
         (0, 0): [times(0.5), times(1)],
@@ -73,7 +73,7 @@ def test_panels_are_of_unlike_relations_and_kept_in_the_cache(monkeypatch, tmp_p
     assert len(made) == 1 and first._panels == second._panels
     assert len(made[0]) == CONTROLS
     relations = {fact.relation for fact in facts()}
-    asked = {answers.query.prompt.ids for answers in made[0][: len(relations)]}
+    asked = {query.prompt.ids for query in made[0].queries[: len(relations)]}
     assert {fact.relation for fact in facts() if model.query_of(fact).prompt.ids in asked} == relations
 
 

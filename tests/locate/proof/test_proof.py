@@ -28,7 +28,7 @@ def heldout(model, fact):
 
 
 def asked(model, queries):
-    return [ScaledAnswers(model, query) for query in queries]
+    return ScaledAnswers(model, queries)
 
 
 @pytest.fixture(scope="module")

@@ -50,8 +50,10 @@ WORKS = {
     "scan": lambda model: [scan(model, tokens=300).mean, scan(model, tokens=300).places],
     "trace": lambda model: trace(model, FACT.prompt, "Paris", FACT.subject, TraceConfig(draws=2)).effects["mlp"],
     "knockout": lambda model: list(attention_knockout(model, query(model)).after.values()),
-    "scaled": lambda model: ScaledAnswers(model, query(model)).scaled(SETS, 2.0),
-    "kept": lambda model: ScaledAnswers(model, query(model)).kept(torch.eye(model.n_neurons)[:6, None].bool(), [1]),
+    "scaled": lambda model: ScaledAnswers(model, [query(model)]).scaled(SETS, 2.0)[0],
+    "kept": lambda model: ScaledAnswers(model, [query(model)]).kept(torch.eye(model.n_neurons)[:6, None].bool(), [1])[
+        0
+    ],
     "ask": lambda model: [answer.log_p for answer in ask(model, [query(model, fact) for fact in FACTS])],
     "scores": lambda model: [answer.log_p for answers in score_edits(model, [None], [PAIRS]) for answer in answers],
     "fine-tuning": lambda model: [
