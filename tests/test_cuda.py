@@ -134,7 +134,7 @@ def test_products_with_weights_in_bfloat16_are_right_to_17_bits(
     rows, width, columns, transposed, in_parts, monkeypatch
 ):
     if in_parts:  # as where there is no Triton
-        monkeypatch.setattr(split_product, "_by_rows", lambda: split_product._in_parts)
+        monkeypatch.setattr(split_product, "_by_rows", lambda device: split_product._in_parts)
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, width, generator=generator).cuda().requires_grad_()
     matrix = torch.randn(width, columns, generator=generator).bfloat16().cuda()

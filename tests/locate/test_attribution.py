@@ -375,7 +375,7 @@ def test_weights_that_are_left_in_bfloat16_give_the_scores_of_float32(family, mo
     monkeypatch.setattr(float32, "on_units", lambda weight: True)
     monkeypatch.setattr(float32, "product", lambda x, matrix: inside.append(matrix) or split_product.product(x, matrix))
     monkeypatch.setattr(split_product, "_added", added)
-    monkeypatch.setattr(split_product, "_by_rows", lambda: split_product._in_parts)
+    monkeypatch.setattr(split_product, "_by_rows", lambda device: split_product._in_parts)
     before = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors(half)]
     found, wanted = (attribute(model, PROMPT, "Paris", AttributionConfig(nodes=4)) for model in (half, full))
     assert bool(inside) == (family != "falcon"), "Falcon has a projection of its own, which is copied"

@@ -10,11 +10,14 @@ on the units that a CUDA device has for it: faster than a product in float32 (He
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
+
+_log = logging.getLogger(__name__)
 
 AMPERE = (8, 0)  # the first cards with units for bfloat16
 PARTS = 2
@@ -50,15 +53,21 @@ class _Product(torch.autograd.Function):
 
 
 def _times(x: Tensor, matrix: Tensor) -> Tensor:
-    return _by_rows()(x.reshape(-1, x.shape[-1]), matrix).view(*x.shape[:-1], -1)
+    return _by_rows(x.device)(x.reshape(-1, x.shape[-1]), matrix).view(*x.shape[:-1], -1)
 
 
 @cache
-def _by_rows() -> Callable[[Tensor, Tensor], Tensor]:
-    """What multiplies x (rows, in) and a matrix (in, out): one kernel where Triton is installed."""
+def _by_rows(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    """What multiplies x (rows, in) and a matrix (in, out): one kernel where Triton can build it.
+
+    It is tried, for Triton builds its launcher by the machine's C compiler, which fails in ways of its own.
+    """
     try:
         from .split_kernel import product as in_one_kernel
-    except ImportError:
+
+        in_one_kernel(torch.zeros(1, 16, device=device), torch.zeros(16, 16, dtype=torch.bfloat16, device=device))
+    except Exception as error:  # whatever a compiler says
+        _log.info("products are made in parts, since no kernel can be built: %s", error)
         return _in_parts
     return in_one_kernel
 
