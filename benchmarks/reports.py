@@ -40,6 +40,12 @@ def fact_sets(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "counterfact", configs, source, runs)
 
 
+@benchmark("reports.edits_stacked", "What do edits do that stay on, one on top of the other?")
+def edits_stacked(source: str, runs: Path = RUNS) -> Path:
+    """`source`: as for `fact_sets`, whose first records are edited."""
+    return _reported("edit", "stacked", {"rome": "rome-stacked_smollm2_counterfact"}, source, runs)
+
+
 @benchmark("reports.fact_sets_held_out", "Does a change that holds hundreds of records do the same on other records?")
 def fact_sets_held_out(source: str, runs: Path = RUNS) -> Path:
     """`source`: as for `fact_sets`, whose records are left out."""
@@ -64,6 +70,7 @@ def neurons_relations(source: str, runs: Path = RUNS) -> Path:
 
 
 @fact_sets.row
+@edits_stacked.row
 @fact_sets_held_out.row
 def fact_sets_row(record: dict) -> list[str]:
     shown = {"ES": "ES", "ES_argmax": "argmax", "PS": "PS", "NS": "NS"}

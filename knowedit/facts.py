@@ -154,12 +154,17 @@ class Fact:
     def from_dict(cls, record: Mapping[str, Any]) -> Fact:
         """Read one JSON object with the fields above; numbers are read as text.
 
+        In place of a template it may have a `prompt`, which names the subject or has a slot for it.
+
         Raises `InputError` for missing fields and wrong ones. Warns of fields that a fact has not, and keeps them.
         """
         if not isinstance(record, Mapping):
             raise InputError(
                 f"a fact is a JSON object with template, subject and target; found {type(record).__name__}"
             )
+        if "prompt" in record and "template" not in record:
+            others = {name: value for name, value in record.items() if name != "prompt"}
+            record = {"template": templated(record["prompt"], number_as_text(record.get("subject"))), **others}
         known = {f.name for f in fields(cls)}
         for name in ("template", "target"):
             if name not in record:

@@ -21,7 +21,7 @@ from .records import Bad, Placed, put_aside, read_bytes, records
 from .relations import of_relation, pararel_templates
 
 NAMES = ("builtin", "azhx/counterfact")  # known by name; a data set of the Hub with the fields of a format is as good
-_OWN = ("template", "target")  # the fields that only our own format has
+_OWN = ({"template", "target"}, {"prompt", "target"})  # the fields that only our own format has
 _PATTERNS = ("pattern_data/graphs_json", "graphs_json", "patterns")  # ParaRel's folders
 _TRIPLES = ("trex_lms_vocab", "triples", "TREx")
 
@@ -124,7 +124,7 @@ def _of_file(path: Path, data: bytes, format: str | None, bad: Bad | None):
     """(format, facts, skipped)"""
     placed = records(path, data, bad)
     first = placed[0][1] if placed else None
-    if format == "facts" or (format is None and isinstance(first, dict) and set(_OWN) <= set(first)):
+    if format == "facts" or (format is None and isinstance(first, dict) and any(own <= set(first) for own in _OWN)):
         return "facts", list(own_facts(placed, repr(str(path)), bad)), []
     if isinstance(first, dict) and "samples" in first:
         stem = path.name.removesuffix(".gz").removesuffix(".json")

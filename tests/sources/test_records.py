@@ -36,6 +36,19 @@ def write(tmp_path):
         ("excel.csv", "\ufeff" + CSV.replace(",", ";").replace("\n", "\r\n")),
         ("table.tsv", CSV.replace(",", "\t")),
         ("TABLE.CSV", CSV.replace("France", '"France"') + ",,\n"),
+        ("prompts.csv", CSV.replace("template", "prompt")),
+        (
+            "subjects.csv",
+            CSV.replace("template", "prompt")
+            .replace("{} is,France", "France is,France")
+            .replace("{} is,I", "Italy is,I"),
+        ),
+        (
+            "with a new target.jsonl",
+            LINES.replace("template", "prompt")
+            .replace("}", ', "target_new": "Oslo"}')
+            .replace('{, "target_new": "Oslo"}', "{}"),
+        ),
         ("list.json.gz", gzip.compress(LIST.encode(), mtime=0)),
         ("table.csv.gz", gzip.compress(CSV.encode(), mtime=0)),
         ("misnamed.json", gzip.compress(LINES.encode(), mtime=0)),

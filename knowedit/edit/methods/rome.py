@@ -115,11 +115,18 @@ _SIZES: Mapping[tuple[str, int, int], str] = MappingProxyType(
         ("gptj", 28, 4096): "gpt-j-6b",
         ("llama", 32, 4096): "llama-2-7b",
         ("llama", 30, 576): "smollm2-135m",
+        ("gemma3_text", 18, 640): "gemma3-270m",
     }
 )
 
 # chosen on development facts by `python -m benchmarks run quality.rome_settings`, whose result says what was tried
 SMOLLM2 = RomeConfig(layer=1, search=VStarSearch(lr=1.0, clamp=2.0, stop_loss=None, stop_probability=0.95), contexts=3)
+TUNED: Mapping[str, RomeConfig] = MappingProxyType(
+    {
+        "smollm2-135m": SMOLLM2,
+        "gemma3-270m": RomeConfig(layer=3),  # the layer by `--layer auto`
+    }
+)
 
 
 def rome_config(model: Model) -> RomeConfig:
@@ -128,8 +135,8 @@ def rome_config(model: Model) -> RomeConfig:
     Raises `InputError` for a model that no table knows: its layer is to be chosen (`best_layer`, or `--layer auto`).
     """
     name = _SIZES.get((model.config.model_type, model.n_layers, model.d_model))
-    if name == "smollm2-135m":
-        return SMOLLM2
+    if name in TUNED:
+        return TUNED[name]
     if name is None:
         raise InputError(
             f"no table has the layer to edit in {model.name}; give one of 0 to {model.n_layers - 1}, or `auto`"

@@ -42,7 +42,7 @@ SORTS = ("general", "relation", "answer")
 CONTROLS = 8  # of each sort
 UNKNOWN = "unknown"  # the cache's folder of what models do not know
 TRIED = 128  # facts that are asked at most for a panel
-KEPT = 32  # groups of facts whose keys and values are held: facts of a relation share their controls
+KEPT = 16  # groups of facts whose keys and values are held: facts of a relation share their controls
 
 Asked = tuple[Fact, set[str]]  # a fact with all that answers it, casefolded
 Panel = tuple[list[Asked], list[float], dict[tuple[int, int], list[list[float]]]]
