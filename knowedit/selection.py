@@ -89,13 +89,16 @@ def choose(
     The first `skip` facts, which settings may have been chosen on, count for nothing.
     Limits count what `keep` leaves, so `limit=100` of known facts gives a hundred of them where there are as many.
     `keep` is asked about `AT_ONCE` facts at a time, until there are enough. Raises `InputError` for numbers below 1, or
-    below 0 to skip.
+    below 0 or
+    all of them to skip.
     """
     for option, number in (("limit", limit), ("sample", sample)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise InputError(f"the {option} is {number!r}, expected a number of records from 1 on")
     if not isinstance(skip, int) or isinstance(skip, bool) or skip < 0:
         raise InputError(f"{skip!r} records are to be skipped, expected a number from 0 on")
+    if facts and skip >= len(facts):
+        raise InputError(f"{skip} records are to be skipped of {len(facts)}, so none is left; skip fewer")
     facts = facts[skip:]
     enough = limit if limit is not None else sample
     order = list(facts) if limit is not None or sample is None else drawing_order(facts, seed)

@@ -35,7 +35,9 @@ def test_limit_and_sample_are_in_the_order_of_the_source():
     assert drawn == choose(some, sample=10, seed=1) != choose(some, sample=10, seed=2)
     assert set(choose(some[::-1], sample=10, seed=1)) == set(drawn)
     assert set(choose(some, limit=20, sample=5, seed=1)) == set(choose(some[:20], sample=5, seed=1))
-    assert choose(some, skip=40, limit=3) == list(some[40:43]) and choose(some, skip=50) == []
+    assert choose(some, skip=40, limit=3) == list(some[40:43])
+    with pytest.raises(InputError, match="50 records are to be skipped of 50, so none is left; skip fewer"):
+        choose(some, skip=50)
     assert choose(some, skip=10, sample=5, seed=1) == choose(some[10:], sample=5, seed=1)
 
 

@@ -209,8 +209,8 @@ class IntegrationPaths:
     def _scores(self, of_layers: dict[int, tuple[list[Node], Tensor]]) -> list[tuple[int, Tensor]]:
         """The scores of segments, from the nodes of each layer and dF/dneurons (nodes, positions, n_neurons) there."""
         prompts = [{n.segment: n.prompt for n in nodes if n.weight} for nodes, _ in of_layers.values()]
-        weights = [_weights(nodes, list(of)) for (nodes, _), of in zip(of_layers.values(), prompts, strict=True)]
-        weights = _sent(weights, self.delta)
+        segments = zip(of_layers.values(), prompts, strict=True)
+        weights = _sent([_weights(nodes, list(of)).to(self.delta.dtype) for (nodes, _), of in segments], self.delta)
         rows = _sent([torch.tensor(list(of.values()), dtype=torch.long) for of in prompts], self.delta)
         scores: list[tuple[int, Tensor]] = []
         for (layer, (_, slope)), of, weight, row in zip(of_layers.items(), prompts, weights, rows, strict=True):

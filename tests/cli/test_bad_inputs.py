@@ -62,6 +62,7 @@ BAD = {  # by option; where it is not named here, by the type of its values
     "--quantize": ("x", "0", "40"), "--window": ("0", "-1", "x"), "--groups": ("99", "x"), "--heads": ("-1", "x"),
     "--neurons": ("-1", "x"), "--base": (), "--seed": ("-1", "x", "1.5", "4294967296"),
     "--shard": ("x", "0/2", "3/2", "1"), "--metrics": ("XS", "ES,XS"),
+    "--skip": ("x", "1.5", "-1", ""),
     "--config": ("no-such-config", "nowhere.yaml", "broken.jsonl"), "--checkpoints": ("x", "2,1", "0"),
     "--address": (), "--relations": ("no such relation",), "--located": ("nowhere", "edit"),
     "--snippets": ("nowhere",), "--revision": (),
