@@ -86,11 +86,10 @@ def choose(
 ) -> list[Fact]:
     """The first `limit` of the facts, or `sample` of them drawn by `seed`; with both the sample is drawn of the first.
 
-    The first `skip` facts, which settings may have been chosen on, count for nothing.
-    Limits count what `keep` leaves, so `limit=100` of known facts gives a hundred of them where there are as many.
-    `keep` is asked about `AT_ONCE` facts at a time, until there are enough. Raises `InputError` for numbers below 1, or
-    below 0 or
-    all of them to skip.
+    The first `skip` facts, which settings may have been chosen on, count for nothing. Limits count what `keep` leaves,
+    so `limit=100` of known facts gives a hundred of them where there are as many. `keep` is asked about `AT_ONCE` facts
+    at a time, until there are enough. Raises `InputError` for numbers below 1, and where none is left behind the
+    skipped ones.
     """
     for option, number in (("limit", limit), ("sample", sample)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
