@@ -27,8 +27,8 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model
-from ..models.arithmetic.float32 import in_float32
 from ..models.passes.batches import halving
+from ..models.passes.float32 import in_float32
 from ..models.passes.objective import KINDS, Objective
 from ..prompts import Prompt, Query
 from .integration_path import BASELINES, IntegrationPaths, Reading, integration_paths

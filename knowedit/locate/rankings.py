@@ -23,9 +23,9 @@ from torch import Tensor
 
 from ..errors import InputError, did_you_mean
 from ..models.adapter import Model, frozen
-from ..models.arithmetic.float32 import in_float32
 from ..models.passes.batches import halving
 from ..models.passes.corner import added
+from ..models.passes.float32 import in_float32
 from ..models.passes.linearised import linearised
 from ..models.passes.objective import Objective, at_least_float, read_states
 from ..models.passes.scaled_answers import SWEEP_ROWS

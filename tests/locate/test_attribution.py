@@ -16,7 +16,8 @@ from knowedit.locate.attribution import INCOMPLETE, UNLIKELY
 from knowedit.locate.integration_path import IntegrationPaths
 from knowedit.locate.quadrature import RULES
 from knowedit.locate.rankings import rank, rank_many, scoring_passes
-from knowedit.models.arithmetic import float32, split_product
+from knowedit.models.arithmetic import split_product
+from knowedit.models.passes import float32
 from knowedit.models.passes.replay import capture
 from knowedit.prompts import Prompt, Query
 

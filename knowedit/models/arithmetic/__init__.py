@@ -1,1 +1,1 @@
-"""How numbers are multiplied: half-precision weights as float32, and attention with few heads of keys."""
+"""How numbers are multiplied on a device: float32 with weights in bfloat16, and attention with few heads of keys."""

@@ -4,7 +4,7 @@
         ...                     # all that the model computes is float32
 
 They are copied, at four bytes a weight. On a CUDA device weights in bfloat16 stay as they are, and products are right
-to 5e-6 (`split_product.py`); attention reads keys and values where they are (`grouped_heads.py`).
+to 5e-6 (`arithmetic/split_product.py`); attention reads keys and values where they are (`arithmetic/grouped_heads.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from ...hooks import differentiable
 from ..adapter import Model
-from .grouped_heads import grouped_heads
-from .split_product import on_units, product
+from ..arithmetic.grouped_heads import grouped_heads
+from ..arithmetic.split_product import on_units, product
 
 HALF = (torch.float16, torch.bfloat16)
 
