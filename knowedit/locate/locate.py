@@ -33,18 +33,12 @@ class PromptScores:
 
     - `text`: the prompt as it was given; `query`: the same with its target, as tokens.
     - `scores`: (n_layers, n_neurons); `attribution`: what they come from, where the method is `ig`.
-    - `activations`: (n_layers, n_neurons), the neurons where they are scaled.
-    - `probability`, `rank`: of the target, and of its first token; `known`: whether that is the model's first choice.
     """
 
     text: str
     query: Query
     scores: Tensor
     attribution: Attribution | None
-    activations: Tensor
-    probability: float
-    rank: int
-    known: bool
 
 
 def locate_fact(
@@ -142,28 +136,32 @@ def describe(
     first = scored[0]
     others = [prompt.scores for prompt in negatives]
     taken: dict[Site, Taken] = {}
-    asked = tuple(prompt.text for prompt in scored)
     position, about = config.position, (prompts.subject, prompts.target, prompts.relation)
     controls = pool.controls(*about, sorts=SORTS if config.kinds else (), position=position)
+    selecting = (config.select_on or SELECT_ON) if config.select == "causal" else 0
+    asked = prompts.locating[: max(len(scored), selecting)]
+    answers = _answers(model, prompts, asked, config, pool)
     if config.select == "causal":
         against = _against(pool, prompts, position) if config.specific else None
-        answers = _selecting(model, prompts, config, pool)
-        asked = tuple(prompts.locating[: max(len(scored), len(answers))])
-        refined, taken = _selected(scored, answers, config, others, pool.general_neurons(*about, position), against)
+        selected_on = answers.only(range(len(asked))[:selecting])
+        general = pool.general_neurons(*about, position)
+        refined, taken = _selected(scored, selected_on, config, others, general, against)
     else:
         refined = refine(
             [prompt.scores for prompt in scored], config.t, config.p or P, adjust=config.adjust, layers=config.layers,
             negatives=others,
         )  # fmt: skip
     sites = list(refined.scores)
-    activations = [_mean([prompt.activations[site].item() for prompt in scored]) for site in sites]
+    mean_activations = answers.activations[: len(scored)].mean(0)
+    activations = [mean_activations[site].item() for site in sites]
     tests: dict = {} if refined.p is None else {"p": refined.p}
     labels: list[str | None] = [None] * len(sites)
     if config.kinds:
         labels = kinds(model, sites, activations, first.query.target_ids[0], controls)
         tests["controls"] = controls.counts()
+    known = bool(answers.known[0])
     neurons = tuple(
-        _neuron(model, site, scored, refined, activation, kind, taken.get(site))
+        _neuron(model, site, scored, refined, activation, kind, taken.get(site), known)
         for site, activation, kind in zip(sites, activations, labels, strict=True)
         if kind not in config.drop
     )
@@ -173,27 +171,28 @@ def describe(
         prompt=first.text,
         target=prompts.target,
         neurons=neurons[: config.most],
-        probability=first.probability,
-        rank=first.rank,
+        probability=float(answers.probability[0]),
+        rank=answers.rank[0],
         method=config.method,
         subject=prompts.subject,
         separator=prompts.separator,
         fact=prompts.fact,
         relation=prompts.relation,
-        refined_on=asked,
+        refined_on=tuple(asked),
         negatives=tuple(prompt.text for prompt in negatives),
         gap=tuple(first.attribution.gap.tolist()) if first.attribution else (),
         missing=_missing(scored, config),
         ended=max((p.attribution.ended for p in scored if p.attribution), key=ENDS.index, default=None),
         tests=tests,
         config=config.as_dict(),
-        note=_note(model, refined, neurons, first, config),
+        note=_note(model, refined, neurons, answers, config),
     )
 
 
-def _selecting(model: Model, prompts: FactPrompts, config: LocateConfig, pool: ControlPool) -> ScaledAnswers:
-    """The prompts that a causal selection asks, those that are scored first."""
-    texts = prompts.locating[: config.select_on or SELECT_ON]
+def _answers(
+    model: Model, prompts: FactPrompts, texts: Sequence[str], config: LocateConfig, pool: ControlPool
+) -> ScaledAnswers:
+    """The answers after some of the prompts, with neurons taken away as the config says."""
     queries = [prompts.query(model, text, chat=config.chat) for text in texts]
     away = [_values(config.ablation, prompts, text, config, pool) for text in texts]
     return ScaledAnswers(model, queries, away, config.position)
@@ -248,12 +247,8 @@ def _scored(
         results = ((found.scores, found) for found in attribute_many(model, queries, config.attribution, starts))
     else:
         results = ((scores, None) for scores in rank_many(model, queries, config.method, config.attribution))
-    if not queries:
-        return []
-    answers = ScaledAnswers(model, queries, position=config.position)
-    seen = zip(answers.activations, answers.probability.tolist(), answers.rank, answers.known.tolist(), strict=True)
-    columns = zip(texts, queries, results, seen, strict=True)
-    return [PromptScores(text, query, *found, *values) for text, query, found, values in counted(columns, progress)]
+    columns = zip(texts, queries, results, strict=True)
+    return [PromptScores(text, query, *found) for text, query, found in counted(columns, progress)]
 
 
 def _own_answer(model: Model, prompt: str, config: LocateConfig) -> Query:
@@ -283,11 +278,12 @@ def _neuron(
     activation: float,
     kind: str | None,
     taken: Taken | None,
+    known: bool,
 ) -> Neuron:
     promotes, suppresses = vocabulary(model, *site, sign=activation)
     score = refined.scores[site]
     spans = [prompt.attribution.span[site[0]].item() for prompt in scored if prompt.attribution]
-    span = _mean(spans) if spans and scored[0].known else 0.0
+    span = _mean(spans) if spans and known else 0.0
     return Neuron(
         layer=site[0],
         index=site[1],
@@ -304,15 +300,15 @@ def _neuron(
 
 
 def _note(
-    model: Model, refined: Refinement, neurons: Sequence[Neuron], first: PromptScores, config: LocateConfig
+    model: Model, refined: Refinement, neurons: Sequence[Neuron], answers: ScaledAnswers, config: LocateConfig
 ) -> str | None:
     """What to think of when reading a set: that the model says something else, and why the set is empty."""
     notes = []
-    if not first.known:
-        word, chance = says(model, first.query)
+    if not answers.known[0]:
+        word, chance = says(model, answers.queries[0])
         notes.append(
             f"the model does not say this: it says {word!r} (p of its first token = {chance:.3f}), "
-            f"and this answer is its choice number {first.rank}"
+            f"and this answer is its choice number {answers.rank[0]}"
         )
     if not neurons:
         notes.append(_why_empty(refined, config))

@@ -27,6 +27,7 @@ from ...locate.proof.faithfulness import faithfulness
 from ...locate.proof.neuron_kinds import ControlPool
 from ...locate.refinement import Site, refine, strongest
 from ...models.adapter import Model
+from ...models.passes.scaled_answers import ScaledAnswers
 from ...selection import Keep, choose, evenly, evenly_spaced, known, of_relations, per_relation
 from ...sources import Source, builtin_facts
 from ..edits.scoring import score_edits
@@ -156,7 +157,9 @@ class NeuronStudy(FactStudy):
 
     def _most_active(self, scored: Sequence[PromptScores], n: int) -> list[Site]:
         """The `n` neurons with the largest |activation|, averaged over the prompts, in the layers of the study."""
-        activations = sum(prompt.activations.abs() for prompt in scored) / len(scored)
+        position = self.settings.locate.position
+        answers = ScaledAnswers(self.model, [prompt.query for prompt in scored], position=position)
+        activations = answers.activations.abs().mean(0)
         return strongest(activations, n, self.settings.locate.layers)
 
     def _stability(self, fact: Fact, scored: Sequence[PromptScores], located: NeuronSet) -> dict[str, list[float]]:

@@ -12,7 +12,6 @@ Neurons are taken away to a *baseline*, zero unless another is given. A factor f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -82,9 +81,8 @@ class ScaledAnswers:
 
     def only(self, prompts: Sequence[int]) -> ScaledAnswers:
         """Some of the prompts, in that order; nothing is run again."""
-        part = copy(self)
-        for name in ("probability", "activations", "_first_logits", "_base"):
-            part.__dict__.pop(name, None)
+        part = ScaledAnswers.__new__(ScaledAnswers)
+        part.model, part.position, part._batch = self.model, self.position, self._batch
         part.queries = tuple(self.queries[prompt] for prompt in prompts)
         part.baselines = tuple(self.baselines[prompt] for prompt in prompts)
         part._rows = tuple(

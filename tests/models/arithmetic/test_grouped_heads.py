@@ -26,8 +26,7 @@ def mask(heads: int, length: int, keys: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("length", [1, 4])
 @pytest.mark.parametrize("heads_of_mask", [None, 1, 6])
-def test_attention_and_its_gradient_are_those_of_transformers(length, heads_of_mask, monkeypatch):
-    # newer versions join the heads of a single token themselves
+def test_attention_and_its_gradient_are_those_of_transformers(length, heads_of_mask):
     block = SimpleNamespace(num_key_value_groups=3, is_causal=True)
     masks = None if heads_of_mask is None else mask(heads_of_mask, length, 9)
     results = []
