@@ -3,7 +3,7 @@
 records.py       the records of a file: JSON, lines, CSV, TSV, gzipped or not
 builtin.py       our format, and the built-in facts
 fields.py        records of others, looked up field by field
-edits.py         CounterFact, CounterFact-lite, zsRE
+edits.py         CounterFact, CounterFact-lite, zsRE, WikiBigEdit
 ripple.py        KnowEdit, MQuAKE, RippleEdits
 relations.py     the relations format, ParaRel
 formats.py       the table of formats

@@ -1,4 +1,4 @@
-"""Data sets of single edits: CounterFact, CounterFact-lite and zsRE."""
+"""Data sets of single edits: CounterFact, CounterFact-lite, zsRE and WikiBigEdit."""
 
 from __future__ import annotations
 
@@ -59,4 +59,25 @@ def zsre(r: Fields, index: int) -> Iterator[Fact]:
         rephrasings=(r.text("rephrase"),),
         probes=(Probe("locality", f"{r.text('loc').rstrip('?')}?", (r.text("loc_ans"),)),),
         id=f"zsre/{index}",
+    )
+
+
+def wikibigedit(r: Fields, index: int) -> Iterator[Fact]:
+    """Changes between two states of Wikidata, as LocFT's repository has them; the locality asks about another subject.
+
+    These records have no old answer. Here it is that of the locality, which is an answer of the same relation, so that
+    ES and PS say whether the new answer beats one that is as fitting.
+    """
+    subject, new, other = r.text("subject"), r.text("target_new"), r.text("locality_ground_truth")
+    if other == new:
+        raise Skip("its locality has the new answer")
+    yield Fact(
+        template=template_of(r.text("prompt"), subject),
+        subject=subject,
+        target=other,
+        target_new=new,
+        rephrasings=(r.text("rephrase_prompt"),),
+        neighbours=(Neighbour(r.text("locality_prompt"), other),),
+        probes=(Probe("locality", r.text("locality_prompt"), (other,)),),
+        id=f"wikibigedit/{index}",
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..facts import Fact
-from .edits import counterfact, counterfact_lite, zsre
+from .edits import counterfact, counterfact_lite, wikibigedit, zsre
 from .fields import Fields, Skip
 from .relations import pararel_bags, relations
 from .ripple import knowedit, mquake, rippleedits
@@ -30,10 +30,14 @@ class Format:
     metrics: tuple[str, ...] = ()
 
 
+LITE = ("target_new", "rephrase_prompt", "locality_prompt", "locality_ground_truth")
+OF_TOKENS = ("Efficacy", "Paraphrase", "Specificity")
+
 FORMATS = {
     "counterfact": Format(("requested_rewrite",), counterfact),
-    "counterfact-lite": Format(("rephrase_prompt", "locality_prompt", "locality_ground_truth"), counterfact_lite),
-    "zsre": Format(("src", "rephrase", "loc"), zsre, metrics=("Efficacy", "Paraphrase", "Specificity")),
+    "counterfact-lite": Format(("ground_truth", *LITE), counterfact_lite),
+    "zsre": Format(("src", "rephrase", "loc"), zsre, metrics=OF_TOKENS),
+    "wikibigedit": Format(LITE, wikibigedit, metrics=OF_TOKENS),
     "mquake": Format(("requested_rewrite", "questions", "new_answer"), mquake),
     "rippleedits": Format(("edit", "Logical_Generalization"), rippleedits),
     "relations": Format(("prompt_templates", "samples"), relations),

@@ -34,8 +34,8 @@ class UnknownFormatError(InputError):
 class Source:
     """Facts and where they are from.
 
-    - `name`: as it was asked for; `format`: `builtin`, `facts`, `counterfact`, `counterfact-lite`, `zsre`, `pararel`,
-      `relations`, `knowedit`, `mquake` or `rippleedits`.
+    - `name`: as it was asked for; `format`: `builtin`, `facts`, `counterfact`, `counterfact-lite`, `zsre`,
+      `wikibigedit`, `pararel`, `relations`, `knowedit`, `mquake` or `rippleedits`.
     - `skipped`: (record, reason) of those that are no facts that can be asked.
     - `sha256`: of the bytes of the files, or of the records of a data set of the Hub.
     """

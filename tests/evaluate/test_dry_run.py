@@ -47,13 +47,15 @@ SAMPLES = {
     "counterfact": [COUNTERFACT],
     "zsre": [ZSRE],
     "counterfact-lite": [LITE],
+    "wikibigedit": [{name: value for name, value in LITE.items() if name not in ("case_id", "ground_truth")}],
     "relations": RELATION,
     "pararel": BAGS,
 }
 # forward passes before the edit: two targets a prompt, each pair once (neighbours of the sample of relations have the
-# new target for their answer), and zsRE's probe of locality
+# new target for their answer), and zsRE's probe of locality, which WikiBigEdit has as a neighbour, too
 PASSES = {
-    "counterfact": 2 * 6, "zsre": 2 * 2 + 1, "counterfact-lite": 2 * 3, "relations": 2 * 2 * 3 - 2,
+    "counterfact": 2 * 6, "zsre": 2 * 2 + 1, "counterfact-lite": 2 * 3, "wikibigedit": 2 * 3,
+    "relations": 2 * 2 * 3 - 2,
 }  # fmt: skip
 
 

@@ -132,6 +132,17 @@ def test_zsre_without_an_old_answer(write):
     assert [record for record, _ in source.skipped] == ["2", "3"]
 
 
+def test_wikibigedit_has_the_answer_of_its_locality_for_an_old_one(write):
+    record = {name: text for name, text in LITE.items() if name not in ("case_id", "ground_truth")}
+    same = record | {"target_new": "Warsaw"}
+    source = load_source(write([record, same]))
+    (fact,) = source.facts
+    assert source.format == "wikibigedit" and [index for index, _ in source.skipped] == ["1"]
+    assert (fact.id, fact.target, fact.target_new) == ("wikibigedit/0", "Warsaw", "Lisbon")
+    assert fact.probes == (Probe("locality", "Taipei is a twin city of", ("Warsaw",)),)
+    assert fact.neighbours[0].prompt == "Taipei is a twin city of" and fact.rephrasings == ("Its twin city has",)
+
+
 def test_relations_make_targets_and_neighbours_of_each_other(write):
     source = load_source(write(RELATION, "money.json"))
     japan, spain, _ = source.facts
