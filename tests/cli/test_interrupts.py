@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from support.commands import LIMIT
 
 from knowedit.cli.shared.interrupts import leaving_while_importing
 
@@ -31,7 +32,7 @@ def test_an_interrupt_while_a_module_is_imported_is_one_line(tmp_path):
     (tmp_path / "interrupting.py").write_text(MODULE)
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{PROGRAM}"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=LIMIT,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 

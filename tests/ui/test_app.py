@@ -42,7 +42,7 @@ def address(served, model):
 def opened(browser, address, width=1280, scheme="light"):
     """The page in a tab that remembers what went wrong: requests to elsewhere, messages, errors."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(1000 * LIMIT)
     tab, wrong = context.new_page(), []
     local = (address, "data:", "blob:")
     tab.on("request", lambda request: None if request.url.startswith(local) else wrong.append(request.url))
