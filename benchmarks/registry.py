@@ -36,7 +36,8 @@ from knowedit.version import versions
 RESULTS = Path(__file__).parent / "results"
 ROOMS = {
     "speed": "Speed",
-    "quality": "Quality of neurons, edits and analyses",
+    "neurons": "Located neurons",
+    "quality": "Quality of edits and analyses",
     "robustness": "Robustness: chance, kills and memory",
     "reports": "Reports of studies",
 }

@@ -1,1 +1,1 @@
-"""How good: edits, neurons, rankings, findings."""
+"""How good: edits, settings, findings."""

@@ -42,7 +42,7 @@ SLOW = ("logp", "ablation")
 SIZES = (5, 10)
 
 
-@benchmark("quality.rankings", "How do rankings of neurons compare on held-out prompts, and with ablating each?")
+@benchmark("neurons.rankings", "How do rankings of neurons compare on held-out prompts, and with ablating each?")
 def rankings(
     facts: int = 80, exhaustive: bool = False, folder: Path = Path("runs/rankings")
 ) -> Iterator[tuple[str, dict]]:

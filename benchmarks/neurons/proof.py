@@ -34,7 +34,7 @@ STRONGEST = 5
 PLACES = {"read": "", "lookup": ", at the subject's last token", "both": ", at the subject's and the last token"}
 
 
-@benchmark("quality.proof", "What do suppressing and doubling a fact's neurons do on held-out prompts?")
+@benchmark("neurons.proof", "What do suppressing and doubling a fact's neurons do on held-out prompts?")
 def proof(
     model: str = "smollm2-135m",
     method: str = "ig",
@@ -78,7 +78,7 @@ def proof(
         yield "_".join(filter(None, (variant, size))), {"known": len(known_facts)} | result
 
 
-@benchmark("quality.proof_masked", "What do they do in a masked model?")
+@benchmark("neurons.proof_masked", "What do they do in a masked model?")
 def proof_masked(draws: int = 40) -> dict:
     """A tiny BERT of the tests, trained on made-up facts, each of which it knows."""
     sys.path.append(str(Path(__file__).parents[2] / "tests"))

@@ -1,0 +1,1 @@
+"""What located neurons do, and how rankings of them compare."""
