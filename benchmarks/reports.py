@@ -33,6 +33,12 @@ def counterfact_lite(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "lite", configs, source, runs)
 
 
+@benchmark("reports.counterfact", "What does ROME do to records of full CounterFact?")
+def counterfact(source: str, runs: Path = RUNS) -> Path:
+    """`source`: a CounterFact file, of which the first 1,000 records are edited, one at a time."""
+    return _reported("edit", "counterfact", {"rome": "rome_smollm2_counterfact"}, source, runs)
+
+
 @benchmark("reports.fact_sets", "What does one change that holds hundreds of CounterFact records do?")
 def fact_sets(source: str, runs: Path = RUNS) -> Path:
     """`source`: a CounterFact file. Beside the set stand its first records in the prompt."""
@@ -92,6 +98,7 @@ def _percent(metrics: dict, names: dict[str, str]) -> str:
 
 @builtin.row
 @counterfact_lite.row
+@counterfact.row
 @relations.row
 def edits_row(record: dict) -> list[str]:
     lines = []
