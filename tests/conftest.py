@@ -16,7 +16,13 @@ for folder in (HERE, HERE.parent):  # for `import tiny` and `import benchmarks`,
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 from support.browser import browser as browser  # noqa: E402 - here alone: two of playwright cannot run in one process
+
+settings.register_profile(  # how fast a machine is, and what was drawn before, has no part in a test
+    "tests", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 THREADS = torch.get_num_threads()
 COVERED = ("gpt2", "llama", "gemma2", "gptj", "bloom", "mistral", "bert")

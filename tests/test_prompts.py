@@ -356,7 +356,7 @@ def test_chat_needs_a_template():
 
 
 @pytest.mark.filterwarnings("ignore::knowedit.errors.KnoweditWarning")  # of subjects inside words
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from(DECODER),
     head=st.text(max_size=12),

@@ -396,7 +396,6 @@ def test_damaged_sums_are_begun_again(text, root, monkeypatch):
     assert seen[0] < 600 and close(found, plain(model, 0, text, 1000)) and not left.exists()
 
 
-@pytest.mark.filterwarnings("ignore:.*; waiting for it")
 def test_two_at_once_do_the_work_once(text, root, monkeypatch):
     """Both see nothing kept; the one that waits for the other then reads what that one made."""
     computations, looks = [], threading.local()

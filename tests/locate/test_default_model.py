@@ -1,5 +1,6 @@
 """Claims about the real default model: exact against two references, bounded in memory, quick to answer."""
 
+import os
 import subprocess
 import sys
 
@@ -91,5 +92,6 @@ model = knowedit.load()
 attribute(model, "The Eiffel Tower is located in the city of", "Paris", AttributionConfig(nodes=64))
 print((peak() - bare) / (4 * sum(p.numel() for p in model.hf.parameters())))
 """
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # what threads take is not looked at
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=alone)
     assert float(done.stdout.splitlines()[-1]) <= 1.6

@@ -43,9 +43,11 @@ def test_neurons_are_attributed_as_by_the_plain_loop(family):
     assert (found.scores - plain).abs().max() <= 1e-4 * plain.abs().max()
 
 
+@pytest.mark.usefixtures("doubled")
 @pytest.mark.parametrize("family", HYBRIDS)
 def test_states_and_mlps_are_traced_as_by_the_plain_loop(family):
-    model, query = tiny(family), first_token(tiny(family))
+    model = tiny(family, torch.float64)
+    query = first_token(model)
     config = TraceConfig(("state", "mlp"), draws=2, window=2, noise=0.6)
     found = knowedit.trace.trace(model, query.prompt.text, TARGET, SUBJECT, config)
     start, end = found.subject_tokens
@@ -54,10 +56,10 @@ def test_states_and_mlps_are_traced_as_by_the_plain_loop(family):
         model, query.prompt.ids, [query.prompt.read], query.target_ids, noise, start, found.window, config.kinds,
         tokens=range(len(found.tokens)),
     )  # fmt: skip
-    allowed = 1e-5 * max(clean, low)
+    allowed = 1e-9 * max(clean, low)
     assert found.high == pytest.approx(clean, abs=allowed) and found.low == pytest.approx(low, abs=allowed)
     for kind, table in wanted.items():
-        np.testing.assert_allclose(found.scores(kind), table, rtol=0, atol=allowed + 1e-5 * table.max().item())
+        np.testing.assert_allclose(found.scores(kind), table, rtol=0, atol=allowed + 1e-9 * table.max().item())
         assert np.abs(found.indirect(kind)).max() > 1e-4 * clean
 
 

@@ -2,7 +2,8 @@
 
 import random
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 
 import pytest
@@ -10,7 +11,7 @@ from support.commands import LIMIT
 from support.edits import same, strong, weights
 from support.trained import trained
 
-from knowedit import Model, wrap
+from knowedit import wrap
 from knowedit.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")  # what it uses of pandas
@@ -27,15 +28,27 @@ def served():
 
 
 @pytest.fixture(scope="module")
-def model() -> Model:
-    """The served one, of its own: a job may still run on it when its tab is closed and the next test begins."""
-    return wrap(deepcopy(trained().hf), deepcopy(trained().tokenizer), name=trained().name)
+def desk():
+    """That of the page, with a model of its own: a job may go on when its tab is closed and the next test begins."""
+    from knowedit.ui.jobs import Desk
+
+    return Desk(wrap(deepcopy(trained().hf), deepcopy(trained().tokenizer), name=trained().name))
 
 
 @pytest.fixture(scope="module")
-def address(served, model):
-    with served(model) as address:
+def address(served, desk):
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("knowedit.ui.app.Desk", lambda model: desk)
+            patch.setattr("gradio.networking.url_ok", lambda url: True)  # which waits for three seconds at most
+            address = stack.enter_context(served(desk.model))
         yield address
+
+
+def served_weights(desk):
+    """Of the served model, once no job is at work on it."""
+    desk.worker.submit(lambda: None).result(LIMIT)
+    return weights(desk.model)
 
 
 @contextmanager
@@ -68,7 +81,7 @@ def load(tab, folder):
     tab.click("#load")
 
 
-def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhere(browser, address, model, tmp_path):
+def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhere(browser, address, desk, tmp_path):
     base = weights(trained())
     edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
     with opened(browser, address) as (tab, wrong):
@@ -98,7 +111,7 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
         with tab.expect_download() as page:
             tab.click("#page")
         assert page.value.path().read_text().startswith("<!doctype html>")
-        assert "are edited" in tab.inner_text("#stack") and same(weights(model), base)
+        assert "are edited" in tab.inner_text("#stack") and same(served_weights(desk), base)
         with opened(browser, address) as (other, _):  # which has a stack of its own
             ask(other, "Zarn lives in", "Zarn")
             other.wait_for_selector("#stack section")
@@ -106,7 +119,7 @@ def test_a_fact_is_asked_located_edited_and_put_back_without_a_word_from_elsewhe
         tab.click("#take-all-off")
         tab.get_by_text("bit for bit").wait_for()
         assert wrong == []
-    assert same(weights(model), base)
+    assert same(served_weights(desk), base)
 
 
 def test_radio_buttons_are_one_stop_of_the_tab_key_and_arrows_choose(browser, address):
@@ -156,6 +169,7 @@ def test_a_stopped_job_says_so_and_the_next_one_runs(browser, address, monkeypat
         while True:
             begun.set()
             report("counting")
+            time.sleep(0.001)
 
     monkeypatch.setattr("knowedit.ui.locating.locate", endless)
     with opened(browser, address) as (tab, wrong):
@@ -190,7 +204,7 @@ def click_at_random(tab, clicks, seed=0):
             tab.keyboard.press(draw.choice(["ArrowLeft", "ArrowRight", "Home", "End"]))
 
 
-def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, address, model, tmp_path):
+def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, address, desk, tmp_path):
     base, hashed = weights(trained()), trained().weights_hash()
     edit = strong("Zarn", "Bexum").save(tmp_path / "edit")
     with opened(browser, address) as (tab, wrong):
@@ -200,10 +214,11 @@ def test_whatever_is_clicked_the_bits_are_back_when_all_is_taken_off(browser, ad
         tab.wait_for_selector("#stack .stack li")
         click_at_random(tab, 15)
         tab.evaluate("document.querySelectorAll('.stop').forEach(stop => stop.click())")
+        tab.wait_for_function("!document.querySelector('.status.busy')")
         tab.click("#take-all-off")
-        tab.locator("#stack", has_text="bit for bit").wait_for()
+        tab.locator("#stack", has_text="No edit is on").wait_for()
         assert wrong == []
-    assert same(weights(model), base) and model.weights_hash() == hashed
+    assert same(served_weights(desk), base) and desk.model.weights_hash() == hashed
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

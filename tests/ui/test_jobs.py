@@ -5,6 +5,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from threading import Event
 
 import pytest
+from support.commands import LIMIT
 from support.edits import random_edit, same, weights, with_edits
 from support.trained import facts, trained
 
@@ -69,12 +70,13 @@ def test_a_desk_that_is_closed_stops_what_runs_and_waits():
 
     running, waiting = desk.job(work), desk.job(lambda report: None)
     with ThreadPoolExecutor(2) as tabs:
-        ends = [tabs.submit(list, job) for job in (running, waiting)]
-        assert begun.wait(60)
+        ends = [tabs.submit(list, running)]
+        assert begun.wait(LIMIT)
+        ends.append(tabs.submit(list, waiting))
         desk.close()
         for end in ends:
             with pytest.raises((Stopped, CancelledError)):
-                end.result(60)
+                end.result(LIMIT)
     assert not edits_on(desk.model)
 
 

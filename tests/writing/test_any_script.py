@@ -51,7 +51,7 @@ def target():
 
 
 @pytest.mark.filterwarnings("ignore::knowedit.errors.KnoweditWarning")
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(max_examples=150)
 @given(kind=st.sampled_from(ALL), asked=asked())
 def test_the_lookup_token_belongs_to_the_subjects_own_mention(kind, asked):
     text, subject, start = asked
@@ -66,7 +66,7 @@ def test_the_lookup_token_belongs_to_the_subjects_own_mention(kind, asked):
     assert prompt.subject == (inside[0], inside[-1] + 1) and prompt.lookup == inside[-1]
 
 
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(max_examples=200)
 @given(kind=st.sampled_from(DECODERS), asked=asked(), target=target())
 def test_prompt_separator_and_target_have_the_tokens_of_the_whole_text_or_say_that_they_have_not(kind, asked, target):
     tok = tokenizer(kind)
@@ -84,7 +84,7 @@ def test_prompt_separator_and_target_have_the_tokens_of_the_whole_text_or_say_th
 
 
 @pytest.mark.filterwarnings("ignore::knowedit.errors.KnoweditWarning")
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(max_examples=150)
 @given(
     kind=st.sampled_from([*DECODERS, "bpe-chat", *ALL]),
     text=st.text(max_size=20),
