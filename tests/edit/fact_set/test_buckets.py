@@ -1,6 +1,7 @@
 """Values that are searched for in buckets are those of each fact alone, to the bit, and those of ROME's search."""
 
 import random
+from copy import deepcopy
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from support.rounding import ADAM, PASS, near
 from support.tiny import FAMILIES, tiny
 from support.trained import exact, trained
 
+from knowedit import wrap
 from knowedit.edit.fact_set.buckets import SIZES, find_in_buckets
+from knowedit.edit.methods.search_rows import Run
 from knowedit.edit.methods.v_star import VStarSearch, find_v_star, request
 from knowedit.facts import Fact
 
@@ -38,6 +41,16 @@ def test_a_value_tells_nothing_of_what_shared_its_bucket(search):
         (alone,) = searched(model, [asked[i]], search=search).values()
         assert torch.equal(alone.delta, together[i].delta) and alone.steps == together[i].steps
     assert search is SHORT or len({value.steps for value in together.values()}) > 2
+
+
+def test_where_the_place_in_a_bucket_decides_bits_each_fact_has_one_of_its_own(monkeypatch):
+    v0 = Run.v0
+    monkeypatch.setattr(Run, "v0", lambda run: v0(run) * (1 + 1e-3 * torch.arange(len(run.requests))[:, None]))
+    model = wrap(deepcopy(trained().hf), trained().tokenizer)  # what was found of the other one is remembered
+    asked = [request(model, fact, fact.target_new, CONTEXTS) for fact in requests()[:3]]
+    together, turned = searched(model, asked), searched(model, asked[::-1])
+    for i, value in together.items():
+        assert torch.equal(value.v0, turned[2 - i].v0) and torch.equal(value.delta, turned[2 - i].delta)
 
 
 MIXED = [  # so short that the answer sees the subject through the windows of tiny models: else its gradient is noise
