@@ -2,8 +2,8 @@
 
 Each batch is a set of its own on the model as those before it left it: rows and keys are found there, the change is
 solved for the batch alone, nothing keeps what came before but C and the preserved keys, which are the unedited model's.
-Everything else is as in a fact set, so that what differs is the history. At some numbers of facts those so far are
-asked, or so many of them, evenly.
+Everything else is as in a fact set of the batch's size, the layers too, so that what differs is the history. At some
+numbers of facts those so far are asked, or so many of them, evenly.
 
 Perplexity is that of many short texts of all sorts, which it is measured on elsewhere (Yang et al. 2024, arXiv
 2402.09656), beside that of the one text in plain words that `bench edit` has.
