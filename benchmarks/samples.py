@@ -35,6 +35,11 @@ def development(n: int) -> list[Fact]:
     return evenly([fact for fact in _places() if fact not in kept_back], n)
 
 
+def editable(source: str) -> list[Fact]:
+    """The facts of a file that have a new target."""
+    return [fact for fact in knowedit.read_facts(source) if fact.target_new is not None]
+
+
 def heldout_queries(model: Model, fact: Fact) -> list[Query]:
     """What the prompts ask that a fact holds out for proofs."""
     return [model.query_of(fact, prompt=fill(template, fact.subject)) for template in fact.heldout]

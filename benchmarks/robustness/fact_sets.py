@@ -32,7 +32,7 @@ from knowedit.edit.fact_set.rows import KeptRows
 from knowedit.selection import by_relation
 
 from ..registry import benchmark
-from ..samples import reported
+from ..samples import editable, reported
 from ..timing import Stopwatch
 from .forked import killed_in_child
 
@@ -90,7 +90,7 @@ def churn(source: str, facts: int = 1000, replaced: int = 300, removed: int = 30
     """`source`: a file of facts with new answers, of which the first `facts` are added and the next take the places of
     `replaced` ones, under their ids. Rows that are in the cache are not searched for."""
     model, draw, watch = knowedit.load(), random.Random(0), Stopwatch()
-    contents = [fact for fact in knowedit.read_facts(source) if fact.target_new is not None]
+    contents = editable(source)
     held, fresh = FactSet(model), FactSet(model)
     watch("add", held.add, contents[:facts])
     held.prepare()

@@ -27,8 +27,10 @@ from knowedit.edit.fact_set.config import layers_for
 from knowedit.edit.preserved_keys import preserved_keys
 from knowedit.edit.rewrite_quality import mean_of, rates, rewrite_quality
 from knowedit.evaluate.edits.drift import Drift
+from knowedit.selection import evenly_spaced
 
 from ..registry import benchmark
+from ..samples import editable
 
 SHOWN = {"ES": "ES", "ES_argmax": "argmax", "PS": "PS", "NS": "NS"}
 LONGEST = 128  # tokens of a text
@@ -47,7 +49,7 @@ def stacked_batches(
     JSON list of records with a `Text` each, such as ME-PPL's. `asked`: facts at each number of `asked_at`, and texts.
     """
     model = knowedit.load()
-    contents = [fact for fact in knowedit.read_facts(source) if fact.target_new is not None]
+    contents = editable(source)
     plain = [record["Text"] for record in json.loads(Path(texts).read_text(encoding="utf-8"))][:asked]
     measure = Measure(model, plain, asked)
     points: dict[str, dict[str, dict]] = {
@@ -92,8 +94,7 @@ class Measure:
         self.before = self.nll()
 
     def __call__(self, facts: Sequence[Fact]) -> dict:
-        n = min(self.asked, len(facts))
-        rated = rates(rewrite_quality(self.model, [facts[i * len(facts) // n] for i in range(n)], heldout=False))
+        rated = rates(rewrite_quality(self.model, evenly_spaced(facts, self.asked), heldout=False))
         means = {name: mean_of([value for value in values if not math.isnan(value)]) for name, values in rated.items()}
         rises = {"perplexity": self.drift.perplexity([None])[0], "texts": math.exp(self.nll() - self.before) - 1}
         return {name: means[name] for name in SHOWN} | rises

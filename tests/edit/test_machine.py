@@ -167,9 +167,6 @@ def test_ten_thousand_steps():
         settings=settings(
             max_examples=280,
             stateful_step_count=50,
-            deadline=None,
-            derandomize=True,
-            database=None,
             phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
