@@ -44,8 +44,8 @@ def find_in_buckets(
     for i, request in enumerate(requests):
         waiting.setdefault(_kind(model, request), deque()).append(i)
     with frozen(model):
-        for queue in waiting.values():
-            size = _size(model, requests[queue[0]], layer, search)
+        for kind, queue in waiting.items():
+            size = _size(model, kind, requests[queue[0]], layer, search)
             shape = _shape(model, requests[queue[0]], size)
             going: list[int] = []
             searches: Searches | None = None
@@ -67,16 +67,16 @@ def _kind(model: Model, request: Request) -> tuple:
     return len(request.rows), request.per_prompt, request.begins_with_essence, _shape(model, request, 1)
 
 
-def _size(model: Model, request: Request, layer: int, search: VStarSearch) -> int:
-    """Facts in a bucket of requests like this one."""
+def _size(model: Model, kind: tuple, request: Request, layer: int, search: VStarSearch) -> int:
+    """Facts in a bucket of requests of this kind, of which `request` is one."""
     size = of_device(model, SIZES)
     if model.device.type != "cpu":
         return size
     found = _found_steady.setdefault(model.hf, {})
-    kind = (_kind(model, request), layer, torch.get_num_threads())
-    if kind not in found:
-        found[kind] = _steady(model, request, layer, search, size)
-    return size if found[kind] else 1
+    asked = kind, layer, torch.get_num_threads()
+    if asked not in found:
+        found[asked] = _steady(model, request, layer, search, size)
+    return size if found[asked] else 1
 
 
 @torch.enable_grad()
