@@ -107,5 +107,5 @@ def did_not_take(outcome: Outcome) -> str | None:
     word, chance = missed[0].top[0]
     return (
         f"{of}after {missed[0].prompt!r} the model says {word!r} (p of its first token = {chance:.3f}); "
-        f"the new answer has {missed[0].p_new:.3f}"
+        f"a token of the new answer has {missed[0].p_new:.3f} on average"
     )

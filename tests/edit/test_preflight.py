@@ -161,7 +161,7 @@ def test_an_edit_that_did_not_take_is_not_let_through(edited):
     check(before, took, loose)
     missed = changed(took, "prompt", says_new=False, p_new=0.01, top=(("Aldor", 0.9),))
     assert missed.efficacy == 0
-    words = r"did not take: after .* the model says 'Aldor' \(p of its first token = 0.900\); the new answer has 0.010"
+    words = r"did not take: after .* says 'Aldor' \(p of its first token = 0.900\); a token of the new answer has 0.010"
     with pytest.raises(GuardError, match=words):
         check(before, missed, loose)
     check(before, missed, replace(loose, efficacy=0))
