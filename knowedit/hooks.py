@@ -3,8 +3,10 @@
     with hooked(on_input(module, fn)):
         model(ids)
 
-Hooks are removed when the context ends, also by an exception. Code that torch compiled passes over hooks that came
-after it, so it runs as plain Python meanwhile, whatever was compiled: a model, its blocks, a function around it.
+Hooks are removed when the context ends, also by an exception. They act on calls by the thread that put them on, so
+that a model can be measured in one thread while another one generates with it; an intervention acts on all threads'.
+Code that torch compiled passes over hooks that came after it, so it runs as plain Python meanwhile, whatever was
+compiled: a model, its blocks, a function around it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-Register = Callable[[], Any]  # registers one hook and returns torch's removable handle
+Hook = Callable[..., Any]  # as torch calls it
+Register = Callable[[Callable[[Hook], Hook]], Any]
+"""Registers one hook, after what is given made another one of it, and returns torch's removable handle."""
 
 
 def on_input(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Register:
@@ -31,7 +35,7 @@ def on_input(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Regist
         new = fn(args[0])
         return None if new is None else (new, *args[1:])
 
-    return lambda: module.register_forward_pre_hook(pre_hook)
+    return lambda bound: module.register_forward_pre_hook(bound(pre_hook))
 
 
 def on_output(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Register:
@@ -43,7 +47,7 @@ def on_output(module: nn.Module, fn: Callable[[Tensor], Tensor | None]) -> Regis
             return None
         return type(output)([new, *output[1:]]) if isinstance(output, tuple | list) else new
 
-    return lambda: module.register_forward_hook(hook)
+    return lambda bound: module.register_forward_hook(bound(hook))
 
 
 def on_pass(module: nn.Module, fn: Callable[[Tensor, Tensor], Tensor]) -> Register:
@@ -51,7 +55,7 @@ def on_pass(module: nn.Module, fn: Callable[[Tensor, Tensor], Tensor]) -> Regist
 
     `fn` is kept as it is given, not inside a closure, so that a deep copy of the module gets a copy of it.
     """
-    return lambda: module.register_forward_hook(partial(_passed, fn))
+    return lambda bound: module.register_forward_hook(bound(partial(_passed, fn)))
 
 
 def _passed(fn: Callable[[Tensor, Tensor], Tensor], _, args, output):
@@ -64,7 +68,7 @@ def on_call(module: nn.Module, fn: Callable[[tuple, dict], None]) -> Register:
     def pre_hook(_, args, kwargs):
         fn(args, kwargs)
 
-    return lambda: module.register_forward_pre_hook(pre_hook, with_kwargs=True)
+    return lambda bound: module.register_forward_pre_hook(bound(pre_hook), with_kwargs=True)
 
 
 def on_return(module: nn.Module, fn: Callable[[Any], None]) -> Register:
@@ -73,16 +77,30 @@ def on_return(module: nn.Module, fn: Callable[[Any], None]) -> Register:
     def hook(_, __, output):
         fn(output)
 
-    return lambda: module.register_forward_hook(hook)
+    return lambda bound: module.register_forward_hook(bound(hook))
 
 
 @contextmanager
-def hooked(*registers: Register):
-    """Register hooks for as long as the context lasts."""
+def hooked(*registers: Register, every_thread: bool = False):
+    """Register hooks for as long as the context lasts; they act on calls by this thread, or by `every_thread`."""
+    bound = as_it_is if every_thread else _by_thread(get_ident())
     with uncompiled(), ExitStack() as stack:
         for register in registers:
-            stack.callback(register().remove)
+            stack.callback(register(bound).remove)
         yield
+
+
+def as_it_is(hook: Hook) -> Hook:
+    return hook
+
+
+def _by_thread(owner: int) -> Callable[[Hook], Hook]:
+    """Hooks that do nothing in other threads than `owner`."""
+
+    def bound(hook: Hook) -> Hook:
+        return lambda *given: hook(*given) if get_ident() == owner else None
+
+    return bound
 
 
 class _Uncompiled:

@@ -1,10 +1,12 @@
 """Hooks see, replace, and are gone when their context ends."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
-from knowedit.hooks import first, hooked, on_call, on_input, on_output, uncompiled
+from knowedit.hooks import Enough, ending_early, first, hooked, on_call, on_input, on_output, on_pass, uncompiled
 
 
 class Pair(nn.Module):
@@ -81,6 +83,34 @@ def test_hooks_registered_before_one_that_cannot_be_are_removed():
     module = nn.Linear(2, 2)
     with pytest.raises(AttributeError), hooked(on_input(module, lambda x: None), on_input(None, lambda x: None)):
         raise AssertionError("the body must not run")
+    assert count(module) == 0
+
+
+def test_hooks_act_on_calls_by_their_own_thread_unless_told_otherwise():
+    module, x = nn.Linear(3, 2), torch.randn(4, 3)
+    calls = []
+
+    def enough(_):
+        raise Enough
+
+    def changing():
+        return (
+            on_input(module, torch.zeros_like),
+            on_call(module, lambda *given: calls.append(given)),
+            on_pass(module, lambda _, y: y + 1),
+        )
+
+    wanted = module(x)
+    with ThreadPoolExecutor(1) as pool:
+        with hooked(*changing(), on_output(module, enough)), ending_early():
+            assert torch.equal(pool.submit(module, x).result(), wanted)
+            assert not calls
+            module(x)
+            raise AssertionError("this thread's own call ends early")
+        assert len(calls) == 1
+        with hooked(*changing(), every_thread=True):
+            assert torch.equal(pool.submit(module, x).result(), module.bias.expand(4, 2) + 1)
+        assert len(calls) == 2
     assert count(module) == 0
 
 

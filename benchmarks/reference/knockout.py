@@ -34,6 +34,7 @@ def _probability(model: Model, query: Query, sources: tuple[int, ...], layers: t
         return args, {**kwargs, "attention_mask": mask[None, None]}
 
     blocks = [model.blocks[layer] for layer in layers]
-    with hooked(*(lambda b=block: b.register_forward_pre_hook(masked, with_kwargs=True) for block in blocks)):
+    masking = (lambda bound, b=b: b.register_forward_pre_hook(bound(masked), with_kwargs=True) for b in blocks)
+    with hooked(*masking):
         logits = model.hf(input_ids=tokens).logits[0, read]
     return logits.double().softmax(-1)[target].item()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..hooks import compile_again, on_pass, uncompiled
+from ..hooks import as_it_is, compile_again, on_pass, uncompiled
 from ..models.adapter import Model
 from .delta import Change, Delta, weight_hash
 
@@ -175,7 +175,7 @@ class Stack:
         module = model.hf.get_submodule(path)
         if mode == "hook" and path not in self._hooks:
             added = HookedDelta()
-            self._hooks[path] = added, on_pass(module, added)()
+            self._hooks[path] = added, on_pass(module, added)(as_it_is)
         elif mode == "in-place" and path not in self._bases:
             weight = model.down_weight(model.down_layers()[path])  # the parameter itself, or its transpose
             self._bases[path] = Base(weight.detach().clone(), transposed=weight is not module.weight)

@@ -3,15 +3,16 @@
     with knowedit.suppress(model, [(24, 1005)]):
         model.hf.generate(...)
 
-Interventions act on every call of the transformers model inside the context: at the read position (a decoder's
-last token that is not padding, a masked model's masks) or at all positions. They nest, the inner one acting on what
-the outer one left, and are removed also by an exception. Weights are never touched.
+Interventions act on every call of the transformers model while the context lasts, by any thread: at the read position
+(a decoder's last token that is not padding, a masked model's masks) or at all positions. They nest, the inner one
+acting on what the outer one left, and are removed also by an exception. Weights are never touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from threading import local
 
 import torch
 from torch import Tensor
@@ -65,12 +66,12 @@ def _altered(model: Model, neurons: Neurons, change: Callable[[Tensor], Tensor],
         return alter
 
     hooks = [on_input(model.down(layer), altering(sorted(set(i)))) for layer, i in by_layer.items()]
-    with hooked(on_call(model.hf, reads.see), *hooks, on_output(model.hf, reads.forget)):
+    with hooked(on_call(model.hf, reads.see), *hooks, on_output(model.hf, reads.forget), every_thread=True):
         yield
 
 
-class _ReadPositions:
-    """Where the call under way is read, (rows, tokens): known from its token ids and attention mask."""
+class _ReadPositions(local):
+    """Where this thread's call under way is read, (rows, tokens): known from its token ids and attention mask."""
 
     def __init__(self, model: Model):
         self.model = model

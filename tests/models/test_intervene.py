@@ -1,15 +1,22 @@
 """Interventions act where they say, nest, and leave nothing behind."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
+from threading import Barrier, Event
 
 import pytest
 import torch
+from support.commands import LIMIT
 from support.rounding import near_probability
 from support.tiny import tiny
 from support.trained import facts, trained
 
+import knowedit
 from knowedit import InputError, amplify, ask, set_to, suppress
-from knowedit.hooks import hooked, on_input
+from knowedit.hooks import hooked, on_call, on_input
+from knowedit.mlp.activations import collect, text_positions
+from knowedit.models.expansion import expansions
 from knowedit.models.passes.scaled_answers import ScaledAnswers
 
 PROMPT = "The capital of France is"
@@ -78,6 +85,57 @@ def test_nesting_and_generation_with_a_cache():
         with hooked(on_input(model.down(1), lambda x: seen.append(x[0, -1, 0].item()))):
             model.hf.generate(ids, max_new_tokens=3, do_sample=False)
     assert seen == [6.0, 6.0, 6.0]
+
+
+def test_every_thread_generates_with_the_neurons_altered_each_at_its_own_read_positions():
+    model = tiny("gpt2")
+    prompts = [ids_of(model), ids_of(model, f"{PROMPT} not")]
+    half_way = Barrier(2, timeout=LIMIT)
+
+    def seen_by(ids, meet):
+        """The neuron's values; with `meet` both threads are inside of a call at once."""
+        hooks = [on_call(model.blocks[0], lambda *_: half_way.wait())] if meet else []
+        with hooked(*hooks):
+            return neurons_seen(model, 1, input_ids=ids)
+
+    with suppress(model, [(1, 3)]):
+        wanted = [seen_by(ids, meet=False) for ids in prompts]
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(seen_by, prompts, [True, True]))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert all(values[0, -1, 3] == 0 and values[0, :-1, 3].all() for values in found)
+
+
+def test_a_model_is_measured_while_another_thread_generates_with_it():
+    """As a served model is: a measurement changes forward passes and ends them early, but only its own."""
+    model = trained()
+    query = model.query(facts()[0].prompt, facts()[0].target)
+    ids = torch.tensor([query.prompt.ids])
+    stop, generated = Event(), []
+
+    def generate():
+        return model.hf.generate(ids, max_new_tokens=4, do_sample=False)
+
+    def measured():
+        scores = knowedit.attribute(model, query).scores
+        hooks = expansions(model)
+        neurons = collect(model, [query.prompt], partial(text_positions, model), hooks)  # ends passes early
+        return [scores, *(values for stages in neurons.values() for values in stages.values())]
+
+    def serve():
+        while not stop.is_set():
+            generated.append(generate())
+
+    answer, wanted = generate(), measured()
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve)
+        try:
+            found = [measured() for _ in range(3)]
+        finally:
+            stop.set()
+        serving.result(timeout=LIMIT)
+    assert all(torch.equal(a, b) for again in found for a, b in zip(again, wanted, strict=True))
+    assert generated and all(torch.equal(tokens, answer) for tokens in generated)
 
 
 def test_an_exception_leaves_the_model_as_it_was():

@@ -46,7 +46,7 @@ def on_blocked(model: Model, layer: int, blocked: Tensor, blind: list[tuple[int,
             return (*args[:place], mask, *args[place + 1 :]), kwargs
         return args, {**kwargs, _MASK: mask}
 
-    return lambda: block.register_forward_pre_hook(pre_hook, with_kwargs=True)
+    return lambda bound: block.register_forward_pre_hook(bound(pre_hook), with_kwargs=True)
 
 
 def check_sight(blind: list[tuple[int, Tensor]]) -> None:

@@ -8,7 +8,7 @@ from support.tiny import DECODERS, FAMILIES, MASKED, PROMPT, SUBJECT, TARGET, ti
 from support.trained import facts, trained
 
 from knowedit.errors import InputError
-from knowedit.hooks import hooked, on_output
+from knowedit.hooks import hooked, on_input, on_output
 from knowedit.recall.lens.projection import Aim, aim, logit_lens, parting, states
 
 CLOZE = "The city of [MASK] is in France."
@@ -134,7 +134,7 @@ def test_states_begin_with_the_embeddings(family):
     hidden = states(model, ids)
     assert hidden.shape == (model.n_layers + 1, len(ids), model.d_model)
     received = []
-    with hooked(lambda: model.blocks[0].register_forward_pre_hook(lambda _, args: received.append(args[0]))):
+    with hooked(on_input(model.blocks[0], received.append)):
         own_logits(model, ids)
     torch.testing.assert_close(hidden[0], received[0][0].detach())
 
