@@ -1,7 +1,7 @@
 """Proof on built-in facts that the model knows: suppression and amplification on held-out prompts.
 
-Located as a plain `knowedit locate` does it, unless options say otherwise. Proved are all located neurons of a fact
-and, in a second result, the first five; with `--select refined --adjust` there are 2 to 5 as Dai et al. choose them.
+Located as a plain `knowedit locate` does it, unless options say otherwise. Proved are all located neurons of a fact,
+and the first five; with `--select refined --adjust` there are 2 to 5 as Dai et al. choose them.
 The facts are spread `evenly` over the relations. Thresholds of refined neurons were chosen on 20 other facts; those of
 the causal selection on nine, some of which may be among these.
 """
@@ -73,9 +73,8 @@ def proof(
     known_facts = known(loaded)
     sizes = {"": None} if adjust else {"": None, "strongest": STRONGEST}
     chosen = evenly(known_facts, facts)
-    results = proved(loaded, chosen, knowedit.builtin_facts(), config, draws, folder / variant, sizes)
-    for size, result in results.items():
-        yield "_".join(filter(None, (variant, size))), {"known": len(known_facts)} | result
+    result = proved(loaded, chosen, knowedit.builtin_facts(), config, draws, folder / variant, sizes)
+    yield variant, {"known": len(known_facts)} | result
 
 
 @benchmark("neurons.proof_masked", "What do they do in a masked model?")
@@ -85,7 +84,7 @@ def proof_masked(draws: int = 40) -> dict:
     from support.trained_masked import facts, trained_masked
 
     with tempfile.TemporaryDirectory() as folder:
-        return proved(trained_masked(), facts(), facts(), LocateConfig(), draws, Path(folder) / "proof")[""]
+        return proved(trained_masked(), facts(), facts(), LocateConfig(), draws, Path(folder) / "proof")
 
 
 def proved(
@@ -96,8 +95,8 @@ def proved(
     draws: int,
     folder: Path,
     sizes: Mapping[str, int | None] = MappingProxyType({"": None}),
-) -> dict[str, dict]:
-    """By the name of a size, the proof of so many of the first neurons of each fact."""
+) -> dict:
+    """A record: by the name of a size, the proof of so many of the first neurons of each fact."""
     weights_hash = model.weights_hash()
     pool = ControlPool(model, controls, weights_hash=weights_hash)
     by_id = {str(fact.id): fact for fact in facts}
@@ -121,10 +120,10 @@ def proved(
     study = RecordStudy("proof", model, asked, list(by_id), measure, lambda records: records)
     records = summary_of(study, folder)
     rows = [{"id": name, "neurons": of["neurons"], "kinds": of["kinds"]} for name, of in records.items()]
-    record = {"model": model.name, "facts": len(facts), "config": config.as_dict(), "draws": draws}
     return {
-        size: record | {"size": size or "all", **_results(records.values(), size), "by_fact": rows} for size in sizes
-    }
+        "model": model.name, "facts": len(facts), "config": config.as_dict(), "draws": draws,
+        "sizes": {size or "all": _results(records.values(), size) for size in sizes}, "by_fact": rows,
+    }  # fmt: skip
 
 
 def _results(records: Iterable[dict], size: str) -> dict:
@@ -136,27 +135,36 @@ def _results(records: Iterable[dict], size: str) -> dict:
 @proof.row
 @proof_masked.row
 def proof_row(record: dict) -> list[str]:
-    effects, config = record["proof"], record["config"]
-    size = "p adjusted" if config["adjust"] else {"all": "all neurons", "strongest": "5 strongest"}[record["size"]]
-    if config.get("select") == "causal":
-        size = f"{'specific ' * config['specific']}causal selection, {size}"
-    size += PLACES[config["attribution"]["position"]]
-
+    config, sizes = record["config"], record["sizes"]
+    effects = sizes["all"]["proof"]
     model = "" if record["model"].startswith("SmolLM2") else f"{record['model']}, "
+    chosen = f"{'specific ' * config['specific']}causal selection" if config["select"] == "causal" else "refined"
+    if config["adjust"]:
+        chosen += ", p adjusted"
+    lines = [
+        f"{model}`{config['method']}`, {chosen}{PLACES[config['attribution']['position']]}, {effects['facts']} facts, "
+        f"p before {effects['probability']:.2f}"
+    ]
+    for size, results in sizes.items():
+        first, *others = _lines(results)
+        lines += [f"*{'all' if size == 'all' else f'the first {STRONGEST}'}*, {first}", *others]
+    return lines
+
+
+def _lines(results: dict) -> list[str]:
+    """What the neurons of a size do."""
+    effects = results["proof"]
 
     def both(control: str) -> str:
         return ", ".join(f"{effects[f'{control}{way}']['value']:+.1%}" for way in ("suppress", "amplify"))
 
+    of_others = ", ".join(f"{way['value']:+.1%}" for way in effects["specificity"]["same_relation"].values())
     lines = [
-        f"{model}`{config['method']}`, {size}, {effects['facts']} facts: {effects['neurons']:.1f} neurons a fact, "
-        f"p before {effects['probability']:.2f}",
-        f"located **{both('')}**; random by layer and activation {both('control_')}, by layer {both('layer_control_')}",
+        f"{effects['neurons']:.1f} neurons a fact: located **{both('')}**; random by layer and activation "
+        f"{both('control_')}, by layer {both('layer_control_')}; other facts of the relation {of_others}; both signs "
+        f"right in {results['both_signs']['value']:.0%} of the facts"
     ]
-    others = effects["specificity"]["same_relation"]
-    lines.append("other facts of the relation " + ", ".join(f"{way['value']:+.1%}" for way in others.values()))
-    if "both_signs" in record:
-        alone, random = (effects[name]["value"] for name in ("sufficient", "control_sufficient"))
-        if alone is not None:  # their layers are needed
-            lines.append(f"alone in their layers they restore {alone:.0%} of the answer, random ones {random:.0%}")
-        lines.append(f"both signs right in {record['both_signs']['value']:.0%} of the facts")
+    alone, random = (effects[name]["value"] for name in ("sufficient", "control_sufficient"))
+    if alone is not None:  # their layers are needed
+        lines.append(f"alone in their layers they restore {alone:.0%} of the answer, random ones {random:.0%}")
     return lines

@@ -28,6 +28,7 @@ from .effect import CHANGED, Effect, located_answers, measure, measure_located
 from .neuron_kinds import ControlPool
 
 LEVEL, MATTERS = 0.05, 0.1  # significant: p at most LEVEL, and a change of at least MATTERS of the probability
+RESTORABLE = 0.5  # of the probability has to go with the layers' neurons for some to restore it
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Proof:
     - `p_suppress`, `p_amplify`: one-sided, against the draws matched by layer and activation.
     - `sufficient`: what the neurons alone restore, P(all others of their layers taken away) less P(these, too) over P
       less P(these, too), a ratio of means; `control_sufficient` the same of random sets. Without a value where the
-      layers without their neurons keep nine tenths of the answer or more, so that there is hardly anything to restore.
+      layers without their neurons keep more than half of the answer: what they lack tells of other things, then.
     - `recalled`: share of prompts whose target is the model's first choice.
     - `significant`: whether the neurons make the answer: there is one to make (`recalled` is not 0), p is at most 0.05,
       and the probability falls (rises) by at least a tenth. On random weights some neurons push any token up a little
@@ -194,8 +195,8 @@ def _restored(after: np.ndarray, none: np.ndarray, before: np.ndarray, axis: int
 
 
 def _lost(before: np.ndarray, none: np.ndarray) -> np.ndarray:
-    """How much of the answer goes with all neurons of the layers, NaN where that is less than a tenth of it."""
-    return np.where(before - none >= MATTERS * before, before - none, np.nan)
+    """How much of the answer goes with all neurons of the layers, NaN where that is too little to be restored."""
+    return np.where(before - none >= RESTORABLE * before, before - none, np.nan)
 
 
 def _round_changes(effects: Sequence[Effect], kind: str, what: str) -> np.ndarray:

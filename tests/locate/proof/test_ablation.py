@@ -17,9 +17,10 @@ from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.integration_path import BASELINES
 from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.ablation import ablation_values
+from knowedit.locate.proof.effect import located_answers, measure_located
 from knowedit.locate.proof.faithfulness import faithfulness
 from knowedit.locate.proof.neuron_kinds import ControlPool
-from knowedit.locate.proof.proof import prove_located
+from knowedit.locate.proof.proof import prove_located, summarise
 from knowedit.models.passes.scaled_answers import ScaledAnswers
 
 PROMPT = "The capital of France is"
@@ -200,9 +201,11 @@ def test_located_neurons_are_needed_and_do_more_alone_than_random_ones(ablation)
     pool = ControlPool(model, facts())
     config = LocateConfig(attribution=AttributionConfig(nodes=8), ablation=ablation)
     located = locate_fact(model, fact, config, pool=pool)
-    proof = prove_located(model, located, FactPrompts.all_of(fact).heldout, pool=pool, draws=50)
+    answers = located_answers(model, located, FactPrompts.all_of(fact).heldout, pool)
+    effect = measure_located(model, located, answers, pool=pool, draws=50)
+    proof = summarise([effect])
     assert proof.suppress.high < 0 and proof.suppress.value < proof.control_suppress.value
-    assert proof.sufficient.value > proof.control_sufficient.value
+    assert effect.alone["located"].mean() > effect.alone["drawn"].mean()
     assert located.config["ablation"] == ablation
 
 

@@ -172,5 +172,5 @@ def test_where_layers_without_their_neurons_keep_the_answer_nothing_is_restored(
         proof = summarise([replace(effect, alone=alone)])
         return proof.sufficient.value, proof.control_sufficient.value
 
-    assert shares(1.05) == shares(0.95) == (None, None)
-    assert shares(0.5) == (pytest.approx(0.5), pytest.approx(0.0, abs=1e-12))
+    assert shares(1.05) == shares(0.95) == shares(0.6) == (None, None)
+    assert shares(0.4) == (pytest.approx(0.5), pytest.approx(0.0, abs=1e-12))
