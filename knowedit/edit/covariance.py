@@ -212,10 +212,11 @@ def covariance(
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
         raise InputError(f"{tokens!r} tokens are wanted, expected a number from 1 on")
     _check_enough(model, budget, few)
-    text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed)
     with unedited(model):
+        weights = weights_hash or model.weights_hash()
+        text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed, weights_hash=weights)
         request = {
-            "weights": weights_hash or model.weights_hash(),
+            "weights": weights,
             "dtype": str(model.dtype),
             "tokens": budget,
             "source": text.identity(model),

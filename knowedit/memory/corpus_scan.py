@@ -131,7 +131,7 @@ def scan(
     """
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
-    text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed)
+    text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed, weights_hash=weights_hash)
     identity = text.identity(model)
     chosen = chosen_layers(model, layers)
     layer_expansions = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}

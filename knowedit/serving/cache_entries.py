@@ -23,6 +23,7 @@ KINDS = {
     "general": "neurons that any answer needs",
     "neurons": "neurons of relations",
     "rows": "keys and values of facts in sets",
+    "samples": "text that a model says by itself",
     "scans": "what a corpus says of neurons",
     "unknown": "facts that a model does not know",
 }

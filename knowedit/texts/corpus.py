@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
 from ..models.adapter import Model
+from ..models.cache import cache_root
 from ..models.passes.decoding import decoding
+from ..models.tensor_cache import TensorCache
 from .rows import BATCH_ROWS, PER_ROW, check_per_row, fitting, frame, special, tokenization
 from .sources import BuiltinText, HubText, TextFile
 
@@ -39,9 +42,10 @@ class Corpus(Protocol):
         without those of the first batches, which held the `done` first tokens."""
 
 
-def corpus(source: str | Corpus, *, seed: int = 0) -> Corpus:
+def corpus(source: str | Corpus, *, seed: int = 0, weights_hash: str | None = None) -> Corpus:
     """The corpus that `source` names: `samples`, `builtin`, a file (.txt, or .jsonl with the field "text"), or a data
-    set of the Hub as owner/name, owner/name:config or owner/name:config@revision. `seed` is for samples.
+    set of the Hub as owner/name, owner/name:config or owner/name:config@revision. `seed` and `weights_hash` are for
+    samples.
 
     Raises `InputError` for anything else.
     """
@@ -50,7 +54,7 @@ def corpus(source: str | Corpus, *, seed: int = 0) -> Corpus:
             raise InputError(f"the text source is {source!r}, expected its name, such as 'samples'")
         return source
     if source == "samples":
-        return Samples(seed=seed)
+        return Samples(seed=seed, weights_hash=weights_hash)
     if source == "builtin":
         return BuiltinText()
     if Path(source).suffix.lower() in (".txt", ".jsonl"):
@@ -68,10 +72,12 @@ def corpus(source: str | Corpus, *, seed: int = 0) -> Corpus:
 @dataclass(frozen=True)
 class Samples:
     """Text that a decoder says by itself: drawn from its distribution as it is (temperature 1, no cut-off), without
-    special tokens. Each batch has its own seed; torch's random state is not touched."""
+    special tokens. Each batch has its own seed; torch's random state is not touched. With `weights_hash`, that of the
+    model, the cache keeps what was said."""
 
     seed: int = 0
     per_row: int = PER_ROW
+    weights_hash: str | None = None
 
     def __post_init__(self):
         _check_seed(self.seed)
@@ -88,8 +94,17 @@ class Samples:
         while done < tokens:
             batch = done // (BATCH_ROWS * per_row)
             kept = min(BATCH_ROWS, -(-(tokens - done) // per_row))
-            yield _sampled(model, kept, per_row, f"{self.seed} {batch}")
+            yield self._batch(model, batch, kept, per_row)
             done += BATCH_ROWS * per_row
+
+    def _batch(self, model: Model, batch: int, rows: int, per_row: int) -> Tensor:
+        said = partial(_sampled, model, rows, per_row, f"{self.seed} {batch}")
+        if self.weights_hash is None:
+            return said()
+        of_model = {"weights": self.weights_hash, "dtype": str(model.dtype), "samples": self.identity(model)}
+        request = {**of_model, "batch": batch, "rows": rows}
+        kept = TensorCache(cache_root() / "samples")
+        return kept.remembered(request, (rows, 1 + per_row), torch.long, lambda: said().cpu()).to(model.device)
 
 
 def contexts(model: Model, n: int, lengths: Sequence[int] = (5, 10), *, seed: int = 0) -> tuple[str, ...]:

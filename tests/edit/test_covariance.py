@@ -22,6 +22,7 @@ from knowedit.edit.delta import LowRank, weight_hash
 from knowedit.edit.edit import Edit
 from knowedit.errors import InputError, ModelError
 from knowedit.models import tensor_cache
+from knowedit.texts import corpus as corpora
 from knowedit.texts.corpus import corpus
 
 TEXT = "The capital of Japan is Tokyo. Danielle Darrieux was born in the city of Bordeaux. "
@@ -94,6 +95,16 @@ def test_samples_of_the_model_are_the_default(calls):
     assert close(found[2], plain(model, 2, "samples", 300, seed=5))
     other = covariance(model, [2], tokens=300, seed=6)[2]
     assert not close(other, found[2].C.double(), 1e-2)
+
+
+def test_further_layers_read_what_the_model_said_before(monkeypatch):
+    model, said = tiny("llama"), []
+    sampled = corpora._sampled
+    monkeypatch.setattr(corpora, "_sampled", lambda *args: said.append(args) or sampled(*args))
+    first = covariance(model, [0], tokens=300, seed=7)[0]
+    second = covariance(model, [1], tokens=300, seed=7)[1]
+    assert len(said) == 1 and first.tokens == second.tokens == 300
+    assert close(second, plain(model, 1, "samples", 300, seed=7))
 
 
 def test_masked_models_read_the_builtin_facts():

@@ -69,6 +69,24 @@ def test_samples_are_repeatable_and_leave_random_states_alone():
     assert torch.equal(again, rows[0][1])
 
 
+def test_what_a_model_said_is_kept_for_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    model, calls = tiny("llama"), []
+    sampled = corpora._sampled
+    monkeypatch.setattr(corpora, "_sampled", lambda *args: calls.append(args) or sampled(*args))
+
+    def read(weights_hash, **other):
+        return list(Samples(per_row=10, weights_hash=weights_hash, **other).batches(model, 2000))
+
+    wanted = read(None)
+    for weights_hash in ("kept", "kept", "other", "kept"):
+        assert all(torch.equal(a, b) for a, b in zip(read(weights_hash), wanted, strict=True))
+    assert len(calls) == 2 * 3  # two batches without a hash, and for each of two
+    read("kept", seed=1)
+    assert len(calls) == 2 * 4
+    assert Samples(weights_hash="kept").identity(model) == Samples().identity(model)
+
+
 def test_rows_fit_into_the_models_positions():
     model = tiny("gpt2")
     (rows,) = Samples().batches(model, 126)
