@@ -12,7 +12,7 @@ trap 'rm -rf "$folder"' EXIT
 knowedit locate --fact $fact "$@"
 
 echo
-echo "== The same fact, edited (the first time the keys' covariance is estimated, about a minute)"
+echo "== The same fact, edited (the first time the keys' covariance is estimated, half a minute more)"
 knowedit edit --fact $fact --out "$folder/edit"
 echo
 echo "== The edit as a file"

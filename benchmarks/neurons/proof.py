@@ -21,7 +21,7 @@ from knowedit.locate.config import LocateConfig
 from knowedit.locate.fact_prompts import FactPrompts
 from knowedit.locate.locate import locate_fact
 from knowedit.locate.proof.effect import Effect, located_answers, measure_located
-from knowedit.locate.proof.neuron_kinds import ControlPool
+from knowedit.locate.proof.neuron_kinds import CONTROLS, ControlPool
 from knowedit.locate.proof.proof import summarise
 from knowedit.selection import evenly
 from knowedit.statistics import rate
@@ -50,9 +50,10 @@ def proof(
     draws: int = 40,
     folder: Path = Path("runs/proof"),
 ) -> Iterator[tuple[str, dict]]:
-    """`facts`: of which a few are left out, as relations have unlike many. `layers` such as 2-29; `p`: the share of
-    prompts that a neuron is refined by; `draws`: random sets of each fact, whose mean over facts is told. A study of
-    one record a fact below `folder`: the same command goes on where it was stopped."""
+    """`facts`: of which a few are left out, as relations have unlike many, and with `specific` those with too few known
+    ones of their relation beside them. `layers` such as 2-29; `p`: the share of prompts that a neuron is refined by;
+    `draws`: random sets of each fact, whose mean over facts is told. A study of one record a fact below `folder`: the
+    same command goes on where it was stopped."""
     first, _, last = (layers or "").partition("-")
     attribution = replace(LocateConfig().attribution, position=position)
     config = LocateConfig(
@@ -73,6 +74,8 @@ def proof(
     known_facts = known(loaded)
     sizes = {"": None} if adjust else {"": None, "strongest": STRONGEST}
     chosen = evenly(known_facts, facts)
+    if specific:
+        chosen = [fact for fact in chosen if _others(fact, known_facts) > CONTROLS]
     result = proved(loaded, chosen, knowedit.builtin_facts(), config, draws, folder / variant, sizes)
     yield variant, {"known": len(known_facts)} | result
 
@@ -124,6 +127,17 @@ def proved(
         "model": model.name, "facts": len(facts), "config": config.as_dict(), "draws": draws,
         "sizes": {size or "all": _results(records.values(), size) for size in sizes}, "by_fact": rows,
     }  # fmt: skip
+
+
+def _others(fact: Fact, known_facts: Sequence[Fact]) -> int:
+    """How many known facts of the relation have another subject and answer."""
+    answer = fact.target.casefold()
+    return sum(
+        other.relation == fact.relation
+        and other.subject != fact.subject
+        and answer not in map(str.casefold, (other.target, *other.aliases))
+        for other in known_facts
+    )
 
 
 def _results(records: Iterable[dict], size: str) -> dict:

@@ -20,7 +20,7 @@ from .shared.progress import progress
 def explain(
     fact: OneFact,
     paraphrase: Annotated[
-        Texts, typer.Option(metavar="TEXT", help="Another way to ask; refines the neurons. Repeat it.")
+        Texts, typer.Option(metavar="TEXT", help="Another way to ask, to locate by. Repeat it.")
     ] = [],  # noqa: B006
     heldout: Annotated[
         Texts, typer.Option(metavar="TEXT", help="A way to ask that only proves the neurons. Repeat it.")

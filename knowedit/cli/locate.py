@@ -49,7 +49,7 @@ class WordedFact:
     target: Annotated[str | None, typer.Option("--target", help="The answer whose neurons are located.")] = None
     subject: Subject = None
     paraphrase: Annotated[
-        Texts, typer.Option("--paraphrase", metavar="TEXT", help="Another way to ask; refines the neurons. Repeat it.")
+        Texts, typer.Option("--paraphrase", metavar="TEXT", help="Another way to ask, to locate by. Repeat it.")
     ] = field(default_factory=list)
     heldout: Annotated[
         Texts, typer.Option("--heldout", metavar="TEXT", help="A way to ask that only proves the neurons. Repeat it.")
@@ -85,7 +85,7 @@ class ScoreOptions:
     budget: Annotated[
         int, typer.Option("--budget", help="The gradients that `auto` may spend, a layer on average.")
     ] = 512
-    baseline: Annotated[str, choice(BASELINES, "--baseline", help="Where paths start: as --ablation has it.")] = "zero"
+    baseline: Annotated[str, choice(BASELINES, "--baseline", help="Where paths start, by --ablation's words.")] = "zero"
     position: Annotated[
         str, choice(POSITIONS, "--position", help="Where neurons are scored and altered; lookup is the subject's end.")
     ] = "read"

@@ -24,7 +24,7 @@ def trace(
     draws: Annotated[int, typer.Option(help="Samples of noise.")] = 10,
     noise: Annotated[float, typer.Option(help="Standard deviation of the noise, in those of the embeddings.")] = 3.0,
     window: Annotated[
-        int | None, typer.Option(help="Layers of an MLP or attention window; 10 of 48, as in the paper, by default.")
+        int | None, typer.Option(help="Layers of an MLP or attention window; by default the paper's share, 10 of 48.")
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Approximate by gradients.")] = False,
     severed: Annotated[

@@ -23,7 +23,7 @@ def covariance(
             help="samples (the model's own, the default), builtin, a .txt or .jsonl file, or a data set (owner/name)."
         ),
     ] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens of text; by default four a neuron.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of text; by default 4 a neuron, 8,192 at least.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.", **SEEDS)] = 0,
     *,
     model: ModelOptions,
