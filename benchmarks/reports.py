@@ -39,6 +39,12 @@ def counterfact(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "counterfact", {"rome": "rome_smollm2_counterfact"}, source, runs)
 
 
+@benchmark("reports.zsre", "What does ROME do to records of zsRE?")
+def zsre(source: str, runs: Path = RUNS) -> Path:
+    """`source`: a zsRE file in MEND's form."""
+    return _reported("edit", "zsre", {"rome": "rome_smollm2_zsre"}, source, runs)
+
+
 @benchmark("reports.fact_sets", "What does one change that holds hundreds of CounterFact records do?")
 def fact_sets(source: str, runs: Path = RUNS) -> Path:
     """`source`: a CounterFact file. Beside the set stand its first records in the prompt."""
@@ -94,6 +100,14 @@ def fact_sets_row(record: dict) -> list[str]:
 
 def _percent(metrics: dict, names: dict[str, str]) -> str:
     return ", ".join(f"{word} {100 * metrics[name]['value']:.1f}" for name, word in names.items() if name in metrics)
+
+
+@zsre.row
+def zsre_row(record: dict) -> list[str]:
+    shown = {name: name for name in ("Efficacy", "Paraphrase", "Specificity")}
+    (run,) = record["runs"]
+    n = number_of(run["metrics"]["Efficacy"]["n"], "record")
+    return [f"unedited, {n}: {_percent(run['before'], shown)}", f"rome: {_percent(run['metrics'], shown)}"]
 
 
 @builtin.row

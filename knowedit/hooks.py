@@ -14,9 +14,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from threading import Lock, get_ident
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +73,14 @@ def on_call(module: nn.Module, fn: Callable[[tuple, dict], None]) -> Register:
     return lambda bound: module.register_forward_pre_hook(bound(pre_hook), with_kwargs=True)
 
 
-def on_return(module: nn.Module, fn: Callable[[Any], None]) -> Register:
-    """Call `fn` with all that the module returns, without changing anything."""
+def on_return(module: nn.Module, fn: Callable[[Any], None], *, even_failed: bool = False) -> Register:
+    """Call `fn` with all that the module returns, without changing anything; with `even_failed` also where it raises,
+    with nothing then."""
 
     def hook(_, __, output):
         fn(output)
 
-    return lambda bound: module.register_forward_hook(bound(hook))
+    return lambda bound: module.register_forward_hook(bound(hook), always_call=even_failed)
 
 
 @contextmanager
@@ -98,43 +101,60 @@ def _by_thread(owner: int) -> Callable[[Hook], Hook]:
     """Hooks that do nothing in other threads than `owner`."""
 
     def bound(hook: Hook) -> Hook:
-        return lambda *given: hook(*given) if get_ident() == owner else None
+        return _Own(hook, owner)
 
     return bound
 
 
-class _Uncompiled:
-    """How many contexts want plain Python, of all threads: torch's stance is one for the process."""
+@dataclass(frozen=True)
+class _Own:
+    """A hook of one thread."""
 
-    def __init__(self):
+    hook: Hook
+    owner: int
+
+    def __call__(self, *given: Any) -> Any:
+        return self.hook(*given) if get_ident() == self.owner else None
+
+
+class _Shared:
+    """A state that threads have in common: it begins with the first of their contexts and ends with the last.
+
+    `begin` brings it about and returns what ends it.
+    """
+
+    def __init__(self, begin: Callable[[], Callable[[], None]]):
+        self.begin = begin
         self.lock = Lock()
         self.contexts = 0
-        self.stance: Any = None
+        self.end: Callable[[], None] | None = None
 
-    def enter(self) -> None:
+    @contextmanager
+    def __call__(self):
         with self.lock:
-            self.contexts += 1
-            if self.contexts == 1:
-                self.stance = torch.compiler.set_stance("force_eager")
-
-    def leave(self) -> None:
-        with self.lock:
-            self.contexts -= 1
             if not self.contexts:
-                self.stance.__exit__(None, None, None)
+                self.end = self.begin()
+            self.contexts += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.contexts -= 1
+                if not self.contexts and self.end is not None:
+                    self.end()
 
 
-_uncompiled = _Uncompiled()
+def _plain_python() -> Callable[[], None]:
+    stance = torch.compiler.set_stance("force_eager")
+    return lambda: stance.__exit__(None, None, None)
 
 
-@contextmanager
+_uncompiled = _Shared(_plain_python)
+
+
 def uncompiled():
     """Run compiled code as plain Python while the context lasts."""
-    _uncompiled.enter()
-    try:
-        yield
-    finally:
-        _uncompiled.leave()
+    return _uncompiled()
 
 
 def compile_again() -> None:
@@ -163,26 +183,31 @@ def measuring(module: nn.Module):
                 "torch.autocast is on, which rounds what is measured; leave it around this call by "
                 f"torch.autocast({device!r}, enabled=False), or load the model in half precision"
             )
-    training = [part for part in module.modules() if part.training]
-    with uncompiled(), _without_plans():
+    with uncompiled(), _unplanned(), _evaluated.setdefault(module, _Shared(partial(_evaluating, ref(module))))():
+        yield
+
+
+def _evaluating(module: ref) -> Callable[[], None]:
+    """Bring the parts of a module into evaluation mode."""
+    training = [part for part in module().modules() if part.training]
+
+    def train(mode: bool) -> None:
         for part in training:
-            part.training = False
-        try:
-            yield
-        finally:
-            for part in training:
-                part.training = True
+            part.training = mode
+
+    train(False)
+    return partial(train, True)
 
 
-@contextmanager
-def _without_plans():
+def _without_plans() -> Callable[[], None]:
     """Keep cuDNN out of attention: it plans each shape anew, and ours are many and small."""
     planned = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(planned)
+    return partial(torch.backends.cuda.enable_cudnn_sdp, planned)
+
+
+_unplanned = _Shared(_without_plans)
+_evaluated: WeakKeyDictionary[nn.Module, _Shared] = WeakKeyDictionary()
 
 
 def _devices(module: nn.Module) -> list[str]:
@@ -206,8 +231,15 @@ def first(output):
 
 
 def bears_hooks(module: nn.Module) -> bool:
-    """Whether somebody's hooks see, or change, what goes on in a module: it may not do what its weights say."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    """Whether hooks may change what a module does, so that it does not do what its weights say.
+
+    A measurement's own are none of them, nor is what a hook adds that is set `aside` for a while.
+    """
+    return any(
+        not isinstance(hook, _Own) and not (isinstance(hook, partial) and getattr(hook.args[0], "aside", False))
+        for part in module.modules()
+        for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    )
 
 
 class Enough(Exception):

@@ -33,7 +33,7 @@ from ..models.cache import cache_root, key_of
 from ..models.passes.batches import halving
 from ..models.tensor_cache import TensorCache, digest
 from ..progress import Progress, silent
-from ..texts.corpus import Corpus, corpus
+from ..texts.corpus import Corpus, Samples, corpus
 from ..texts.rows import text_of
 from .apply import unedited
 
@@ -212,9 +212,11 @@ def covariance(
     if not isinstance(budget, int) or isinstance(budget, bool) or budget < 1:
         raise InputError(f"{tokens!r} tokens are wanted, expected a number from 1 on")
     _check_enough(model, budget, few)
+    text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed)
     with unedited(model):
         weights = weights_hash or model.weights_hash()
-        text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed, weights_hash=weights)
+        if isinstance(text, Samples) and cache is None:
+            text = replace(text, weights_hash=weights)
         request = {
             "weights": weights,
             "dtype": str(model.dtype),

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelError
-from ..hooks import Enough, ending_early, hooked, on_input, on_output
+from ..hooks import Enough, bears_hooks, ending_early, hooked, on_input, on_output
 from ..models.adapter import Model
 from ..models.cache import cache_root, key_of
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
@@ -125,12 +125,12 @@ def scan(
 
     `source` is `builtin` (sentences of the built-in facts, all relations mixed), `samples` (what a decoder says by
     itself, by `seed`), a .txt or .jsonl file, or a data set of the Hub; with `weights_hash`, that of the model, the
-    cache keeps each layer's part; `progress` counts tokens that are read anew. Raises `InputError`
-    for a source that holds no text, `DataError` for one that is not text, and `LayoutError` for a model whose MLPs
-    could not be understood.
+    cache keeps each layer's part; `progress` counts tokens that are read anew. Raises `InputError` for a source that
+    holds no text, `DataError` for one that is not text, and `LayoutError` for MLPs that could not be understood.
     """
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
+    weights_hash = None if bears_hooks(model.hf) else weights_hash  # the cache is for what weights do
     text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed, weights_hash=weights_hash)
     identity = text.identity(model)
     chosen = chosen_layers(model, layers)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..hooks import hooked, on_call, on_input, on_output
+from ..hooks import hooked, on_call, on_input, on_return
 from .adapter import Model
 
 Neurons = Iterable[tuple[int, int]]
@@ -66,7 +66,9 @@ def _altered(model: Model, neurons: Neurons, change: Callable[[Tensor], Tensor],
         return alter
 
     hooks = [on_input(model.down(layer), altering(sorted(set(i)))) for layer, i in by_layer.items()]
-    with hooked(on_call(model.hf, reads.see), *hooks, on_output(model.hf, reads.forget), every_thread=True):
+    with hooked(
+        on_call(model.hf, reads.see), *hooks, on_return(model.hf, reads.forget, even_failed=True), every_thread=True
+    ):
         yield
 
 

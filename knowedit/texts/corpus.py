@@ -11,7 +11,7 @@ where another reading of it stopped.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,20 +91,26 @@ class Samples:
     def batches(self, model: Model, tokens: int, done: int = 0) -> Iterator[Tensor]:
         _check_samples(model)
         per_row = fitting(model, self.per_row)
+        said = self._sampled if self.weights_hash is None else self._kept(model)
         while done < tokens:
             batch = done // (BATCH_ROWS * per_row)
-            kept = min(BATCH_ROWS, -(-(tokens - done) // per_row))
-            yield self._batch(model, batch, kept, per_row)
+            yield said(model, batch, min(BATCH_ROWS, -(-(tokens - done) // per_row)), per_row)
             done += BATCH_ROWS * per_row
 
-    def _batch(self, model: Model, batch: int, rows: int, per_row: int) -> Tensor:
-        said = partial(_sampled, model, rows, per_row, f"{self.seed} {batch}")
-        if self.weights_hash is None:
-            return said()
+    def _sampled(self, model: Model, batch: int, rows: int, per_row: int) -> Tensor:
+        return _sampled(model, rows, per_row, f"{self.seed} {batch}")
+
+    def _kept(self, model: Model) -> Callable[[Model, int, int, int], Tensor]:
+        """As `_sampled`, from the cache where it is there."""
         of_model = {"weights": self.weights_hash, "dtype": str(model.dtype), "samples": self.identity(model)}
-        request = {**of_model, "batch": batch, "rows": rows}
-        kept = TensorCache(cache_root() / "samples")
-        return kept.remembered(request, (rows, 1 + per_row), torch.long, lambda: said().cpu()).to(model.device)
+        cache = TensorCache(cache_root() / "samples")
+
+        def said(model: Model, batch: int, rows: int, per_row: int) -> Tensor:
+            request = {**of_model, "batch": batch, "rows": rows}
+            sampled = partial(self._sampled, model, batch, rows, per_row)
+            return cache.remembered(request, (rows, 1 + per_row), torch.long, lambda: sampled().cpu()).to(model.device)
+
+        return said
 
 
 def contexts(model: Model, n: int, lengths: Sequence[int] = (5, 10), *, seed: int = 0) -> tuple[str, ...]:

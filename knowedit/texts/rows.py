@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..errors import InputError, ModelError
 from ..models.adapter import Model
+from ..models.length import positions
 
 PER_ROW = 64  # prompts are short, and short rows are sampled faster: attention and its cache cost less
 BATCH_ROWS = 128  # enough for a product of matrices, few enough for little memory
@@ -52,10 +53,9 @@ def special(model: Model) -> list[int]:
 
 
 def fitting(model: Model, per_row: int) -> int:
-    """`per_row`, or as many as fit into the model's positions, of which some families keep two to themselves."""
-    config = model.config
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
-    return per_row if not limit else max(1, min(per_row, limit - (4 if model.masked else 1)))
+    """`per_row`, or as many as fit into the model's positions beside the tokens that frame a row."""
+    limit = positions(model)
+    return per_row if not limit else max(1, min(per_row, limit - (2 if model.masked else 1)))
 
 
 def tokenization(model: Model) -> dict:

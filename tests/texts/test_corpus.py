@@ -172,10 +172,10 @@ def test_jsonl_holds_texts(tmp_path):
 
 def test_masked_rows_begin_and_end_with_their_special_tokens():
     model = tiny("bert")
-    (rows,) = corpus("builtin").batches(model, 600)
+    (rows,) = corpus("builtin").batches(model, 620)
     tok = model.tokenizer
-    assert rows.shape == (10, 62) and (rows[:, 0] == tok.cls_token_id).all() and (rows[:, -1] == tok.sep_token_id).all()
-    assert len(text_ids(model, [rows])) == 600
+    assert rows.shape == (10, 64) and (rows[:, 0] == tok.cls_token_id).all() and (rows[:, -1] == tok.sep_token_id).all()
+    assert len(text_ids(model, [rows])) == 620
     fact = builtin_facts()[0]
     first = tok(f"{fact.prompt} {fact.target}.", add_special_tokens=False)["input_ids"]
     assert text_ids(model, [rows])[: len(first)] == first

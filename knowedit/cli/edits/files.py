@@ -41,6 +41,7 @@ def generate(
     """
     from ...edit.apply import stacked
     from ...errors import InputError
+    from ...models.length import positions
 
     if tokens < 1:
         raise InputError(f"{tokens} new tokens are asked for, expected 1 or more")
@@ -50,7 +51,7 @@ def generate(
         if model.masked:
             raise InputError(f"{model.name} is a masked model, which generates no text; see knowedit diff")
         ids = model.encode(prompt, chat=chat).ids
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = positions(model)
         if limit and len(ids) + tokens > limit:
             raise InputError(
                 f"the prompt has {len(ids)} tokens, and {tokens} more exceed the {limit} of {model.name}; take fewer"

@@ -29,7 +29,7 @@ SIZES = {"cpu": 4, "cuda": 16}
 PREFIX, SUFFIX, READS = 16, 4, 4
 """Columns of prefixes and suffixes, and tokens of targets, are rounded up to multiples of these."""
 
-_found_steady: WeakKeyDictionary = WeakKeyDictionary()  # transformers model → {(kind of request, threads): steady}
+_found_steady: WeakKeyDictionary = WeakKeyDictionary()  # transformers model → {(kind, layer, threads): steady}
 
 
 def find_in_buckets(

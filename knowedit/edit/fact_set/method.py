@@ -37,9 +37,11 @@ def _prepare(model: Model, config: FactSetConfig, facts: Sequence[Fact], bars: B
             added = set(held.add(asked, progress=step).added)
         if not added:
             return [None] * len(facts)
-        held.prepare(bars)  # many facts take more layers
-        change = held.edit()
-        held.remove(added)  # the rows stay: a fact that comes again is not searched for again
+        try:
+            held.prepare(bars)  # many facts take more layers
+            change = held.edit()
+        finally:
+            held.remove(added)  # the rows stay: a fact that comes again is not searched for again
         return [change if fact.id in added else None for fact in asked]
 
     return Editor(edit)

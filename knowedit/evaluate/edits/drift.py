@@ -24,6 +24,7 @@ from ...edit.edit import Edit
 from ...facts import Fact
 from ...hooks import measuring
 from ...models.adapter import Model
+from ...models.length import positions
 from .row_edits import row_edits
 from .scoring import score_edits
 
@@ -83,7 +84,7 @@ class Drift:
     def _text(self) -> tuple[str, str] | None:
         """A plain text as its first word and what follows, without what the tokenizer does not know."""
         text = resources.files("knowedit").joinpath("data", "plain_text.txt").read_text(encoding="utf-8")
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = positions(self.model)
         n = TEXT if limit is None else min(TEXT, limit // 2)  # tokenized again it may be some tokens longer
         unknown = self.model.tokenizer.unk_token_id
         ids = [i for i in self.model.tokenizer(text, add_special_tokens=False)["input_ids"][:n] if i != unknown]

@@ -34,6 +34,7 @@ from ...edit.edit import Edit
 from ...errors import InputError
 from ...hooks import Enough, ending_early, hooked, on_output
 from ...models.adapter import Model
+from ...models.length import positions
 from ...models.passes.batches import batches, fitting_logits, fitting_tokens, halving
 from ...prompts import Query
 from .row_edits import check_edits, row_edits
@@ -120,8 +121,8 @@ def _sequences(model: Model, queries: list[list[Query]], owners: list[int]) -> l
 def _score(model: Model, edits: list, sequences: list[list[_Sequence]], tokens: int, answers: dict) -> None:
     """Put (log p, rank) of every read into `answers`."""
     longest = max((len(sequence.ids) for edit_sequences in sequences for sequence in edit_sequences), default=0)
-    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
-    if longest > limit:
+    limit = positions(model)
+    if limit and longest > limit:
         raise InputError(f"a prompt with its target is {longest} tokens long, {model.name} takes {limit}; shorten it")
     as_trees = _takes_trees(model, longest)
     trees = [

@@ -21,6 +21,7 @@ from ...edit.methods.table import find_method, method_config, prepare
 from ...errors import InputError, KnoweditError
 from ...facts import Fact
 from ...models.adapter import Model
+from ...models.length import check_length
 from ...selection import known
 from ...sources import Source
 from ...statistics import Estimate
@@ -112,6 +113,9 @@ class EditStudy(FactStudy):
         for fact in facts:
             try:
                 self.model.query_of(fact, check_request(fact))
+                for prompt, target in pairs_of(fact, self.metrics):
+                    for row in self.model.query(prompt, target, separator=fact.separator).rows(self.model.masked):
+                        check_length(self.model, row.ids)
                 editable.append(fact)
             except KnoweditError as error:
                 refused += _failed([fact], error)

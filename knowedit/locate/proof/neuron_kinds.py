@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ...errors import InputError, ModelError
 from ...facts import Fact
+from ...hooks import bears_hooks
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, remembered, write_json
 from ...models.passes.scaled_answers import ScaledAnswers
@@ -65,14 +66,15 @@ class ControlPool:
     """Facts that can serve as controls on one model, run together when they are needed; the last `KEPT` groups stay.
 
     `spare` facts are taken where the model knows too few of `facts`. With the model's `weights_hash` the cache keeps
-    which facts it does not know, so that they are asked once a model.
+    which facts it does not know, so that they are asked once a model; not while hooks change it.
     """
 
     def __init__(
         self, model: Model, facts: Sequence[Fact], spare: Sequence[Fact] = (), *, weights_hash: str | None = None
     ):
         self.model = model
-        self._key = weights_hash and key_of({"weights": weights_hash, "dtype": str(model.dtype)})
+        keeps = weights_hash and not bears_hooks(model.hf)
+        self._key = key_of({"weights": weights_hash, "dtype": str(model.dtype)}) if keeps else None
         self._groups = [
             [(fact, {answer.casefold() for answer in (fact.target, *fact.aliases)}) for fact in group]
             for group in (facts, spare)
