@@ -43,6 +43,8 @@ def templated(text: str, subject: str | None) -> str:
     """The template that `text` is for `subject`: a text without a slot gets one at the subject's last mention."""
     if subject is None:
         return fill(text, None)
+    if not isinstance(text, str) or not isinstance(subject, str):
+        raise InputError(f"the prompt is {text!r} and the subject {subject!r}, expected texts")
     if SLOT in text:
         return check_template(text)
     place = mention(text, subject)

@@ -6,7 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from knowedit.hooks import Enough, ending_early, first, hooked, on_call, on_input, on_output, on_pass, uncompiled
+from knowedit.hooks import (
+    Enough,
+    bears_hooks,
+    ending_early,
+    first,
+    hooked,
+    measuring,
+    on_call,
+    on_input,
+    on_output,
+    on_pass,
+    on_return,
+    uncompiled,
+)
 
 
 class Pair(nn.Module):
@@ -112,6 +125,34 @@ def test_hooks_act_on_calls_by_their_own_thread_unless_told_otherwise():
             assert torch.equal(pool.submit(module, x).result(), module.bias.expand(4, 2) + 1)
         assert len(calls) == 2
     assert count(module) == 0
+
+
+def test_two_threads_that_measure_leave_modes_and_plans_as_they_were():
+    module, planned = nn.Dropout().train(), torch.backends.cuda.cudnn_sdp_enabled()
+    first_of_two, second = measuring(module), measuring(module)
+    first_of_two.__enter__()
+    second.__enter__()
+    first_of_two.__exit__(None, None, None)
+    assert not module.training and not torch.backends.cuda.cudnn_sdp_enabled()  # the second still lasts
+    second.__exit__(None, None, None)
+    assert module.training and torch.backends.cuda.cudnn_sdp_enabled() == planned
+
+
+def test_a_hook_hears_of_a_call_that_failed_where_it_is_to():
+    module, heard = nn.Linear(3, 2), []
+    with hooked(on_return(module, heard.append), on_return(module, heard.append, even_failed=True)):
+        with pytest.raises(RuntimeError):
+            module(torch.ones(1, 4))
+        assert heard == [None]
+
+
+def test_only_hooks_that_change_what_weights_do_count():
+    module = nn.Linear(3, 2)
+    with hooked(on_output(module, lambda y: y + 1)):
+        assert not bears_hooks(module)
+    with hooked(on_output(module, lambda y: y + 1), every_thread=True):
+        assert bears_hooks(module)
+    assert not bears_hooks(module)
 
 
 def test_contexts_of_two_threads_may_end_in_any_order():

@@ -17,6 +17,7 @@ from ..writing.counts import number_of
 from ..writing.inert import for_markdown
 from .delta import Dense
 from .edit import Edit
+from .guard import of_guard
 from .rewrite_quality import stayed, won
 
 CARD = "README.md"
@@ -85,7 +86,7 @@ def _figures(edits: Sequence[Edit]) -> Iterator[str]:
     rows = []
     verdicts = []
     for edit in edits:
-        measured: Mapping[str, Any] = edit.measured
+        measured = of_guard(edit.measured)
         for outcome in measured.get("facts", ()):
             before, after = outcome["before"], outcome["after"]
             rows.append(

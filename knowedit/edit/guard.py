@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from ..display.result import plain
 from ..errors import InputError, KnoweditError
@@ -109,3 +111,8 @@ def did_not_take(outcome: Outcome) -> str | None:
         f"{of}after {missed[0].prompt!r} the model says {word!r} (p of its first token = {chance:.3f}); "
         f"a token of the new answer has {missed[0].p_new:.3f} on average"
     )
+
+
+def of_guard(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `checked` wrote into an edit's record; empty where nobody measured, or somebody wrote what is his own."""
+    return measured if {"preflight", "facts", "perplexity", "guard"} <= measured.keys() else {}

@@ -6,8 +6,10 @@ releases when a process ends, however it ends.
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ KINDS = {
     "covariance": "covariances of keys, and keys beside them",
     "explain": "chapters of pages of facts",
     "general": "neurons that any answer needs",
+    "layers": "layers to edit, as `--layer auto` found them",
     "neurons": "neurons of relations",
     "rows": "keys and values of facts in sets",
     "samples": "text that a model says by itself",
@@ -28,6 +31,8 @@ KINDS = {
     "unknown": "facts that a model does not know",
 }
 """What the folders hold, in words."""
+
+FRESH = 3600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,13 @@ def entries() -> tuple[list[Entry], list[Entry]]:
     for folder in (root, *_folders(root)):
         paths = sorted(folder.iterdir()) if folder.is_dir() else []
         for path in paths:
-            if not path.name.startswith("."):
-                if path.is_file() or (path / MANIFEST).is_file():
-                    kept.append(_entry(root, path))
-            elif (final := _left_by(path)) is not None and not _is_held(final):
-                left.append(_entry(root, path))
+            with suppress(FileNotFoundError):  # gone since it was listed
+                entry = _entry(root, path)
+                if not path.name.startswith("."):
+                    if path.is_file() or (path / MANIFEST).is_file():
+                        kept.append(entry)
+                elif (final := _left_by(path)) is not None and not _is_held(final) and not _is_fresh(path, entry):
+                    left.append(entry)
     return kept, left
 
 
@@ -105,7 +112,14 @@ def _left_by(path: Path) -> Path | None:
     name, suffix = path.name[1:], path.suffix
     if suffix in (".lock", ".holder"):
         return path.with_name(name.removesuffix(suffix))
+    if written := re.fullmatch(r"(.+)\.[0-9a-f]{8}", name):  # by `files.write_bytes`
+        return path.with_name(written[1])
     return path.with_name(name.partition(".tmp-")[0]) if ".tmp-" in name else None
+
+
+def _is_fresh(path: Path, entry: Entry) -> bool:
+    """Whether a half-written file may still be written: small ones are without a lock."""
+    return path.is_file() and path.suffix not in (".lock", ".holder") and entry.used > time.time() - FRESH
 
 
 def _is_held(final: Path) -> bool:

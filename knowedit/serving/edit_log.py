@@ -22,6 +22,7 @@ from typing import Any
 
 from ..display.result import Table
 from ..edit.edit import Edit, load_edit
+from ..edit.guard import of_guard
 from ..edit.storage import RECORD, read
 from ..errors import DataError, InputError, did_you_mean
 from ..files import Chain
@@ -193,7 +194,7 @@ def _now() -> str:
 def _said(edit: Edit) -> dict:
     """What the log keeps of an edit."""
     metrics: dict[str, Any] = {}
-    if measured := edit.measured:
+    if measured := of_guard(edit.measured):
         outcomes = measured["facts"]
         metrics = {
             "relative_norm": measured["preflight"]["relative_norm"],

@@ -69,7 +69,7 @@ def wikibigedit(r: Fields, index: int) -> Iterator[Fact]:
     ES and PS say whether the new answer beats one that is as fitting.
     """
     subject, new, other = r.text("subject"), r.text("target_new"), r.text("locality_ground_truth")
-    if other == new:
+    if other.strip() == new.strip():
         raise Skip("its locality has the new answer")
     yield Fact(
         template=template_of(r.text("prompt"), subject),

@@ -51,9 +51,10 @@ def records(path: Path, data: bytes, bad: Bad | None = None) -> list[Placed]:
         whole = json.loads(text)
     except RecursionError:
         raise DataError(f"{str(path)!r} is not JSON (nested too deeply)") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         if text.lstrip().startswith("["):
-            raise DataError(f"{str(path)!r}, line {error.lineno}: not JSON ({error.msg}); is the file whole?") from None
+            place = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise DataError(f"{str(path)!r}{place}: not JSON ({_why(error)}); is the file whole?") from None
         return _lines(path, text, bad)
     inner = whole.get("data") if isinstance(whole, dict) else None
     if isinstance(inner, list) and inner and isinstance(inner[0], dict):
@@ -90,14 +91,21 @@ def _text(path: Path, data: bytes) -> str:
     return text
 
 
+def _why(error: Exception) -> str:
+    """Why a text is not JSON: a number may have too many digits, too."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
+
+
 def _lines(path: Path, text: str, bad: Bad | None) -> list[Placed]:
     found: list[Placed] = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 found.append((f"line {number}", json.loads(line)))
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = f"not JSON ({getattr(error, 'msg', 'nested too deeply')}); expected one object a line"
+            except (ValueError, RecursionError) as error:
+                reason = f"not JSON ({_why(error)}); expected one object a line"
                 put_aside(bad, f"line {number}", DataError(reason), repr(str(path)))
     return found
 
@@ -142,6 +150,6 @@ def _cell(text: str) -> object:
     if text.lstrip().startswith(('["', "[]", "[{", '{"')):
         try:
             return json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise DataError(f"the cell {text[:40]!r} begins as JSON and is none") from None
     return text

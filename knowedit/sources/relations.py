@@ -29,7 +29,8 @@ def pararel_bags(r: Fields, index: int) -> Iterator[Fact | Skip]:
     """ParaRel as Dai et al. give it out: each relation has bags of prompts that ask for one fact with a mask."""
     for relation, bags in r.record.items():
         for i, bag in enumerate(bags if isinstance(bags, list) else ()):
-            texts = [(p[0], p[1]) for p in bag if isinstance(p, list) and len(p) >= 2]
+            pairs = [p[:2] for p in bag if isinstance(p, list) and len(p) >= 2] if isinstance(bag, list) else []
+            texts = [(text, answer) for text, answer in pairs if isinstance(text, str) and isinstance(answer, str)]
             yield _bag_fact(f"pararel/{relation}/{i}", relation, texts)
 
 

@@ -93,7 +93,7 @@ def _jsonl_texts(lines: Iterable[str], path: Path) -> Iterator[str]:
             continue
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise DataError(f"{str(path)!r}, line {number}: not JSON, expected one object a line") from None
         yield _text_field(record, f"{str(path)!r}, line {number}")
 

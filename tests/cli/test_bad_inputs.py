@@ -49,7 +49,7 @@ NO_COUNT, NO_NUMBER = ("x", "1.5", "0", "-1", ""), ("x", "nan", "inf", "-1", "")
 BAD = {  # by option; where it is not named here, by the type of its values
     "--model": ("no/such/folder/x", "empty", "facts.jsonl", "smollm", ""), "--dtype": ("float8", ""),
     "--device": ("tpu", "cuda:99", ""), "--figure": ("picture.txt", "picture", "no-folder/picture.png"),
-    "--layers": ("99", "x", "3-1", "", "-1", "0-99"), "--layer": ("99", "-1", "x", "1.5"),
+    "--layers": ("99", "x", "3-1", "", "-1", "0-99", "²", "0-9999999999"), "--layer": ("99", "-1", "x", "1.5"),
     "--fact": ("no-such-fact", ""), "--facts": NO_FACTS, "--source": (*NO_FACTS, "counterfact", "owner/"),
     "--relation": ("no such relation", ""), "--subject": ("Nobody", *NO_TEXT), "--target": NO_TEXT,
     "--target-new": (*NO_TEXT, "Aldor"), "--target-true": NO_TEXT, "--separator": ("x", ", "), "--foil": NO_TEXT,

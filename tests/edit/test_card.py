@@ -36,6 +36,11 @@ def test_figures_verdict_hashes_and_the_warning_are_on_the_card():
     assert front(text)["tags"][-1] == "rome" and "base_model" not in front(text)
 
 
+def test_figures_that_are_somebodys_own_are_no_verdict():
+    edit = dataclasses.replace(random_edit(tiny("llama"), 1), measured={"accuracy": 0.9})
+    assert "the guard" not in card([edit])
+
+
 def test_the_hub_reads_the_base_where_it_is_an_id_and_paths_stay_here():
     edit = random_edit(tiny("llama"), 1)
     assert front(card([edit], "peft", "owner/model")) | {"tags": None} == {

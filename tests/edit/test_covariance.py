@@ -107,6 +107,11 @@ def test_further_layers_read_what_the_model_said_before(monkeypatch):
     assert close(second, plain(model, 1, "samples", 300, seed=7))
 
 
+def test_a_cache_of_ones_own_holds_all_that_is_kept(tmp_path):
+    covariance(tiny("llama"), [0], tokens=300, cache="own")
+    assert not (tmp_path / "cache").exists() and len(list((tmp_path / "own").glob("*.safetensors"))) == 1
+
+
 def test_masked_models_read_the_builtin_facts():
     model = tiny("bert")
     found = covariance(model, [1], tokens=400)[1]

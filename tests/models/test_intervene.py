@@ -61,6 +61,19 @@ def test_a_read_position_that_is_not_known_is_said():
     assert changed.probability != clean.probability
 
 
+def test_a_read_position_does_not_outlive_a_call_that_failed():
+    model = tiny("llama")
+
+    def fails(_):
+        raise MemoryError
+
+    with suppress(model, [(1, 3)]):
+        with pytest.raises(MemoryError), hooked(on_input(model.down(2), fails)):
+            model.hf(ids_of(model))
+        with pytest.raises(InputError, match=r"call model\.hf"):
+            ask(model, [model.query(PROMPT, "P")])
+
+
 def test_all_positions_and_set_to():
     model = tiny("llama")
     with set_to(model, [(0, 2)], 1.5, at="all"):

@@ -68,12 +68,23 @@ def test_cleaning_removes_what_is_stale_and_leaves_what_is_held_or_used(root):
     assert list(root.iterdir()) == []
 
 
+def test_halves_of_small_files_stay_while_they_may_still_be_written(root):
+    (root / "rows").mkdir(parents=True)
+    halves = [root / "rows" / name for name in (".0123.tmp-ab_c", ".0123.json.0123abcd")]
+    for half in halves:
+        half.write_bytes(bytes(10))
+    assert entries() == ([], []) and clean(older=0) == []
+    for half in halves:
+        os.utime(half, (0, 0))
+    assert {entry.name for entry in clean()} == {f"rows/{half.name}" for half in halves}
+
+
 def test_a_cache_that_is_not_there_is_empty(root):
     assert entries() == ([], []) and clean(older=0) == [] and not root.exists()
 
 
 def test_every_folder_of_the_cache_is_told_in_words():
     package = Path(knowedit.__file__).parent
-    named = re.compile(r'(?:remembered\(|cache_root\(\) / )"(\w+)"|^UNKNOWN = "(\w+)"', re.M)
+    named = re.compile(r'(?:remembered\(|write_json\(|cache_root\(\) / )"(\w+)"|^UNKNOWN = "(\w+)"', re.M)
     names = {one or other for file in package.rglob("*.py") for one, other in named.findall(file.read_text())}
     assert names | {"models"} == set(KINDS)

@@ -33,6 +33,12 @@ def test_edits_are_logged_once_oldest_first(folder):
     assert entry.content_hash == log.live()[1].content_hash and entry.bases == log.live()[1].bases
 
 
+def test_an_edit_with_figures_of_somebodys_own_is_logged(folder):
+    dataclasses.replace(random_edit(tiny("llama"), 1, seed=3), measured={"accuracy": 0.9}).save(folder / "c")
+    log = EditLog(folder)
+    assert "c" in log.record("ada") and list(log.table())
+
+
 def test_one_of_two_is_revoked_and_log_and_export_agree_by_hash(folder, tmp_path):
     model, log = tiny("llama"), EditLog(folder)
     log.record("ada")

@@ -264,6 +264,9 @@ def test_a_record_whose_subject_is_not_in_its_prompt_is_skipped_and_said(write):
         ([LITE, LITE], "'counterfact-lite/16' twice"),
         ([LITE, 5], "record 1: it is 5, expected an object"),
         ([{**LITE, "subject": "Nice"}], "holds no facts that can be asked"),
+        ([{"prompt": 5, "subject": "a", "target": "b"}], "5"),
+        ([{"prompt": "a is", "subject": ["a"], "target": "b"}], "['a']"),
+        ({"P1": [[[1, 2]]]}, "holds no facts"),
     ],
 )
 def test_wrong_files_are_refused_with_record_and_field(write, content, said):
@@ -275,6 +278,9 @@ def test_wrong_files_are_refused_with_record_and_field(write, content, said):
 def test_what_is_not_json_or_not_there(write, tmp_path):
     with pytest.raises(DataError, match="line 2: not JSON"):
         load_source(write('{"a": 1}\n{"b":\n', "x.jsonl"))
+    for text, name in ((f'[{{"a": {"1" * 5000}}}]', "long.json"), (f'{{"a": {"1" * 5000}}}\n{{}}', "long.jsonl")):
+        with pytest.raises(DataError, match="not JSON .*4300 digits"):
+            load_source(write(text, name))
     with pytest.raises(InputError, match="did you mean 'builtin'"):
         load_source("builtn")
     with pytest.raises(InputError, match="'counterfact' is a format.* .did you mean 'azhx/counterfact'"):

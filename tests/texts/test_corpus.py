@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from support.edits import random_edit
 from support.tiny import DECODERS, tiny
 
+from knowedit.edit.apply import applied
 from knowedit.errors import DataError, InputError
+from knowedit.memory.corpus_scan import scan
 from knowedit.sources import builtin_facts
 from knowedit.texts import corpus as corpora
 from knowedit.texts.corpus import Samples, contexts, corpus
@@ -85,6 +88,16 @@ def test_what_a_model_said_is_kept_for_its_weights(tmp_path, monkeypatch):
     read("kept", seed=1)
     assert len(calls) == 2 * 4
     assert Samples(weights_hash="kept").identity(model) == Samples().identity(model)
+
+
+def test_a_scan_of_an_altered_model_leaves_no_text_for_the_unaltered_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path))
+    model = tiny("llama")
+    with applied(model, random_edit(model, 1), mode="hook"):
+        scan(model, "samples", tokens=200, weights_hash="of the weights")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    scan(model, "samples", tokens=200, weights_hash="of the weights")
+    assert {path.parent.name for path in tmp_path.rglob("*.safetensors")} == {"samples", "scans"}
 
 
 def test_rows_fit_into_the_models_positions():

@@ -233,6 +233,7 @@ def _record(edit, folder: Path) -> dict[str, Any]:
 
 def _shown(record: dict) -> Iterator[str | Table]:
     """The facts of an edit, the weights that it changes, and how it was made."""
+    from ...edit.guard import of_guard
     from ...facts import fill
 
     for fact in record["facts"]:
@@ -250,8 +251,8 @@ def _shown(record: dict) -> Iterator[str | Table]:
     values = {"created": record["created"], "versions": versions}
     values |= {"content hash": record["content_hash"], "file hash": record["file_hash"]}
     values |= {name.replace("_", " "): str(value) for name, value in record["made"].items() if value is not None}
-    if record["measured"]:
-        refused = record["measured"]["guard"]["refused"]
+    if measured := of_guard(record["measured"]):
+        refused = measured["guard"]["refused"]
         values["guard"] = "lets it through" if refused is None else f"refuses it: {refused}"
     for what in ("config", "notes"):
         values |= {f"{what}: {name}": _short(value) for name, value in record[what].items()}

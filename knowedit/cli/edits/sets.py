@@ -62,15 +62,19 @@ def add(
     from ...edit.fact_set.store import HEADER
     from ...edit.methods.table import method_config
     from ...errors import InputError
+    from ...files import check_new
     from ...settings import parse_settings
 
     chosen = _read(facts, limit)
     named = parse_settings(settings)
     config = partial(method_config, solver or SOLVERS[0], named, None)
     config()  # a wrong name is said before a model is loaded
+    is_there = (folder.expanduser() / HEADER).exists()
+    if not is_there:
+        check_new(folder)
 
     def run(model):
-        if (folder.expanduser() / HEADER).exists():
+        if is_there:
             known = FactSet.load(model, folder)
             if (solver or named) and FactSet(model, config(model)).config != known.config:
                 raise InputError(f"the set {str(folder)!r} has other settings; leave --solver and --set out")
@@ -120,15 +124,28 @@ def remove(
 
 
 def _read(name: str, limit: int | None) -> list:
-    """The facts of a file; what it holds besides them is said, and left out."""
+    """The facts of a file with new answers, by ids of their own; what else it holds is said, and left out."""
+    from ...edit.edit import check_request
+    from ...edit.fact_set.rows import by_id
+    from ...errors import InputError
     from ...sources import load_source
 
     source = load_source(name, lenient=True)
-    for place, reason in source.skipped[:SAID]:
-        note(f"left out: {place}: {reason}")
-    if len(source.skipped) > SAID:
-        note(f"left out: {len(source.skipped) - SAID} more")
-    return list(source.facts[:limit])
+    left_out = [f"{place}: {reason}" for place, reason in source.skipped]
+    facts = []
+    for fact in source.facts[:limit]:
+        try:
+            check_request(fact)
+            facts.append(fact)
+        except InputError as error:
+            left_out.append(str(error))
+    for why in left_out[:SAID]:
+        note(f"left out: {why}")
+    if len(left_out) > SAID:
+        note(f"left out: {len(left_out) - SAID} more")
+    if not facts:
+        raise InputError(f"{name!r} holds no fact with a new answer; give each a target_new")
+    return list(by_id(facts).values())
 
 
 def _added(model, known, added) -> dict[str, Any]:

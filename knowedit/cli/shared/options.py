@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -131,9 +132,9 @@ def layer_list(text: str | None) -> tuple[int, ...] | None:
         return None
     layers: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+        if (found := re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)) is None:
             raise InputError(f"layers are {text!r}, expected a range such as 2-29 or a list such as 20,21,22")
+        first, last = found.groups()
         layers += range(int(first), int(last or first) + 1)
     if not layers:
         raise InputError(f"layers {text!r} name none; the first of a range comes first, as in 2-29")

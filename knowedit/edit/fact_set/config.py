@@ -46,7 +46,7 @@ class FactSetConfig:
         if self.rows.key != "plain":
             raise InputError(f"the key is {self.rows.key!r}, expected 'plain' and key_contexts for a mean")
         contexts = self.rows.contexts if isinstance(self.rows.contexts, int) else len(self.rows.contexts)
-        if not 0 <= self.key_contexts <= contexts:
+        if not isinstance(self.key_contexts, int) or not 0 <= self.key_contexts <= contexts:
             raise InputError(f"key_contexts are {self.key_contexts!r}, expected 0 to {contexts}, as rows.contexts has")
         if self.layers is not None:
             layers = tuple(self.layers)

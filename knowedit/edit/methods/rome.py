@@ -80,10 +80,13 @@ class RomeConfig:
         for name in ("shrinkage", "preserve"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
-        if not isinstance(self.contexts, int):
+        if isinstance(self.contexts, list | tuple) and all(isinstance(text, str) for text in self.contexts):
             object.__setattr__(self, "contexts", tuple(self.contexts))
-        elif self.contexts < 0:
-            raise InputError(f"contexts are {self.contexts!r}, expected how many, or the texts themselves")
+        elif not isinstance(self.contexts, int) or isinstance(self.contexts, bool) or self.contexts < 0:
+            raise InputError(f"contexts are {self.contexts!r}, expected how many, or the texts themselves in a list")
+        if not isinstance(self.lengths, list | tuple) or not all(isinstance(n, int) and n > 0 for n in self.lengths):
+            raise InputError(f"lengths are {self.lengths!r}, expected numbers of tokens in a list")
+        object.__setattr__(self, "lengths", tuple(self.lengths))
 
     def as_dict(self) -> dict:
         """For JSON."""

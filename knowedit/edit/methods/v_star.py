@@ -67,6 +67,8 @@ class VStarSearch:
         for name in ("kl", "decay"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected 0 or more")
+        if self.stop_loss is not None and not self.stop_loss >= 0:
+            raise InputError(f"stop_loss is {self.stop_loss!r}, expected 0 or more")
         if self.stop_probability is not None and not 0 < self.stop_probability < 1:
             raise InputError(f"stop_probability is {self.stop_probability!r}, expected a number between 0 and 1")
 

@@ -95,7 +95,7 @@ def run_study(
 def parse_shard(text: str) -> tuple[int, int]:
     """(i, n) of `"i/n"`, counted from 1. Raises `InputError` for anything else."""
     i, slash, n = text.partition("/")
-    if slash and i.strip().isdigit() and n.strip().isdigit() and 1 <= int(i) <= int(n):
+    if slash and len(text) < 20 and i.strip().isdecimal() and n.strip().isdecimal() and 1 <= int(i) <= int(n):
         return int(i), int(n)
     raise InputError(f"the shard is {text!r}, expected i/n with i from 1 to n, such as 2/8")
 

@@ -83,6 +83,17 @@ def test_lines_that_are_no_facts_are_named_and_the_others_go_on(run, stored, tmp
     fails(run("set", "add", stored, "--facts", str(table)), "line 2", "5 cells")
 
 
+def test_a_file_without_new_answers_makes_no_set_and_others_are_left_out(run, stored, tmp_path):
+    old = replace(FACTS[0], id="old", target_new=None)
+    path = tmp_path / "old.jsonl"
+    written(path, [old])
+    fails(run("set", "add", str(tmp_path / "new"), "--facts", str(path), model=None), "no fact with a new answer")
+    assert not (tmp_path / "new").exists()
+    written(path, [old, requests()[8]])
+    done = run("set", "add", stored, "--facts", str(path), "--json")
+    assert "left out: the fact 'old' has no target_new" in done[2] and of(done)["facts"] == len(FACTS) + 1
+
+
 def test_diff_tells_what_only_one_set_holds(run, stored, tmp_path):
     other = str(tmp_path / "other")
     facts = written(tmp_path / "others.jsonl", [*FACTS[1:], requests()[8]])

@@ -1,13 +1,14 @@
 """The solvers in the table of methods: a batch of facts is a set."""
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
 from support.fact_sets import requests
 from support.trained import trained
 
-from knowedit import FactSet
+from knowedit import FactSet, InputError
 from knowedit.edit.fact_set.config import layers_for
 from knowedit.edit.methods.table import method_config, prepare
 
@@ -43,6 +44,17 @@ def test_batches_tell_nothing_of_one_another_and_a_fact_that_is_kept_out_has_no_
     (again,) = {edit.factors_hash for edit in make(facts[:2])}
     assert again == first.factors_hash
     assert torch.isfinite(next(iter(first.deltas.values())).matrix()).all()
+
+
+def test_a_batch_whose_change_cannot_be_made_leaves_nothing_in_the_next(editor):
+    make, facts = editor("emmet"), requests()
+    wanted = make(facts[2:4])[0].factors_hash
+    with (
+        pytest.raises(InputError, match="no edit today"),
+        patch.object(FactSet, "edit", side_effect=InputError("no edit today")),
+    ):
+        make(facts[:2])
+    assert {edit.factors_hash for edit in make(facts[2:4])} == {wanted}
 
 
 def test_layers_by_the_number_of_facts():

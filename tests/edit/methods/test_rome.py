@@ -188,6 +188,23 @@ def test_requests_that_change_nothing_are_refused(target_new, words):
         rome(tiny("llama"), replace(FACT, target_new=target_new), CONFIG, covariance=covariance(tiny("llama")))
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"contexts": "The man"},
+        {"contexts": True},
+        {"contexts": (1, 2)},
+        {"contexts": -1},
+        {"lengths": 5},
+        {"lengths": (0,)},
+    ],
+)
+def test_settings_of_a_wrong_kind_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"{name} are .*, expected"):
+        RomeConfig(**wrong)
+
+
 def test_a_layer_out_of_range_a_wrong_covariance_and_unknown_keys_are_refused():
     model = tiny("llama")
     with pytest.raises(InputError, match="out of range"):

@@ -217,7 +217,9 @@ def test_the_rows_stand_as_drawn():
     assert found.rows[-1].reads == () and found.rows[-1].lookup == len(found.rows[-1].ids) - 1
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"lr": 0.0}, {"clamp": -1.0}, {"kl": -1.0}, {"stop_probability": 1.5}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"lr": 0.0}, {"clamp": -1.0}, {"kl": -1.0}, {"stop_probability": 1.5}, {"stop_loss": -1.0}]
+)
 def test_bad_searches_are_refused(wrong):
     with pytest.raises(InputError):
         VStarSearch(**wrong)

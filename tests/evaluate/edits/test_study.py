@@ -21,6 +21,7 @@ from knowedit.evaluate.edits.config import EditStudyConfig
 from knowedit.evaluate.edits.study import EditStudy
 from knowedit.evaluate.edits.summary import summary
 from knowedit.evaluate.runs.engine import run_study
+from knowedit.facts import Neighbour
 from knowedit.sources import Source
 
 
@@ -139,6 +140,23 @@ def test_a_set_goes_on_without_facts_that_it_cannot_hold(tmp_path, monkeypatch):
     assert "error" in rows[facts[1].id] and len(rows) == 7
     assert rows["contrary"]["edit"] == {"method": None}
     assert found.summary["checkpoints"]["5"]["metrics"]["ES"]["n"] == 5
+
+
+@pytest.mark.parametrize("options", [{"sequential": True}, {}, {"method": "memit", "settings": SET, "layer": None}])
+def test_a_record_with_a_neighbour_that_is_too_long_fails_alone(tmp_path, monkeypatch, prepared, options):
+    monkeypatch.setenv("KNOWEDIT_CACHE", str(tmp_path / "cache"))
+    facts = list(source().facts)
+    long = Neighbour(f"{'a ' * trained().config.max_position_embeddings}lives in", "Aldor")
+    facts[1] = replace(facts[1], neighbours=(long,))
+    config = study(**options).settings
+    found = run_study(
+        EditStudy(config, trained(), Source("made", "facts", tuple(facts), (), "0" * 64)),
+        tmp_path / "run",
+        progress=False,
+    )
+    take_off(trained())
+    failed = {row["id"]: row["error"] for row in found.rows() if "error" in row}
+    assert list(failed) == [facts[1].id] and "shorten it" in failed[facts[1].id]
 
 
 def take_off(model):

@@ -199,7 +199,7 @@ def test_a_failing_record_is_recorded_and_the_others_go_on(tmp_path):
         run(Fake(n=2, fail={"r/0", "r/1"}), tmp_path / "none")
 
 
-@pytest.mark.parametrize("text", ["3/2", "0/2", "1", "a/b", "/", "1/0", "-1/2"])
+@pytest.mark.parametrize("text", ["3/2", "0/2", "1", "a/b", "/", "1/0", "-1/2", "²/3", f"1/{'9' * 5000}"])
 def test_shards_that_are_none(text):
     with pytest.raises(InputError, match="expected i/n"):
         parse_shard(text)
