@@ -18,16 +18,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..hooks import Enough, ending_early, hooked, on_input
+from ..hooks import Enough, bears_hooks, ending_early, hooked, on_input
 from ..models.adapter import Model
 from ..models.cache import cache_root, key_of
 from ..models.passes.batches import halving
@@ -213,8 +215,10 @@ def covariance(
         raise InputError(f"{tokens!r} tokens are wanted, expected a number from 1 on")
     _check_enough(model, budget, few)
     text = corpus(source or ("builtin" if model.masked else "samples"), seed=seed)
-    with unedited(model):
+    with unedited(model), ExitStack() as stack:
         weights = weights_hash or model.weights_hash()
+        if altered := bears_hooks(model.hf):  # what comes of it is none of these weights'
+            cache = stack.enter_context(TemporaryDirectory())
         if isinstance(text, Samples) and cache is None:
             text = replace(text, weights_hash=weights)
         request = {
@@ -238,7 +242,7 @@ def covariance(
             f"the text holds {counted} tokens, {tokens} are wanted; give a longer text or tokens={counted}"
         )
     _check_enough(model, counted, few)
-    return {layer: covariances[layer] for layer in layers}
+    return {layer: replace(covariances[layer], kept=None) if altered else covariances[layer] for layer in layers}
 
 
 def _check_enough(model: Model, tokens: int, few: bool) -> None:

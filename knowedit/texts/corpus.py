@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
+from ..hooks import bears_hooks
 from ..models.adapter import Model
 from ..models.cache import cache_root
 from ..models.passes.decoding import decoding
@@ -91,7 +92,8 @@ class Samples:
     def batches(self, model: Model, tokens: int, done: int = 0) -> Iterator[Tensor]:
         _check_samples(model)
         per_row = fitting(model, self.per_row)
-        said = self._sampled if self.weights_hash is None else self._kept(model)
+        keeps = self.weights_hash is not None and not bears_hooks(model.hf)
+        said = self._kept(model) if keeps else self._sampled
         while done < tokens:
             batch = done // (BATCH_ROWS * per_row)
             yield said(model, batch, min(BATCH_ROWS, -(-(tokens - done) // per_row)), per_row)

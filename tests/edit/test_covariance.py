@@ -22,6 +22,7 @@ from knowedit.edit.delta import LowRank, weight_hash
 from knowedit.edit.edit import Edit
 from knowedit.errors import InputError, ModelError
 from knowedit.models import tensor_cache
+from knowedit.models.intervene import amplify
 from knowedit.texts import corpus as corpora
 from knowedit.texts.corpus import corpus
 
@@ -105,6 +106,15 @@ def test_further_layers_read_what_the_model_said_before(monkeypatch):
     second = covariance(model, [1], tokens=300, seed=7)[1]
     assert len(said) == 1 and first.tokens == second.tokens == 300
     assert close(second, plain(model, 1, "samples", 300, seed=7))
+
+
+def test_what_an_altered_model_says_is_not_kept(root):
+    model = tiny("llama")
+    with amplify(model, [(0, index) for index in range(8)], 9.0, at="all"):
+        altered = covariance(model, [1], tokens=300)[1]
+        assert altered.solve(torch.ones(model.n_neurons)).isfinite().all()
+    assert not root.parent.exists()
+    assert not close(covariance(model, [1], tokens=300)[1], altered.C.double(), 1e-2)
 
 
 def test_a_cache_of_ones_own_holds_all_that_is_kept(tmp_path):
