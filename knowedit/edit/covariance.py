@@ -35,7 +35,7 @@ from ..models.cache import cache_root, key_of
 from ..models.passes.batches import halving
 from ..models.tensor_cache import TensorCache, digest
 from ..progress import Progress, silent
-from ..texts.corpus import Corpus, Samples, corpus
+from ..texts.corpus import Corpus, corpus, kept_for
 from ..texts.rows import text_of
 from .apply import unedited
 
@@ -219,8 +219,8 @@ def covariance(
         weights = weights_hash or model.weights_hash()
         if altered := bears_hooks(model.hf):  # what comes of it is none of these weights'
             cache = stack.enter_context(TemporaryDirectory())
-        if isinstance(text, Samples) and cache is None:
-            text = replace(text, weights_hash=weights)
+        if cache is None:
+            text = kept_for(text, weights)
         request = {
             "weights": weights,
             "dtype": str(model.dtype),

@@ -38,7 +38,7 @@ from ..models.expansion import Expansion, Seen, expansion, expansions, watching
 from ..models.passes.batches import batches, halving, padded
 from ..models.tensor_cache import TensorCache
 from ..progress import Progress, silent
-from ..texts.corpus import Corpus, corpus
+from ..texts.corpus import Corpus, corpus, kept_for
 from ..texts.rows import text_of
 from ..texts.sources import BuiltinText
 
@@ -131,7 +131,7 @@ def scan(
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
     weights_hash = None if bears_hooks(model.hf) else weights_hash  # the cache is for what weights do
-    text = BuiltinText(mixed=True) if source == "builtin" else corpus(source, seed=seed, weights_hash=weights_hash)
+    text = BuiltinText(mixed=True) if source == "builtin" else kept_for(corpus(source, seed=seed), weights_hash)
     identity = text.identity(model)
     chosen = chosen_layers(model, layers)
     layer_expansions = expansions(model) if len(chosen) > 1 else {chosen[0]: expansion(model, chosen[0])}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -43,10 +43,9 @@ class Corpus(Protocol):
         without those of the first batches, which held the `done` first tokens."""
 
 
-def corpus(source: str | Corpus, *, seed: int = 0, weights_hash: str | None = None) -> Corpus:
+def corpus(source: str | Corpus, *, seed: int = 0) -> Corpus:
     """The corpus that `source` names: `samples`, `builtin`, a file (.txt, or .jsonl with the field "text"), or a data
-    set of the Hub as owner/name, owner/name:config or owner/name:config@revision. `seed` and `weights_hash` are for
-    samples.
+    set of the Hub as owner/name, owner/name:config or owner/name:config@revision. `seed` is for samples.
 
     Raises `InputError` for anything else.
     """
@@ -55,7 +54,7 @@ def corpus(source: str | Corpus, *, seed: int = 0, weights_hash: str | None = No
             raise InputError(f"the text source is {source!r}, expected its name, such as 'samples'")
         return source
     if source == "samples":
-        return Samples(seed=seed, weights_hash=weights_hash)
+        return Samples(seed=seed)
     if source == "builtin":
         return BuiltinText()
     if Path(source).suffix.lower() in (".txt", ".jsonl"):
@@ -68,6 +67,11 @@ def corpus(source: str | Corpus, *, seed: int = 0, weights_hash: str | None = No
         f"no text source is called {source!r}{did_you_mean(source, SOURCES)}; expected samples, builtin, a .txt or "
         ".jsonl file, or a data set as owner/name:config"
     )
+
+
+def kept_for(text: Corpus, weights_hash: str | None) -> Corpus:
+    """The corpus, whose samples the cache keeps for the model with that hash."""
+    return replace(text, weights_hash=weights_hash) if isinstance(text, Samples) else text
 
 
 @dataclass(frozen=True)
