@@ -236,10 +236,14 @@ def bears_hooks(module: nn.Module) -> bool:
     A measurement's own are none of them, nor is what a hook adds that is set `aside` for a while.
     """
     return any(
-        not isinstance(hook, _Own) and not (isinstance(hook, partial) and getattr(hook.args[0], "aside", False))
+        not isinstance(hook, _Own) and not _is_aside(hook)
         for part in module.modules()
         for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
     )
+
+
+def _is_aside(hook: Hook) -> bool:
+    return isinstance(hook, partial) and hook.func is _passed and getattr(hook.args[0], "aside", False)
 
 
 class Enough(Exception):

@@ -1,11 +1,15 @@
 """Hooks see, replace, and are gone when their context ends."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
+from support.edits import random_edit
+from support.tiny import tiny
 from torch import nn
 
+from knowedit.edit.apply import applied, unedited
 from knowedit.hooks import (
     Enough,
     bears_hooks,
@@ -153,6 +157,14 @@ def test_only_hooks_that_change_what_weights_do_count():
     with hooked(on_output(module, lambda y: y + 1), every_thread=True):
         assert bears_hooks(module)
     assert not bears_hooks(module)
+    handle = module.register_forward_hook(partial(lambda *_, scale: None, scale=2))  # of somebody else
+    assert bears_hooks(module)
+    handle.remove()
+    model = tiny("llama")
+    with applied(model, random_edit(model, 1), mode="hook"):
+        assert bears_hooks(model.hf)
+        with unedited(model):
+            assert not bears_hooks(model.hf)
 
 
 def test_contexts_of_two_threads_may_end_in_any_order():

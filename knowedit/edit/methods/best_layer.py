@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...facts import Fact
+from ...hooks import bears_hooks
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, write_json
 from ...progress import Progress, silent
@@ -97,7 +98,8 @@ def layer_scores(
             )
     weights_hash = model.weights_hash()
     key = key_of({"weights": weights_hash, "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
-    kept = _kept(key)
+    keeps = not bears_hooks(model.hf)
+    kept = _kept(key) if keeps else {}
     missing = [layer for layer in layers if layer not in kept]
     if missing:
         covariances = covariances or covariance(model, missing, weights_hash=weights_hash)
@@ -106,7 +108,8 @@ def layer_scores(
         preserved = preserved_keys(model, layer, None if config.preserve else (), weights_hash=weights_hash)
         kept[layer] = _score(model, chosen, replace(config, layer=layer), covariances[layer], preserved)
         progress(done)
-        write_json("layers", key, [asdict(score) for score in kept.values()])
+        if keeps:
+            write_json("layers", key, [asdict(score) for score in kept.values()])
     return [kept[layer] for layer in layers]
 
 

@@ -24,6 +24,7 @@ from typing import cast
 
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
+from ...hooks import bears_hooks
 from ...models.adapter import Model
 from ...models.cache import key_of, remembered
 from ...progress import Progress, silent
@@ -217,7 +218,7 @@ def with_contexts(model: Model, config: RomeConfig, weights_hash: str | None = N
         with unedited(model):
             return sample_contexts(model, n, lengths=config.lengths, seed=config.seed)
 
-    if weights_hash is None:
+    if weights_hash is None or bears_hooks(model.hf):
         return replace(config, contexts=sampled())
     request = {"weights": weights_hash, "dtype": str(model.dtype), "device": model.device.type}
     wanted = {"contexts": n, "lengths": config.lengths, "seed": config.seed}
