@@ -45,6 +45,12 @@ def zsre(source: str, runs: Path = RUNS) -> Path:
     return _reported("edit", "zsre", {"rome": "rome_smollm2_zsre"}, source, runs)
 
 
+@benchmark("reports.free_writing", "Does the edited model write the new answer of its own accord?")
+def free_writing(source: str, runs: Path = RUNS) -> Path:
+    """`source`: as for `counterfact`; the first 100 records."""
+    return _reported("edit", "writing", {"rome": "rome-writing_smollm2_counterfact"}, source, runs)
+
+
 @benchmark("reports.fact_sets", "What does one change that holds hundreds of CounterFact records do?")
 def fact_sets(source: str, runs: Path = RUNS) -> Path:
     """`source`: a CounterFact file. Beside the set stand its first records in the prompt."""
@@ -108,6 +114,14 @@ def zsre_row(record: dict) -> list[str]:
     (run,) = record["runs"]
     n = number_of(run["metrics"]["Efficacy"]["n"], "record")
     return [f"unedited, {n}: {_percent(run['before'], shown)}", f"rome: {_percent(run['metrics'], shown)}"]
+
+
+@free_writing.row
+def free_writing_row(record: dict) -> list[str]:
+    (run,) = record["runs"]
+    taught = _percent(run["metrics"], {"ES_argmax": "argmax", "PS_argmax": "paraphrases"})
+    free = _percent(run["metrics"], {"free_ES": "begins with the new answer", "free_PS": "paraphrases"})
+    return [f"rome, {number_of(run['metrics']['ES']['n'], 'record')}: {taught}; written freely: {free}"]
 
 
 @builtin.row

@@ -183,7 +183,7 @@ def test_a_model_that_bears_hooks_is_asked_again():
     model = trained()
     first = explain(model, FACT, config=QUICK)
     halved = on_output(model.down(1), lambda x: x / 2)
-    with hooked(halved):
+    with hooked(halved, every_thread=True):
         other = explain(model, FACT, config=QUICK)
     assert other["trace"] != first["trace"] and other["neurons"] != first["neurons"]
     assert explain(model, FACT, config=QUICK)["trace"] == first["trace"]
