@@ -242,6 +242,11 @@ def bears_hooks(module: nn.Module) -> bool:
     )
 
 
+def unaltered(module: nn.Module, weights_hash: str | None) -> str | None:
+    """The hash of a module's weights, by which a cache keeps what they do; None while hooks alter that."""
+    return None if bears_hooks(module) else weights_hash
+
+
 def _is_aside(hook: Hook) -> bool:
     return isinstance(hook, partial) and hook.func is _passed and getattr(hook.args[0], "aside", False)
 

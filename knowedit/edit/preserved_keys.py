@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..facts import Fact
-from ..hooks import Enough, bears_hooks, ending_early, hooked, on_input
+from ..hooks import Enough, ending_early, hooked, on_input, unaltered
 from ..models.adapter import Model
 from ..models.cache import key_of
 from ..models.passes.batches import batches
@@ -104,7 +104,8 @@ def preserved_keys(
         except InputError:  # a subject that this tokenizer leaves nothing of
             continue
         subjects.append(subject)
-    if weights_hash is None or bears_hooks(model.hf) or not prompts:
+    weights_hash = unaltered(model.hf, weights_hash)
+    if weights_hash is None or not prompts:
         return PreservedKeys(layer, tuple(subjects), lookup_keys(model, layer, prompts))
     dtype = torch.promote_types(model.dtype, torch.float32)  # which loses nothing of an activation
     request = {

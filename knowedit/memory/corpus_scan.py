@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelError
-from ..hooks import Enough, bears_hooks, ending_early, hooked, on_input, on_output
+from ..hooks import Enough, ending_early, hooked, on_input, on_output, unaltered
 from ..models.adapter import Model
 from ..models.cache import cache_root, key_of
 from ..models.expansion import Expansion, Seen, expansion, expansions, watching
@@ -130,7 +130,7 @@ def scan(
     """
     if not isinstance(tokens, int) or tokens < 1 or not isinstance(top, int) or top < 1:
         raise InputError(f"{tokens!r} tokens and the {top!r} strongest are wanted, expected numbers from 1 on")
-    weights_hash = None if bears_hooks(model.hf) else weights_hash  # the cache is for what weights do
+    weights_hash = unaltered(model.hf, weights_hash)
     text = BuiltinText(mixed=True) if source == "builtin" else kept_for(corpus(source, seed=seed), weights_hash)
     identity = text.identity(model)
     chosen = chosen_layers(model, layers)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, ModelError, did_you_mean
-from ..hooks import bears_hooks
+from ..hooks import unaltered
 from ..models.adapter import Model
 from ..models.cache import cache_root
 from ..models.passes.decoding import decoding
@@ -96,8 +96,7 @@ class Samples:
     def batches(self, model: Model, tokens: int, done: int = 0) -> Iterator[Tensor]:
         _check_samples(model)
         per_row = fitting(model, self.per_row)
-        keeps = self.weights_hash is not None and not bears_hooks(model.hf)
-        said = self._kept(model) if keeps else self._sampled
+        said = self._sampled if unaltered(model.hf, self.weights_hash) is None else self._kept(model)
         while done < tokens:
             batch = done // (BATCH_ROWS * per_row)
             yield said(model, batch, min(BATCH_ROWS, -(-(tokens - done) // per_row)), per_row)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import InputError, ModelError
 from ...facts import Fact
-from ...hooks import bears_hooks
+from ...hooks import unaltered
 from ...models.adapter import Model
 from ...models.cache import cache_root, key_of
 from ...models.tensor_cache import TensorCache
@@ -45,8 +45,7 @@ class KeptRows:
     """
 
     def __init__(self, model: Model, config: FactSetConfig, weights: str):
-        self._model, self._config, self._weights = model, config, weights
-        self._altered = bears_hooks(model.hf)
+        self._model, self._config, self._weights = model, config, unaltered(model.hf, weights)
         self._shapes = {"key": (model.n_neurons,), "delta": (model.d_model,)}
         self._cache = TensorCache(cache_root() / "rows")
 
@@ -68,7 +67,7 @@ class KeptRows:
 
     def read(self, name: str) -> Row | None:
         """The row of that name, if it is there and sound."""
-        if self._altered or (read := self._cache.read(self._key(name), self._shapes)) is None:
+        if self._weights is None or (read := self._cache.read(self._key(name), self._shapes)) is None:
             return None
         record, tensors = read
         return Row(tensors["key"], tensors["delta"], record["probability"], record["steps"])
@@ -76,7 +75,7 @@ class KeptRows:
     def write(self, rows: Mapping[str, Row]) -> None:
         """Keep rows by name. A cache that cannot be written keeps nothing."""
         with suppress(ModelError):
-            for name, row in () if self._altered else rows.items():
+            for name, row in () if self._weights is None else rows.items():
                 record = {"probability": row.probability, "steps": row.steps}
                 self._cache.write(self._key(name), record, {"key": row.key, "delta": row.delta})
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...facts import Fact
-from ...hooks import bears_hooks
+from ...hooks import unaltered
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, write_json
 from ...progress import Progress, silent
@@ -98,7 +98,7 @@ def layer_scores(
             )
     weights_hash = model.weights_hash()
     key = key_of({"weights": weights_hash, "config": config.as_dict(), "facts": [f.as_dict() for f in chosen]})
-    keeps = not bears_hooks(model.hf)
+    keeps = unaltered(model.hf, weights_hash) is not None
     kept = _kept(key) if keeps else {}
     missing = [layer for layer in layers if layer not in kept]
     if missing:

@@ -24,7 +24,7 @@ from typing import cast
 
 from ...errors import InputError, did_you_mean
 from ...facts import Fact
-from ...hooks import bears_hooks
+from ...hooks import unaltered
 from ...models.adapter import Model
 from ...models.cache import key_of, remembered
 from ...progress import Progress, silent
@@ -218,7 +218,8 @@ def with_contexts(model: Model, config: RomeConfig, weights_hash: str | None = N
         with unedited(model):
             return sample_contexts(model, n, lengths=config.lengths, seed=config.seed)
 
-    if weights_hash is None or bears_hooks(model.hf):
+    weights_hash = unaltered(model.hf, weights_hash)
+    if weights_hash is None:
         return replace(config, contexts=sampled())
     request = {"weights": weights_hash, "dtype": str(model.dtype), "device": model.device.type}
     wanted = {"contexts": n, "lengths": config.lengths, "seed": config.seed}

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ...errors import InputError, ModelError
 from ...facts import Fact
-from ...hooks import bears_hooks
+from ...hooks import unaltered
 from ...models.adapter import Model
 from ...models.cache import key_of, read_json, remembered, write_json
 from ...models.passes.scaled_answers import ScaledAnswers
@@ -73,8 +73,8 @@ class ControlPool:
         self, model: Model, facts: Sequence[Fact], spare: Sequence[Fact] = (), *, weights_hash: str | None = None
     ):
         self.model = model
-        keeps = weights_hash and not bears_hooks(model.hf)
-        self._key = key_of({"weights": weights_hash, "dtype": str(model.dtype)}) if keeps else None
+        weights_hash = unaltered(model.hf, weights_hash)
+        self._key = weights_hash and key_of({"weights": weights_hash, "dtype": str(model.dtype)})
         self._groups = [
             [(fact, {answer.casefold() for answer in (fact.target, *fact.aliases)}) for fact in group]
             for group in (facts, spare)
